@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_network
 
 from connector.config import Config
@@ -9,6 +10,7 @@ from connector.ports import Clock
 from connector.runtime.encryption import Seal
 from connector.web.access import Access
 from connector.web.sessions import Sessions
+from connector.web.throttle import Network
 
 
 def seal_of(config: Config, clock: Clock) -> Seal:
@@ -16,12 +18,17 @@ def seal_of(config: Config, clock: Clock) -> Seal:
     return Seal(clock, config.security.encryption_key, lifetime=config.console.session)
 
 
-def access_of(config: Config, clock: Clock, seal: Seal) -> Access:
-    """The rules of `[console]` and `[server]`."""
+def access_of(config: Callable[[], Config], clock: Clock, seal: Seal) -> Access:
+    """The rules of `[console]` in effect, and of `[server]`."""
+    now = config()
     return Access(
-        config.console,
+        lambda: config().console,
         clock,
         Sessions(seal),
-        secure=config.server.public_url.startswith("https://"),
-        trusted_proxies=[ip_network(proxy) for proxy in config.server.trusted_proxies],
+        secure=now.server.public_url.startswith("https://"),
+        trusted_proxies=trusted_proxies(now),
     )
+
+
+def trusted_proxies(config: Config) -> list[Network]:
+    return [ip_network(proxy) for proxy in config.server.trusted_proxies]

@@ -15,6 +15,7 @@ from connector.app.problems import ProcessProblems
 from connector.app.wiring.accounts import Account
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
+from connector.domain.lanes import KLAVIYO
 from connector.net.retry import Backoff, retry_read
 from connector.ports import Clock
 from connector.runtime import log
@@ -58,13 +59,17 @@ class AccountLookups:
     async def run_once(self) -> float | None:
         readers = {a.credential: a for a in self._unconfirmed().values()}
         found = await asyncio.gather(*map(self._look_up, readers.values()), return_exceptions=True)
-        for error in found:
-            if isinstance(error, BaseException):
+        for account, error in zip(readers.values(), found, strict=True):
+            # A reload closes the clients of the accounts that it replaces.
+            if isinstance(error, BaseException) and self._is_in_use(account):
                 raise error
-        if any(found):
+        if True in found:
             await self._restart()
         self._rounds = self._rounds + 1 if self._unconfirmed() else 0
         return self._backoff(self._rounds) if self._rounds else None
+
+    def _is_in_use(self, account: Account) -> bool:
+        return any(account is other for other in self._connections.accounts.values())
 
     def _unconfirmed(self) -> dict[str, Account]:
         accounts = self._connections.accounts
@@ -136,4 +141,4 @@ class AccountLookups:
             self._log.error(
                 "connection_waits", connection=name, problem=problem.value, detail=detail
             )
-        self._problems.set(key, problem, f"{name}: {detail}")
+        self._problems.set(key, problem, f"{name}: {detail}", remote=KLAVIYO)

@@ -106,10 +106,12 @@ class Connections:
         for name, old in self.runtimes.items():
             if name in result.runtimes:
                 old.signals.forward_to(result.runtimes[name].signals)
+        working = result.runtimes.keys()
+        accounts = {name: a for name, a in result.accounts.items() if name in working}
         for mine, new in (
             (self.runtimes, result.runtimes),
             (self.broken, result.broken),
-            (self.accounts, result.accounts),
+            (self.accounts, accounts),
             (self._writers, result.writers),
         ):
             mine.clear()

@@ -13,15 +13,15 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__
-from connector.app.access import access_of, seal_of
 from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
+from connector.app.listeners import Listeners, applications
 from connector.app.maintenance import Maintenance
+from connector.app.notifications import NotificationWorkers, patience
 from connector.app.oauth import oauth_service
 from connector.app.problems import ProcessProblems
 from connector.app.reencrypt import reencrypt
@@ -29,8 +29,6 @@ from connector.app.reload import Reloader
 from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.config import load as load_config
-from connector.config.secret_lengths import MIN_LENGTH, short_secrets
-from connector.net import http
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
 from connector.pipeline.store_outage import until_available
@@ -40,26 +38,20 @@ from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
-from connector.runtime.encryption import Cipher, Seal
+from connector.runtime.encryption import Cipher
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
-from connector.service import Commands, ConnectionRuntime, notify
+from connector.service import Commands, ConnectionRuntime
+from connector.service.changes import StoreChanges
 from connector.service.oauth import OAuthService
-from connector.service.process import DEFAULT_PATIENCE, Process, read_report
+from connector.service.process import Process, read_report
 from connector.service.settings import SettingsService, effective_config
 from connector.store.sql import SqlStore, open_store
-from connector.web.access import Access
-from connector.web.flows import FlowApp
 from connector.web.health import Health
-from connector.web.oauth import OAuthApp
-from connector.web.protocol import Limits
-from connector.web.server import Server, allow_connections, application
-from connector.web.throttle import Network
-from connector.web.webhooks import WebhookApp
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    pass
 
 _CANCEL_TIMEOUT = 1.0
 _WAKE_EVERY = 30.0
@@ -88,7 +80,7 @@ class App:
         self.metrics = Metrics(__version__)
         self.changes = ChangeFeed(self.clock)
         self.metrics.on_change = self.changes.publish
-        self.servers: list[Server] = []
+        self.listeners = Listeners(self._current_config, self.clock)
         self.store: SqlStore
         self.connections: Connections
         self.commands: Commands
@@ -99,13 +91,13 @@ class App:
         self.maintenance: Maintenance
         self._reread = reread
         self._process: Process
+        self._notifications: NotificationWorkers
         self._reloader: Reloader
         self._takeover: Takeover
         self._lease: LeaseRenewer
         self._problems = ProcessProblems()
         self._scheduler = Scheduler()
         self._workers: list[SupervisedWorker] = []
-        self._notify_workers: list[SupervisedWorker] = []
         self._stack = AsyncExitStack()
         self._started = False
         self._stop_at: float | None = None
@@ -121,13 +113,13 @@ class App:
         if lease_timeout is None:
             lease_timeout = 30.0 if _uses_sqlite(self.config) else float("inf")
         if serve and not _uses_sqlite(self.config):
-            await self._listen_early()
+            await self.listeners.listen()
         self.store = await self._open_store()
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
         if serve:
-            self._check_gates()
+            self.listeners.check_limits()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
         self._compose()
@@ -143,7 +135,7 @@ class App:
             await self._serve()
         self.connections.start()
         self._start_workers()
-        await self._start_notifier()
+        await self._notifications.restart()
         self._started = self.health.ready = True
         self._log.info(
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
@@ -182,7 +174,7 @@ class App:
             clock=self.clock,
             version=__version__,
             public_url=self.config.server.public_url,
-            patience=_patience(self.config),
+            patience=patience(self.config),
             runtimes=self.connections.runtimes,
             problems=self._problems.items,
             workers=self._all_workers,
@@ -197,6 +189,7 @@ class App:
             oauth=self.oauth,
             settings=self.settings,
             on_executed=partial(self.changes.publish, *TOPICS),
+            changing=self.connections.changing,
         )
         self.maintenance = Maintenance(
             self.store,
@@ -215,6 +208,14 @@ class App:
             self.commands,
             self.maintenance.refresh_metrics,
             intake_closed=self._intake_closed,
+        )
+        self._notifications = NotificationWorkers(
+            self._current_config,
+            self.store,
+            self._lease,
+            self.commands,
+            self.clock,
+            self.metrics,
         )
         self._reloader = Reloader(
             self._read_config if self._reread else None,
@@ -243,7 +244,7 @@ class App:
         await self._stop_workers()
         self.changes.close()
         grace = max(0.0, self._stop_at - self.clock.monotonic())
-        await asyncio.gather(*(server.stop(grace) for server in self.servers))
+        await self.listeners.stop(grace)
         await self._stack.aclose()
         self._log.info("daemon_stopped")
 
@@ -265,7 +266,7 @@ class App:
     @property
     def port(self) -> int:
         """The port that platforms call."""
-        return self.servers[0].port
+        return self.listeners.port
 
     async def until_idle(self) -> list[str]:
         """See Connections.until_idle."""
@@ -274,6 +275,22 @@ class App:
     async def reload(self) -> Mapping[str, Any]:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
+
+    async def _serve(self) -> None:
+        public, admin = applications(
+            self._current_config,
+            self.clock,
+            self.metrics,
+            self.health,
+            self.connections,
+            self.commands,
+            self.oauth,
+            self.changes,
+        )
+        await self.listeners.serve(public, admin)
+
+    def _current_config(self) -> Config:
+        return self.config
 
     def _read_files(self) -> Config:
         return self._reread() if self._reread else self.config
@@ -317,87 +334,13 @@ class App:
     async def _restart_connections(self) -> None:
         await self._reloader.restart(self.config)
 
-    # ── servers ──────────────────────────────────────────────────────────────────────────────────
-
-    async def _listen_early(self) -> None:
-        """Open the ports before there is an application, so that probes get an answer while a
-        database or a lease is waited for."""
-        server = self.config.server
-        for key, port in (("server.port", server.port), ("server.admin_port", server.admin_port)):
-            if port or key == "server.port":
-                listener = self._server(None, port, key)
-                await listener.start()
-                self.servers.append(listener)
-
-    async def _serve(self) -> None:
-        server = self.config.server
-        runtimes, broken = self.connections.runtimes, self.connections.broken
-        webhooks = WebhookApp(runtimes.get, self.clock, self.metrics, broken=broken)
-        flows = FlowApp(
-            runtimes.get,
-            self.clock,
-            self.metrics,
-            broken=broken,
-            trusted_proxies=self._trusted_proxies(),
-        )
-        shared, seal = server.admin_port == 0, seal_of(self.config, self.clock)
-        access = access_of(self.config, self.clock, seal)
-        api, console = self._admin_apps(access, seal)
-        oauth = OAuthApp(self.oauth, access)
-        public = application(
-            self.health, (webhooks, flows, oauth), admin=shared, api=api, console=console
-        )
-        listeners = [self._server(public, server.port, "server.port")]
-        if not shared:
-            admin = application(self.health, admin=True, api=api, console=console)
-            listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
-        early = {listener.key: listener for listener in self.servers}
-        for listener in listeners:
-            if listener.key in early:
-                early[listener.key].app = listener.app
-            else:
-                await listener.start()
-                self.servers.append(listener)
-
-    def _check_gates(self) -> None:
-        """Log what makes it easy to guess a secret, or to exhaust this process."""
-        for key in short_secrets(self.config):
-            self._log.warning("secret_short", setting=key, needed_characters=MIN_LENGTH)
-        ports = 1 if self.config.server.admin_port == 0 else 2
-        if not allow_connections(ports * self.config.server.max_connections):
-            self._log.warning(
-                "open_files_limited",
-                detail="the limit of open files (ulimit -n) is too low for max_connections",
-                max_connections=self.config.server.max_connections,
-            )
-
-    def _admin_apps(self, access: Access, seal: Seal) -> tuple[ASGIApp, ASGIApp]:
-        """The API and the console."""
-        # FastAPI is a third of the time that the imports of a start take.
-        from connector.console import Console, ConsoleServices
-        from connector.web.api.app import api
-
-        services = ConsoleServices(
-            self.commands, access, self.changes, seal, self.clock, lambda: self.config
-        )
-        return api(self.commands, access, self.changes, seal), Console(services)
-
-    def _trusted_proxies(self) -> Sequence[Network]:
-        return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
-
-    def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
-        server = self.config.server
-        limits = Limits(
-            server.max_header, server.header_timeout, server.body_timeout, server.max_connections
-        )
-        grace = server.shutdown_timeout
-        return Server(app, server.host, port, grace=grace, key=key, limits=limits)
-
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 
     def _start_workers(self) -> None:
         scheduler = self._scheduler
         self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
+        compare = StoreChanges(self.store, self.changes).compare
+        self._supervise("changes", Periodic(scheduler.every(0.5), compare))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
         self._supervise("lane", Periodic(scheduler.every(_WAKE_EVERY), self._wake_lanes))
@@ -420,7 +363,7 @@ class App:
         await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in stopped))
 
     def _all_workers(self) -> Sequence[SupervisedWorker]:
-        return (*self._workers, *self._notify_workers)
+        return (*self._workers, *self._notifications.workers)
 
     async def _execute_commands(self) -> None:
         """Commands belong to whoever holds the store."""
@@ -440,51 +383,16 @@ class App:
         if self._reread and (await self._read_config()).overrides != self.config.overrides:
             await self.commands.execute("reload", {}, by="takeover")
 
-    async def _start_notifier(self) -> None:
-        """Notify the targets of `[[notify]]` as configured now."""
-        await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in self._notify_workers))
-        self._notify_workers.clear()
-        targets = notify.targets(self.config.notify)
-        if not targets:
-            return
-        notifier = notify.Notifier(
-            targets,
-            self.commands.attention,
-            self.store.notifications,
-            self._lease,
-            self.clock,
-            notification_poster(self.config, self.clock),
-            source=self.config.server.public_url,
-        )
-        loops: list[Loop] = [notifier, *notifier.deliveries]
-        for loop in loops:
-            worker = SupervisedWorker(
-                "notifications", loop, subject="notify", clock=self.clock, metrics=self.metrics
-            )
-            self._notify_workers.append(worker)
-            worker.start()
-
     async def _reencrypt(self) -> None:
         cipher = Cipher(self.config.security.encryption_key)
         await reencrypt(self.store, cipher, self.clock)
 
     async def _on_reloaded(self, config: Config) -> None:
         self.config = config
-        self._process.patience = _patience(config)
+        self._process.patience = patience(config)
         await self._reencrypt()
-        await self._start_notifier()
+        await self._notifications.restart()
         log.configure(format=config.log.format, level=config.log.level)
-
-
-def notification_poster(config: Config, clock: Clock) -> notify.Post:
-    """How a target of `[[notify]]` is reached."""
-    return partial(http.post, clock=clock, allow_http=frozenset(config.security.allow_http))
-
-
-def _patience(config: Config) -> float:
-    """Of `/healthz` and the status: the shortest of all targets."""
-    active = [target.patience for target in notify.targets(config.notify)]
-    return min(active, default=DEFAULT_PATIENCE)
 
 
 def _uses_sqlite(config: Config) -> bool:

@@ -7,6 +7,7 @@ from connector.app.problem_log import ProblemLog
 from connector.app.problems import ProcessProblems
 from connector.config import Retention
 from connector.config import Store as StoreSettings
+from connector.domain.attention import store_item
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
@@ -69,7 +70,7 @@ class Maintenance:
             self._problems.clear("store")
         except StoreError as error:
             # The event loop moves and the store has answered, even if it refused.
-            self._problems.set("store", error.problem)
+            self._problems.set("store", error.problem, store_item(error).text)
             raise
         finally:
             health.heartbeat()

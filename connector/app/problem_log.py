@@ -5,7 +5,6 @@ from __future__ import annotations
 from connector.domain.lanes import Millis
 from connector.runtime import log
 from connector.runtime.activity import Activity
-from connector.service.process import REASON_PROBLEMS
 
 _QUIET_MS = 600_000
 """A problem that nothing has met for so long has ended."""
@@ -44,11 +43,10 @@ class ProblemLog:
             if continues:
                 self._refused.setdefault(key, refusals.count - refusals.in_a_row)
             elif (before := self._refused.pop(key, None)) is not None:
-                problem = REASON_PROBLEMS.get(reason)
                 self._log.info(
                     "refusals_ended",
                     connection=connection,
                     reason=reason,
-                    problem=problem.value if problem else None,
+                    problem=refusals.problem,
                     calls=refusals.count - before,
                 )

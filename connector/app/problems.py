@@ -12,9 +12,9 @@ class ProcessProblems:
     def __init__(self) -> None:
         self._items: dict[str, AttentionItem] = {}
 
-    def set(self, key: str, problem: Problem, text: str = "") -> None:
-        """It is there. `text` says more than the problem's meaning."""
-        self._items[key] = AttentionItem(key, text or problem.meaning, problem)
+    def set(self, key: str, problem: Problem, text: str = "", *, remote: str = "") -> None:
+        """It is there. `text` says more than the problem's meaning, `remote` what it waits for."""
+        self._items[key] = AttentionItem(key, text or problem.meaning, problem, remote=remote)
 
     def clear(self, key: str) -> None:
         """It is over."""

@@ -24,7 +24,10 @@ def list_(
     context: typer.Context,
     as_json: session.AsJson = False,
 ) -> None:
-    """List what waits for approval. Oldest first, with what it would change."""
+    """List what waits for approval. Oldest first, with what it would change.
+
+    An approval is valid for exactly what is listed: account, target, flows and number of people.
+    """
     found = session.run(_find(session.read_any(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))

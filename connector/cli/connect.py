@@ -62,7 +62,7 @@ async def _connect(config: Config, name: str, timeout: float) -> dict[str, Any]:
     try:
         service = oauth_service(store, SystemClock(), lambda: config, no_change)
         since = SystemClock().now()
-        address = await service.ticket(name)
+        address = await service.ticket(name, by=session.current_user())
         async with _listening(config, store, service):
             print("Open this address in a browser:", address, sep="\n", file=sys.stderr, flush=True)
             return await _outcome(service, name, since, timeout)
@@ -84,7 +84,10 @@ async def _listening(config: Config, store: SqlStore, service: OAuthService) -> 
         yield
         return
     clock = SystemClock()
-    app, server = OAuthApp(service, access_of(config, clock, seal_of(config, clock))), config.server
+    app, server = (
+        OAuthApp(service, access_of(lambda: config, clock, seal_of(config, clock))),
+        config.server,
+    )
     limits = Limits(
         server.max_header, server.header_timeout, server.body_timeout, server.max_connections
     )

@@ -7,26 +7,24 @@ import contextlib
 import shutil
 import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from connector.app.daemon import App, read_config
-from connector.cli import terminal
+from connector.cli import demo_view, terminal
 from connector.config import Connection
-from connector.domain.wording import format_age
+from connector.domain.outcomes import Request
 from connector.platforms import registry
 from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
 from connector.sandbox.demo_platforms import DEMO_PLATFORMS, DemoPlatform, PlatformSandbox
-from connector.service.status import LaneStatus
 from connector.tools.templates import shipped_mappings
 
 _CONFIG = """\
@@ -49,6 +47,9 @@ source = "{source}"
 [connections.klaviyo]
 base_url = "{klaviyo}"
 private_key = "pk_sandbox"
+
+[connections.actions]
+secret = "demo_flow_secret_of_{source}"
 """
 
 
@@ -59,6 +60,7 @@ class RunningPlatform:
     demo_platform: DemoPlatform
     double: PlatformSandbox
     traffic: Traffic
+    pulse: demo_view.Pulse = field(default_factory=demo_view.Pulse)
 
 
 async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
@@ -69,6 +71,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     folder = Path(tempfile.mkdtemp(prefix="connector-demo-"))
     console = terminal.console()
     klaviyo = KlaviyoSandbox()
+    print("starting the sandboxes of Klaviyo and the platforms …", file=sys.stderr)
     doubles = {demo_platform.source: demo_platform.make() for demo_platform in DEMO_PLATFORMS}
     servers = await serve(
         {"klaviyo": (klaviyo.app, 0)} | {name: (double.app, 0) for name, double in doubles.items()}
@@ -79,6 +82,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     log.configure(level="warning", stream=log_file)
     app = App(config)
     try:
+        print("starting the connector: store, lease, connections …", file=sys.stderr)
         await app.start()
         url = f"http://127.0.0.1:{app.port}"
         shares = sum(demo_platform.share for demo_platform in DEMO_PLATFORMS)
@@ -168,42 +172,40 @@ async def render_view(
     app: App, klaviyo: KlaviyoSandbox, platforms: Sequence[RunningPlatform], elapsed: float
 ) -> RenderableType:
     found = await app.commands.status()
-    state = klaviyo.state()
-    quota = "; ".join(dict.fromkeys(u.text for c in found.connections.values() for u in c.quota))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row(Text("running", style="bold"), f"{elapsed:.0f} s")
+    state, recorded = klaviyo.state(), klaviyo.unique_ids().keys()
+    cards = []
     for platform in platforms:
-        lanes = found.connections[platform.demo_platform.source].lanes
-        grid.add_row(
-            Text(platform.demo_platform.title, style="bold"), _lane_summary(platform, lanes)
+        connection = found.connections[platform.demo_platform.source]
+        received = platform.traffic.acknowledged
+        platform.pulse.add(elapsed, len(received))
+        known = [p for p in platform.double.people if klaviyo.profile(p.email) is not None]
+        cards.append(
+            demo_view.Card(
+                title=platform.demo_platform.title,
+                received=len(received),
+                accepted=len(received & recorded),
+                waiting=sum(lane.ready + lane.in_flight for lane in connection.lanes),
+                profiles=len(known) - len(_stale_profiles(klaviyo, platform)),
+                people=len(known),
+                members=sum(link.there for link in connection.audiences) or None,
+                pulse=platform.pulse.line(),
+            )
         )
-    for name, value in (
-        ("Klaviyo", f"{state['events']:,} events recorded, {state['profiles']:,} profiles"),
-        ("last minute", quota or "-"),
-        ("last problem", await _last_problem(app)),
-    ):
-        grid.add_row(Text(name, style="bold"), value)
-    return Group(grid)
-
-
-def _lane_summary(platform: RunningPlatform, lanes: Sequence[LaneStatus]) -> str:
-    """Traffic and the three lanes of a platform in platform line."""
-    by_name = {(x.kind, x.destination): x for x in lanes}
-    events = by_name["event", "klaviyo"]
-    waiting = {key: lane.ready + lane.in_flight for key, lane in by_name.items()}
-    return (
-        f"{len(platform.traffic.acknowledged):,} acknowledged of {platform.traffic.sent:,} sent; "
-        f"waiting {waiting['event', 'klaviyo']:,}, oldest {format_age(events.oldest_seconds)}; "
-        f"{waiting['profile', platform.demo_platform.source]} people to read, "
-        f"{waiting['profile', 'klaviyo']} to write"
+    return demo_view.screen(
+        cards,
+        elapsed=elapsed,
+        events=int(str(state["events"])),
+        profiles=int(str(state["profiles"])),
+        quota=[use for c in found.connections.values() for use in c.quota],
+        failed=await _last_failure(app),
     )
 
 
-async def _last_problem(app: App) -> str:
+async def _last_failure(app: App) -> Request | None:
     for _, _, request in await app.store.reports.recent_requests(50):
         if request.problem:
-            return f"{request.problem} {request.problem.meaning}"
-    return "none"
+            return request
+    return None
 
 
 async def print_summary(

@@ -33,7 +33,7 @@ def test(context: typer.Context) -> None:
 
 
 async def _test(config: Config) -> list[tuple[Target, int, str]]:
-    from connector.app.daemon import notification_poster
+    from connector.app.notifications import notification_poster
     from connector.runtime.clock import SystemClock
     from connector.service import notify
 

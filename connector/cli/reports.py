@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from connector.ports import ActionView
+from connector.ports import ActionView, AuditEntry
 from connector.service.status import (
     ApprovalStatus,
     BackfillStatus,
@@ -26,6 +26,7 @@ REPORTS: Final[Mapping[str, Any]] = {
     "connector dead-letters list": list[DeadLetterView],
     "connector approvals list": list[ApprovalStatus],
     "connector actions list": list[ActionView],
+    "connector audit": list[AuditEntry],
     "connector audiences list": list[Link | LinkNotRun],
     "connector segments list": list[Link | LinkNotRun],
     "connector webhook-builder": WebhookSheet,

@@ -37,11 +37,11 @@ def modules(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="module...", help="Any of events, profiles, audiences, segments, actions."
+            metavar="module", help="Any of events, profiles, audiences, segments, actions."
         ),
     ],
 ) -> None:
-    """Switch modules of a connection on or off, without a restart."""
+    """Switch modules on or off. No restart is needed."""
     config = session.read(context.obj)
     session.connection(config, connection)
     args = {"connection": connection, "names": list(names), "on": state == "on"}
@@ -105,14 +105,19 @@ def audit(
     context: typer.Context,
     connection: Annotated[str, typer.Option(help="Only this connection.")] = "",
     limit: Annotated[int, typer.Option(help="How many entries.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """Show who changed what, the newest first."""
-    found = session.run(_entries(session.read(context.obj), connection or None, limit))
+    config = session.read_any(context.obj)
+    if connection:
+        session.known_name(config, connection)
+    found = session.run(_entries(config, connection or None, limit))
     if as_json:
         rows = [{key: getattr(e, key) for key in e.__dataclass_fields__} for e in found]
         print(json.dumps(rows, indent=2))
         return
+    if not found:
+        print("no change yet")
     for entry in found:
         print(_line(entry))
 

@@ -32,7 +32,16 @@ def status(
     as_json: session.AsJson = False,
 ) -> None:
     """Show what needs you, then every connection. Works whether or not the daemon runs."""
-    found = session.run(_status(session.read_any(context.obj)))
+    from connector.domain.errors import StoreError
+
+    config = session.read_any(context.obj)
+    try:
+        found = session.run(_status(config))
+    except StoreError:
+        # The running daemon may know why the store cannot be read.
+        for line in session.run(_health_lines(config)):
+            print(f"the running daemon reports: {line}", file=sys.stderr)
+        raise
     if as_json:
         print(found.model_dump_json(indent=2))
         return
@@ -44,6 +53,12 @@ def status(
 async def _status(config: Config) -> Status:
     async with session.open_commands(config) as commands:
         return await commands.status(_versions(config))
+
+
+async def _health_lines(config: Config) -> list[str]:
+    """The lines of /healthz; empty without an answer of a connector that needs a person."""
+    status, text = await session.fetch(config.server, "/healthz")
+    return text.splitlines() if status == 500 and not text.lstrip().startswith("<") else []
 
 
 def _versions(config: Config) -> dict[str, str]:

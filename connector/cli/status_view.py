@@ -52,7 +52,8 @@ def _attention(item: Attention, now: int) -> list[RenderableType]:
     if item.since is not None:
         times.append(f"since {format_age((now - item.since) / 1000)}")
     if item.retry_in is not None:
-        times.append(f"next try in {format_age(item.retry_in)}")
+        soon = item.retry_in < 1.0
+        times.append("trying now" if soon else f"next try in {format_age(item.retry_in)}")
     more = f" ({', '.join(times)})" if times else ""
     lines: list[RenderableType] = [Padding(Text(f"{code}{item.text}{more}"), (0, 0, 0, 2))]
     if item.remedy:
@@ -126,10 +127,17 @@ def _lanes(lanes: list[LaneStatus], now: int, *, wide: bool) -> Table:
             state,
             *(f"{count:,}" for count in (lane.ready, lane.in_flight, lane.held, lane.dead)),
             format_age(lane.oldest_seconds),
-            f"{lane.per_second:g}/s" if lane.per_second else "-",
+            _rate(lane.per_second),
             *([format_age(last)] if wide else []),
         )
     return table
+
+
+def _rate(per_second: float) -> str:
+    """`1,239/s`, `0.5/s`; a dash for none."""
+    if not per_second:
+        return "-"
+    return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.2g}/s"
 
 
 def _details(about: ConnectionStatus) -> list[str]:
@@ -137,7 +145,7 @@ def _details(about: ConnectionStatus) -> list[str]:
     for lane in about.lanes:
         if lane.eta_seconds is not None and lane.eta_seconds >= 60:
             left = format_age(lane.eta_seconds)
-            lines.append(f"{lane.lane}: done in {left} at {lane.per_second:g}/s")
+            lines.append(f"{lane.lane}: done in {left} at {_rate(lane.per_second)}")
     if about.people and (people := about.people):
         counts = [
             *([f"{people.synced:,} synced"] if people.synced is not None else []),
@@ -178,7 +186,7 @@ def tail(found: Status) -> list[RenderableType]:
         eta = f", done in {format_age(run.eta_seconds)}" if run.eta_seconds is not None else ""
         parts.append(Text(f"{run.connection}: {kind} {run.id} {state}, {run.done:,}{of}{eta}"))
     if found.dead_letters:
-        parts.append(Text("\nDead letters and held records", style="bold"))
+        parts.append(Text("Dead letters and held records", style="bold"))
         for x in found.dead_letters:
             line = f"{x.count:>7,}  {x.connection}  {x.state}  {x.problem} {x.meaning}"
             parts.append(Padding(Text(line), (0, 0, 0, 2)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -12,7 +11,7 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.tools.webhook_builder import Webhook
+    from connector.service.webhook_builder import Webhook
 
 
 def register(app: typer.Typer) -> None:
@@ -63,19 +62,17 @@ def webhook_builder(
 ) -> None:
     """Build a webhook to paste into a Klaviyo flow. URL, headers, JSON body and a curl command.
     Sends nothing, except with --send-test."""
-    from connector.mapping import load
-    from connector.platforms import registry
-    from connector.tools.webhook_builder import (
+    from connector.app.flow_target import flow_target
+    from connector.service.webhook_builder import (
         PRESETS,
-        FlowTarget,
         InvalidStep,
-        Step,
         build,
         build_direct,
+        step_of,
     )
 
     config = session.read(context.obj)
-    configured = session.connection(config, connection)
+    session.connection(config, connection)
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"no preset {preset!r}; available: {', '.join(PRESETS)}")
     given = {
@@ -88,20 +85,12 @@ def webhook_builder(
         "trigger": _one_of("trigger", trigger),
         "once_per": once_per,
         "use_case": _one_of("use_case", use_case),
-        "name": name if name is not None else preset,
+        "name": name,
         "event_id": event_id,
     }
-    step = dataclasses.replace(
-        PRESETS[preset].step if preset else Step(),
-        **{key: value for key, value in given.items() if value is not None},
-    )
     try:
-        target = FlowTarget.of(
-            config,
-            configured,
-            registry.load(configured.source, configured.settings),
-            load(configured.mapping).mapping,
-        )
+        step = step_of(preset, given)
+        target = flow_target(lambda: config, connection)
         webhook = (build_direct if direct else build)(step, target)
     except InvalidStep as error:
         for fault in error.faults:
@@ -128,13 +117,15 @@ def _send_test(webhook: Webhook, email: str, *, direct: bool, yes: bool) -> NoRe
     """Make the call, print the answer and exit: 0 for a 2xx."""
     import time
 
-    from connector.tools.webhook_builder.trial import send_test
+    from connector.net.http import send
+    from connector.service.webhook_builder.trial import send_test
 
     if direct:
         raise typer.BadParameter("--send-test calls the connector: use it without --direct")
     if not yes:
         typer.confirm(f"Make a real call for {email}?", abort=True, err=True)
-    status, text = session.run(send_test(webhook, email, str(round(time.time() * 1000))))
+    run = str(round(time.time() * 1000))
+    status, text = session.run(send_test(webhook, email, run, send))
     print(f"POST {webhook.url} → {status or 'no response'}")
     print(text.strip())
     if status == 0:
@@ -146,7 +137,7 @@ def _one_of(option: str, value: str | None) -> Any:
     from typing import get_args
 
     from connector.domain.actions import ActionName
-    from connector.tools.webhook_builder import Trigger, UseCase
+    from connector.service.webhook_builder import Trigger, UseCase
 
     choices = get_args({"action": ActionName, "trigger": Trigger, "use_case": UseCase}[option])
     if value is not None and value not in choices:

@@ -16,17 +16,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector.console.pages import (
     attention,
+    audit,
     backfills,
     connections,
     dead_letters,
     overview,
     people,
     sign_in,
+    use_in_klaviyo,
+    webhook_builder,
 )
 from connector.console.session import ConsoleServices, Forbidden
 from connector.console.view import error_page
 from connector.domain.errors import StoreError
 from connector.web.access import AccessDenied
+from connector.web.storable import is_storable_url
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -53,6 +57,9 @@ class Console:
             dead_letters,
             people,
             attention,
+            audit,
+            use_in_klaviyo,
+            webhook_builder,
             sign_in,
         )
         routes: list[Route | Mount] = [route for page in pages for route in page.routes]
@@ -71,6 +78,8 @@ class Console:
         self._app.state.services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_storable_url(scope):
+            scope = {**scope, "path": "/not-found", "query_string": b""}
         await self._app(scope, receive, send)
 
 

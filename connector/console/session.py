@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -16,7 +17,10 @@ from connector.ports import Clock
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.encryption import Seal
 from connector.service import Commands
+from connector.service.webhook_builder import FlowTarget
+from connector.service.webhook_builder.trial import Send
 from connector.web.access import Access, Principal
+from connector.web.storable import is_storable
 
 BROWSER_COOKIE, FLASH_COOKIE = "connector_browser", "connector_flash"
 _FLASH = "flash "
@@ -24,7 +28,9 @@ _FLASH = "flash "
 
 @dataclass(frozen=True, slots=True)
 class ConsoleServices:
-    """What the console works with. `config` is the configuration in use."""
+    """What the console works with. `config` is the configuration in use, `flow_target` what the
+    flows of a connection call, `offered_modules` the modules that a connection can have, `send`
+    makes one POST."""
 
     commands: Commands
     access: Access
@@ -32,6 +38,9 @@ class ConsoleServices:
     seal: Seal
     clock: Clock
     config: Callable[[], Config]
+    flow_target: Callable[[str], FlowTarget]
+    offered_modules: Callable[[str], frozenset[str]]
+    send: Send
 
 
 class Forbidden(Exception):
@@ -71,6 +80,8 @@ class Visit:
         ):
             raise Forbidden("It has expired, or it was not made here. Go back and try again.")
         self.services.access.check_change(self.request, self.principal)
+        if not is_storable([value for _, value in form.multi_items()]):
+            raise HTTPException(400)
         return form
 
     async def run(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
@@ -112,3 +123,8 @@ class Visit:
             samesite="lax",
             secure=self.services.access.secure,
         )
+
+
+def error_text(result: Mapping[str, Any]) -> str:
+    """Why a command was not possible: its faults, else its error."""
+    return "; ".join(result.get("faults") or [str(result.get("error", "It failed: see the log."))])

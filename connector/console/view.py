@@ -22,6 +22,8 @@ NAVIGATION = (
     ("dead_letters", "/dead-letters", "Failed"),
     ("backfills", "/backfills", "Backfills"),
     ("people", "/people", "People"),
+    ("webhook_builder", "/webhook-builder", "Webhook builder"),
+    ("audit", "/audit", "Audit"),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from connector.domain.errors import Problem
+from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 
 
@@ -57,3 +57,9 @@ class AttentionItem:
         """The item in one line: `K401 acme: …; what to do: …`."""
         code = f"{self.problem} " if self.problem else ""
         return f"{code}{self.text}" + (f"; what to do: {self.remedy}" if self.remedy else "")
+
+
+def store_item(error: StoreError) -> AttentionItem:
+    """A failure of the store. Where its file is damaged or gone, the text names the file."""
+    named = error.problem in (Problem.STORE_DAMAGED, Problem.STORE_REPLACED)
+    return AttentionItem("store", error.detail if named else error.problem.meaning, error.problem)

@@ -25,10 +25,10 @@ from connector.domain.hosts import is_loopback
 from connector.net.answers import ANSWERS, RETRY_STATUSES, Vendor, error_for
 from connector.ports import Clock
 
+_GET_DEADLINE = 10.0
 CALL_DEADLINE = 60.0
 """Seconds for one request and its whole response. More than the waits for a connection together
 (client), so that a request which ends here has been sent."""
-_GET_DEADLINE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +198,9 @@ class Http:
         sent: Mapping[str, str],
         auth: Mapping[str, str],
     ) -> ApiResponse:
+        if self._client.is_closed:
+            # By a reload or a stop, while its caller was waiting.
+            raise RetryLater(Problem.NOT_CONNECTED, "not sent: this client was closed")
         url = self._base + path
         if isinstance(self._credential, Token) and self._credential.in_query:
             url += ("&" if "?" in path else "?") + urlencode(auth)
@@ -232,9 +235,8 @@ class Http:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise to_delivery_error(error, self._host) from error
         except TimeoutError:
-            raise AmbiguousError(
-                Problem.TIMED_OUT, f"no complete response within {self._deadline:g} s"
-            ) from None
+            text = f"{self._host}: no complete response within {self._deadline:g} s"
+            raise AmbiguousError(Problem.TIMED_OUT, text) from None
         finally:
             if self._on_call:
                 self._on_call(CallStats(route, status, headers, self._clock.monotonic() - started))
@@ -295,20 +297,26 @@ async def post(
 
 async def get(url: str) -> tuple[int, str]:
     """(status, text) of a GET, or (0, why there was no answer)."""
-    return await _ask("GET", url, {}, None, timeout=5.0)
+    return await _ask("GET", url, {}, None, timeout=5.0, deadline=_GET_DEADLINE)
 
 
 async def send(url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
     """(status, text) of a POST, or (0, why there was no answer). It is not repeated."""
-    return await _ask("POST", url, headers, body, timeout=15.0)
+    return await _ask("POST", url, headers, body, timeout=15.0, deadline=30.0)
 
 
 async def _ask(
-    method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, timeout: float
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    *,
+    timeout: float,
+    deadline: float,
 ) -> tuple[int, str]:
     async with client(timeout=timeout) as http:
         try:
-            async with asyncio.timeout(_GET_DEADLINE):
+            async with asyncio.timeout(deadline):
                 response = await http.request(method, url, headers=dict(headers), content=body)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             return 0, f"no answer: {type(error).__name__}"

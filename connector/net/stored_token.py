@@ -246,18 +246,13 @@ class StoredToken:
                 await self._record.seed(self._seed, row.version if row else 0)
                 row = await self._record.load()
         if row is None:
-            raise Blocked(
-                self._ended.missing,
-                f"{self._ended.missing.meaning}: {self._ended.remedy}",
-                scope="account",
-            )
+            raise Blocked(self._ended.missing, self._ended.remedy, scope="account")
         if GrantInfo.load(row.info).ended_at is not None:
             raise self._access_ended()
         return row
 
     def _access_ended(self) -> Blocked:
-        problem = self._ended.refused
-        return Blocked(problem, f"{problem.meaning}: {self._ended.remedy}", scope="account")
+        return Blocked(self._ended.refused, self._ended.remedy, scope="account")
 
     def _is_valid(self, row: StoredSecret) -> bool:
         return row.version != self._refused_version and self._seconds_left(row) > 0
@@ -318,11 +313,9 @@ class StoredToken:
         self._unsaved = None
 
     async def _refused(self, row: StoredSecret, error: DeliveryError) -> None:
-        """Returns where another process has renewed the token meanwhile."""
+        """Returns where the row has changed since it was read: another process renewed the token,
+        or a person connected the account again."""
         if is_invalid_grant(error):
-            now = await self._record.load()
-            if now is None or now.version != row.version:
-                return
             if await self._record.mark_ended(row):
                 self._log_ended(error.detail)
                 raise self._access_ended()

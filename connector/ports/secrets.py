@@ -68,8 +68,8 @@ class Authorization:
     """One step of an OAuth authorization, known by the digest of a random value.
 
     `ticket` allows a browser to start it, `state` comes back with the redirect, `account` waits for
-    a person who confirms another account. `browser` is the digest of a cookie. `outcome`: what it
-    came to, for the process that waits for it.
+    a person who confirms another account. `browser` is the digest of a cookie, `started_by` who
+    asked for it. `outcome`: what it came to, for the process that waits for it.
     """
 
     digest: str
@@ -78,6 +78,7 @@ class Authorization:
     created_at: Millis
     expires_at: Millis
     browser: str = ""
+    started_by: str = ""
     sealed: str = field(default="", repr=False)
     used_at: Millis | None = None
     outcome: Mapping[str, Any] | None = None

@@ -11,6 +11,7 @@ from connector.domain.attention import AttentionItem
 WorkerName = Literal[
     "accounts",
     "backfill",
+    "changes",
     "commands",
     "heartbeat",
     "held_actions",

@@ -22,11 +22,13 @@ ACCEPTED_BY: Final[Mapping[str, tuple[str, ...]]] = {
 @dataclass(slots=True)
 class Refusals:
     """Calls of one connection that were refused for one reason. `in_a_row`: since the last call of
-    the same kind was accepted; `last`: when the newest came in, in ms."""
+    the same kind was accepted; `last`: when the newest came in, in ms, and `problem` its problem
+    code, where it has one."""
 
     count: int = 0
     in_a_row: int = 0
     last: Millis = Millis(0)
+    problem: str | None = None
 
 
 @dataclass(slots=True)
@@ -58,11 +60,14 @@ class Activity:
             if refusals := self.refused.get((connection, reason)):
                 refusals.in_a_row = 0
 
-    def record_refused(self, connection: str, reason: str, now: Millis) -> None:
+    def record_refused(
+        self, connection: str, reason: str, now: Millis, problem: Problem | None = None
+    ) -> None:
         refusals = self.refused.setdefault((connection, reason), Refusals())
         refusals.count += 1
         refusals.in_a_row += 1
         refusals.last = now
+        refusals.problem = problem.value if problem else None
 
     def record_settled(self, lane: LaneId, count: int, *, accepted: bool, now: Millis) -> None:
         """`count` entries of the lane reached an end."""

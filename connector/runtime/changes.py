@@ -60,8 +60,10 @@ class ChangeFeed:
 
     async def changes(self) -> AsyncIterator[list[Topic]]:
         """The topics that changed; an empty list every 15 s in which nothing did. Ends with
-        `close`."""
+        `close`. The first are all topics: they may have changed since the subscriber's page was
+        made, or while it was not connected."""
         with self._subscribe() as subscription:
+            subscription.add(TOPICS)
             while not self._closed.is_set():
                 if not await self._clock.wait(subscription.changed, _KEEP_ALIVE):
                     yield []

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
 
+from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneMode, Millis
 from connector.domain.memberships import Group
 from connector.domain.outcomes import (
@@ -275,10 +276,12 @@ class Metrics(MetricRegistry):
         self.actions.labels(connection, action, outcome).inc(count)
         self.on_change("actions")
 
-    def record_rejected(self, connection: str, reason: str, now: Millis) -> None:
+    def record_rejected(
+        self, connection: str, reason: str, now: Millis, problem: Problem | None = None
+    ) -> None:
         """Count a call that was refused."""
         self.rejected.labels(connection, reason).inc()
-        self.activity.record_refused(connection, reason, now)
+        self.activity.record_refused(connection, reason, now, problem)
 
     def record_settled(
         self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis

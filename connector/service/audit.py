@@ -8,11 +8,27 @@ from typing import Any
 from connector.domain.lanes import Millis
 from connector.ports import AuditEntry
 
-_HARMLESS = ("id", "ids", "cause", "all", "name", "klaviyo", "source", "dry_run", "events", "since")
+_HARMLESS = (
+    "id",
+    "ids",
+    "cause",
+    "state",
+    "all",
+    "name",
+    "klaviyo",
+    "source",
+    "dry_run",
+    "events",
+    "since",
+)
 """Arguments that hold neither personal data nor a secret. Those that name a person do."""
 
 
-def audit_entry(kind: str, args: Mapping[str, Any], by: str, now: Millis) -> AuditEntry:
+def audit_entry(
+    kind: str, args: Mapping[str, Any], result: Mapping[str, Any], *, by: str, now: Millis
+) -> AuditEntry:
+    """The subject is made of the arguments, and of the counts in the result."""
     shown = {key: args[key] for key in _HARMLESS if args.get(key)}
+    shown |= {k: v for k, v in result.items() if type(v) is int and k != "since"}
     subject = ", ".join(f"{key}: {value}" for key, value in shown.items())
     return AuditEntry(now, by or args.get("by", ""), kind, args.get("connection", ""), subject)

@@ -52,12 +52,15 @@ class Commands(Queries):
         oauth: OAuthService | None = None,
         settings: SettingsService | None = None,
         on_executed: Callable[[], None] = lambda: None,
+        changing: asyncio.Lock | None = None,
     ) -> None:
+        """`changing` is held by whoever replaces connections."""
         super().__init__(store, clock, process=process)
         self._reload = reload
         self._oauth = oauth
         self._settings = settings
         self._on_executed = on_executed
+        self._changing = changing or asyncio.Lock()
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._fetched: dict[int, Command] = {}
         """Claimed by this process and not finished, in the order of their ids."""
@@ -171,7 +174,9 @@ class Commands(Queries):
         done, result = await self._execute(kind, args, by, report)
         if done and kind not in _AUDITED_ELSEWHERE:
             try:
-                await self._store.audit.record(audit_entry(kind, args, by, self._clock.now()))
+                now = self._clock.now()
+                entry = audit_entry(kind, args, result, by=by, now=now)
+                await self._store.audit.record(entry)
             except StoreError as error:
                 self._log.error("audit_failed", command=kind, problem=error.problem.value)
         return done, result
@@ -182,7 +187,8 @@ class Commands(Queries):
         try:
             match kind:
                 case "pause" | "resume":
-                    return await self._pause_or_resume(kind, args["connection"])
+                    async with self._changing:
+                        return await self._pause_or_resume(kind, args["connection"])
                 case "refresh":
                     return await self._refresh_person(args["connection"], args["person"])
                 case "retry":

@@ -18,7 +18,7 @@ from connector.config import Config, Connection
 from connector.domain.errors import ConnectorError, DeliveryError, Problem, Rejected
 from connector.domain.lanes import Millis
 from connector.domain.oauth import KLAVIYO_OAUTH, Grant, GrantInfo
-from connector.ports import Authorization, Clock, OpenAuthorizationServer, Store
+from connector.ports import AuditEntry, Authorization, Clock, OpenAuthorizationServer, Store
 from connector.runtime import log
 from connector.runtime.encryption import Cipher
 
@@ -117,29 +117,27 @@ class OAuthService:
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────
 
-    async def ticket(self, name: str) -> str:
+    async def ticket(self, name: str, *, by: str) -> str:
         """An address that lets whoever opens it within 15 minutes connect `name`."""
         self.connection(name)
         value = secrets.token_urlsafe(24)
-        await self._open("ticket", value, name, TICKET_TTL)
+        await self._open("ticket", value, name, TICKET_TTL, by=by)
         query = urlencode({"connection": name, "ticket": value})
         return f"{self.public_url}/oauth/klaviyo/start?{query}"
 
-    async def allows(self, name: str, ticket: str) -> bool:
-        """Whether this ticket is for this connection and has not expired."""
+    async def issuer(self, name: str, ticket: str) -> str | None:
+        """Who issued this ticket; None unless it is for this connection and has not expired."""
         found = await self._store.authorizations.get(digest(ticket))
-        return (
-            found is not None
-            and (found.kind, found.connection) == ("ticket", name)
-            and found.expires_at > self._clock.now()
-        )
+        if found is None or (found.kind, found.connection) != ("ticket", name):
+            return None
+        return found.started_by if found.expires_at > self._clock.now() else None
 
-    async def start(self, name: str, browser: str) -> str:
+    async def start(self, name: str, browser: str, *, by: str) -> str:
         """Where to send the browser that has the cookie `browser`."""
         connection = self.connection(name)
         state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(64)
         sealed = self._cipher.seal(verifier)
-        await self._open("state", state, name, _STATE_TTL, browser=browser, sealed=sealed)
+        await self._open("state", state, name, _STATE_TTL, browser=browser, by=by, sealed=sealed)
         async with self._open_server(connection) as server:
             return server.authorization_url(
                 state=state, verifier=verifier, redirect_uri=self.redirect_uri
@@ -152,6 +150,7 @@ class OAuthService:
         connection: str,
         ttl: int,
         *,
+        by: str,
         browser: str = "",
         sealed: str = "",
     ) -> None:
@@ -164,6 +163,7 @@ class OAuthService:
                 now,
                 Millis(now + ttl),
                 browser=digest(browser) if browser else "",
+                started_by=by,
                 sealed=sealed,
             )
         )
@@ -235,7 +235,7 @@ class OAuthService:
         if pinned is not None and pinned != info.account:
             return await self._ask(found, pinned, grant, info)
         await self._store.facts.pin_account(connection.name, info.account)
-        await self._connect(connection.name, grant, info, other=False)
+        await self._connect(found, grant, info, other=False)
         return Connected(connection.name, info.account, info.account_name, missing)
 
     async def _info(self, server: Any, grant: Grant) -> GrantInfo:
@@ -251,12 +251,16 @@ class OAuthService:
         now = self._clock.now()
         return GrantInfo(connected_at=now, scopes=grant.scopes, account=account, account_name=name)
 
-    async def _connect(self, name: str, grant: Grant, info: GrantInfo, *, other: bool) -> None:
-        now = self._clock.now()
+    async def _connect(
+        self, found: Authorization, grant: Grant, info: GrantInfo, *, other: bool
+    ) -> None:
+        name, now = found.connection, self._clock.now()
         valid = 2**53 if grant.lifetime == float("inf") else now + round(grant.lifetime * 1000)
         stored = {**info.dump(), "valid_until": valid, "refreshed_at": now}
         sealed = self._cipher.seal([grant.access_token, grant.refresh_token])
         await self._store.secrets.put(name, KLAVIYO_OAUTH, sealed, stored, now=now)
+        account = f"account: {info.account}"
+        await self._store.audit.record(AuditEntry(now, found.started_by, "connect", name, account))
         self._log.info("account_connected", connection=name, account=info.account)
         await self._after_change(name, other)
 
@@ -277,6 +281,7 @@ class OAuthService:
                 now,
                 Millis(now + _STATE_TTL),
                 browser=found.browser,
+                started_by=found.started_by,
                 sealed=self._cipher.seal(pending),
             )
         )
@@ -291,7 +296,7 @@ class OAuthService:
         access, refresh, lifetime, stored = self._cipher.open(found.sealed)
         info = GrantInfo.load(stored)
         grant = Grant(access, refresh, float(lifetime or 0), info.scopes)
-        await self._connect(found.connection, grant, info, other=True)
+        await self._connect(found, grant, info, other=True)
         async with self._open_server(self.connection(found.connection)) as server:
             missing = {scope: server.scopes[scope] for scope in info.missing(list(server.scopes))}
         result = Connected(found.connection, info.account, info.account_name, missing)

@@ -18,7 +18,6 @@ from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import Backlog, Store
 from connector.service import status as views
 from connector.service.process import (
-    REASON_PROBLEMS,
     ConnectionReport,
     LaneReport,
     ProcessReport,
@@ -131,7 +130,11 @@ def verdict(facts: Facts) -> views.Verdict:
         return views.Verdict(level="attention", text=f"{text}, {waits}" if waiting else text)
     if facts.degraded:
         retries = [i.retry_in for i in facts.degraded if i.retry_in is not None]
-        retry = f", retrying in {format_age(min(retries))}" if retries else ", retrying"
+        soon = min(retries, default=None)
+        if soon is None:
+            retry = ", retrying"
+        else:
+            retry = f", retrying in {format_age(soon)}" if soon >= 1.0 else ", retrying now"
         away = sorted({_who(item, facts.report) for item in facts.degraded})
         verb = "is" if len(away) == 1 else "are"
         text = f"{' and '.join(away)} {verb} {_how(facts.degraded)}, {waits}{retry}"
@@ -225,7 +228,9 @@ class _Connection:
         )
 
     def _lane(self, b: Backlog) -> views.LaneStatus:
-        item = self._items.get(f"lane {b.lane.title}") or self._items.get(f"slow {b.lane.title}")
+        title = b.lane.title
+        keys = (f"lane {title}", f"slow {title}", f"account {self._name}")
+        item = next((self._items[key] for key in keys if key in self._items), None)
         name, problem, reason = b.state.mode, b.state.problem, b.state.detail
         since: int | None = b.state.since or None
         if b.state.mode == "running":
@@ -308,11 +313,10 @@ class _Connection:
 def _refusals(report: ConnectionReport) -> list[views.Refusal]:
     found = []
     for cause, calls in report.refused.items():
-        problem = REASON_PROBLEMS.get(cause)
         found.append(
             views.Refusal(
                 cause=cause,
-                problem=problem.value if problem else None,
+                problem=calls.problem,
                 at=calls.last,
                 count=calls.count,
                 in_a_row=calls.in_a_row,

@@ -32,16 +32,6 @@ _REFUSED = {
     "flow_secret": (Problem.FLOW_SECRET, "flow", "flow call"),
 }
 """Reason of a refusal → its problem, how accepted calls are counted, and their name."""
-REASON_PROBLEMS: Final[Mapping[str, Problem]] = {
-    "conflict": Problem.FLOW_CONFLICT,
-    "flow_secret": Problem.FLOW_SECRET,
-    "malformed": Problem.WEBHOOK_MALFORMED,
-    "not_stored": Problem.STORE_UNAVAILABLE,
-    "signature": Problem.WEBHOOK_UNSIGNED,
-    "throttled": Problem.FLOW_THROTTLED,
-    "too_large": Problem.WEBHOOK_TOO_LARGE,
-}
-"""Reason of a refusal, as metrics count it → its problem."""
 
 
 class _Report(BaseModel):
@@ -60,6 +50,7 @@ class QuotaUse(_Report):
 
 
 class RefusedCalls(_Report):
+    problem: str | None = None
     count: int
     in_a_row: int
     last: int
@@ -121,7 +112,8 @@ class Process:
     async def attention(self) -> list[AttentionItem]:
         """What only this process can know."""
         found = [*self.problems()]
-        for runtime in self.runtimes.values():
+        # A reload may replace the connections meanwhile.
+        for runtime in list(self.runtimes.values()):
             found += await runtime.attention()
         for worker in self.workers():
             found += await worker.attention()
@@ -191,7 +183,9 @@ class Process:
             modules=runtime.modules,
             received={via: at for (c, via), at in activity.received.items() if c == name},
             refused={
-                reason: RefusedCalls(count=r.count, in_a_row=r.in_a_row, last=r.last)
+                reason: RefusedCalls(
+                    problem=r.problem, count=r.count, in_a_row=r.in_a_row, last=r.last
+                )
                 for (c, reason), r in activity.refused.items()
                 if c == name
             },
@@ -206,7 +200,7 @@ class Process:
                 activity.received[name, via] = Millis(at)
             for reason, calls in connection.refused.items():
                 activity.refused[name, reason] = Refusals(
-                    calls.count, calls.in_a_row, Millis(calls.last)
+                    calls.count, calls.in_a_row, Millis(calls.last), calls.problem
                 )
             for reason, count in connection.skipped.items():
                 activity.skipped[name, reason] += count
@@ -216,12 +210,18 @@ class Process:
         self.since = {key: Millis(at) for key, at in before.since.items()}
 
 
-def read_report(document: str) -> ProcessReport:
-    """A stored report. One that another version wrote may not be readable: an empty one."""
+def read_report(document: str, *, age: float = 0.0) -> ProcessReport:
+    """A report that was stored `age` seconds ago. One that another version wrote may not be
+    readable: an empty one."""
     try:
-        return ProcessReport.model_validate_json(document)
+        report = ProcessReport.model_validate_json(document)
     except ValidationError:
         return ProcessReport(version="", public_url="")
+    attention = tuple(
+        item if item.retry_in is None else replace(item, retry_in=max(0.0, item.retry_in - age))
+        for item in report.attention
+    )
+    return report.model_copy(update={"attention": attention})
 
 
 def aged(items: Sequence[AttentionItem], since: Mapping[str, int]) -> list[AttentionItem]:

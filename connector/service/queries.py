@@ -10,7 +10,7 @@ from connector import __version__
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import ACTIONS, PROFILES, READS, Millis
-from connector.domain.wording import counted, format_age
+from connector.domain.wording import counted
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import (
     ActionView,
@@ -22,11 +22,13 @@ from connector.ports import (
     DeadLetterDetail,
     DeadLetterFilter,
     Store,
+    StoredSetting,
 )
-from connector.service import grants
+from connector.service import attention, grants
 from connector.service.overview import Facts, build
 from connector.service.process import Process, ProcessReport, aged, read_report
 from connector.service.runtime import ConnectionRuntime
+from connector.service.settings import HIDDEN
 from connector.service.status import BackfillStatus, Status
 from connector.service.views import run_view, timeline_view
 from connector.sync.memberships import links
@@ -38,8 +40,6 @@ _NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
 _IDS_SHOWN = 10
 _SILENT_AFTER_MS = 60_000
 """A process reports every 5 s."""
-_NO_ALERT = {Problem.PAUSED}
-"""Stops that a person made on purpose."""
 
 
 class Queries:
@@ -82,7 +82,7 @@ class Queries:
         items = await self._all_attention(backlogs, report if alive else None)
         now = self._clock.now()
         if holder and seen_at is not None and now - seen_at > _SILENT_AFTER_MS:
-            items.append(_silent(holder, now - seen_at))
+            items.append(attention.silent(holder, now - seen_at))
         facts = Facts(
             now=now,
             version=__version__,
@@ -106,7 +106,7 @@ class Queries:
         if saved is None:
             return ProcessReport(version="", public_url=""), None, holder
         document, at = saved
-        return read_report(document), at, holder
+        return read_report(document, age=(self._clock.now() - at) / 1000), at, holder
 
     async def actions(
         self, connection: str | None, stuck: bool, limit: int
@@ -132,9 +132,19 @@ class Queries:
     async def dead_letter(self, id: int) -> DeadLetterDetail | None:
         return await self._store.dead_letters.show(id)
 
-    async def audit_log(self, connection: str | None, limit: int) -> Sequence[AuditEntry]:
-        """Who changed what, the newest first."""
-        return await self._store.audit.find(connection=connection, limit=limit)
+    async def audit_log(
+        self, connection: str | None, limit: int, *, before: int | None = None
+    ) -> Sequence[AuditEntry]:
+        """Who changed what, the newest first; with `before` those with a smaller id."""
+        return await self._store.audit.find(connection=connection, before=before, limit=limit)
+
+    async def settings(self, connection: str) -> list[StoredSetting]:
+        """What was set at run time, without secrets."""
+        return [
+            replace(found, sealed=None, value=HIDDEN) if found.sealed is not None else found
+            for found in await self._store.settings.all()
+            if found.connection == connection
+        ]
 
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
         """People of this connection with this address or platform id: what was received, what it
@@ -218,11 +228,15 @@ class Queries:
         """What needs a person, or will if it lasts. Each has a key that stays the same while the
         problem is the same. `report`: of the process that runs."""
         found = list(report.attention) if report else []
+        causes: dict[str, dict[str, int]] = {}
+        if any(b.dead for b in backlogs):
+            for connection, code, count in await self._store.reports.dead_by_cause():
+                causes.setdefault(connection, {})[code] = count
+        found += attention.of_lanes(backlogs, causes)
         for b in backlogs:
-            found += _lane_items(b)
             if b.held and b.lane.lane_kind is ACTIONS:
                 found += await self._held_actions(b.lane.connection)
-        found += [_approval_item(approval) for approval in await self._store.approvals.find()]
+        found += [attention.of_approval(x) for x in await self._store.approvals.find()]
         found += grants.attention(await self._store.secrets.all(), self._clock.now())
         known = {item.key for item in found}
         found += [item for item in await self._group_attention() if item.key not in known]
@@ -246,41 +260,3 @@ class Queries:
             text = f"{name}: {counted(len(ids), 'action')} ({shown}): {problem.meaning}"
             found.append(AttentionItem(f"{code} {name}", text, problem))
         return found
-
-
-def _silent(holder: str, millis: int) -> AttentionItem:
-    text = (
-        f"{holder.rsplit('/', 2)[0]} holds the lease and has reported nothing for "
-        f"{format_age(millis / 1000)}"
-    )
-    return AttentionItem("silent", text, todo="look at its log; restart it")
-
-
-def _lane_items(b: Backlog) -> list[AttentionItem]:
-    """A lane that was stopped, and entries of it that died."""
-    found, label = [], b.lane.title
-    problem = b.state.problem
-    if b.state.mode != "running" and problem and problem not in _NO_ALERT:
-        why = f": {b.state.detail}" if b.state.detail else ""
-        text = f"{label} is {b.state.mode}: {problem.meaning}{why}"
-        found.append(
-            AttentionItem(
-                f"lane {label}",
-                text,
-                problem,
-                todo=problem.remedy.replace("CONNECTION", b.lane.connection),
-                since=b.state.since or None,
-                remote=b.lane.destination,
-            )
-        )
-    if b.dead:
-        kind = b.lane.lane_kind
-        text = f"{label}: {counted(b.dead, kind.dead_noun)}"
-        found.append(AttentionItem(f"dead {label}", text, todo=kind.dead_remedy))
-    return found
-
-
-def _approval_item(approval: Approval) -> AttentionItem:
-    text = f"{approval.connection}: {approval.what} of {approval.subject} waits for your approval"
-    todo = f"`connector approvals approve {approval.id}`, or `reject {approval.id}`"
-    return AttentionItem(f"approval {approval.id}", text, todo=todo)

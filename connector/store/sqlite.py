@@ -25,7 +25,7 @@ Work = Callable[[Connection], T]
 _MAX_GROUP = 256
 _WRITER_CACHE, _READER_CACHE = 16_384, 4_096
 """KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
-_LOCK_WAIT, _LOCK_WAIT_AGAIN = 1_500, 100
+_LOCK_WAIT, _LOCK_WAIT_AGAIN = 1_000, 100
 """ms that a commit waits for another program's write lock: the first one, and those after it until
 one succeeds. A webhook that arrives behind a waiting commit still has its answer within 2 s."""
 

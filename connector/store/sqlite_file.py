@@ -39,15 +39,9 @@ class SqliteFile:
     def create(self) -> None:
         """Create an empty file and its folder where there is none.
 
-        Raises OSError, and StoreOutage where the log of a store is left without its file: SQLite
-        would discard it, with everything in it that was acknowledged.
+        Raises OSError, and StoreOutage where the log of a store is left without its file.
         """
-        if _size(self._log) and not _size(self.path):
-            raise StoreOutage(
-                Problem.STORE_REPLACED,
-                f"{self._log} belongs to a store whose file {self.path} is missing; move that file "
-                "back, or move the log away to begin with an empty store",
-            )
+        self._check_log()
         with contextlib.suppress(FileExistsError):
             self.path.parent.mkdir(mode=0o700, parents=True)
         os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -65,11 +59,18 @@ class SqliteFile:
     def connect(self) -> sqlite3.Connection:
         """Open the file. Never creates one: raises StoreError where there is none, and where it is
         not the one that `remember` found."""
-        if not self.path.exists() and not self._opened:
-            raise missing(self.path)
         self.check()
+        self._check_log()
+        if not self.path.exists():
+            raise missing(self.path)
         uri = f"file:{quote(str(self.path.absolute()))}?mode=rw"
-        return sqlite3.connect(uri, uri=True, timeout=10, check_same_thread=False)
+        connection = sqlite3.connect(uri, uri=True, timeout=10, check_same_thread=False)
+        try:
+            self.check()  # it may have been replaced since, and its settings are written next
+        except StoreError:
+            connection.close()
+            raise
+        return connection
 
     def remember(self) -> None:
         """From now on `check` compares with the file that is there now, and with its log."""
@@ -84,7 +85,7 @@ class SqliteFile:
     def check(self) -> None:
         """Raise StoreError if the file or its log is not the one that was opened. What is written
         to a deleted file is lost when the process ends, however well the commit went."""
-        for path, opened in self._opened.items():
+        for path, opened in list(self._opened.items()):  # another thread may add the log
             found = _identity(path)
             if found != opened:
                 what = "was replaced by another file" if found else "was deleted or moved away"
@@ -94,6 +95,16 @@ class SqliteFile:
                     f"{path} {what} while this process had it open, so nothing is stored; "
                     f"{way_back}",
                 )
+
+    def _check_log(self) -> None:
+        """Raise StoreOutage where the log of a store is left without its file: SQLite would discard
+        it, with everything in it that was acknowledged."""
+        if _size(self._log) and not _size(self.path):
+            raise StoreOutage(
+                Problem.STORE_REPLACED,
+                f"{self._log} belongs to a store whose file {self.path} is missing; move that file "
+                "back, or move the log away to begin with an empty store",
+            )
 
     @property
     def _log(self) -> Path:

@@ -1,1 +1,1 @@
-"""What people use beside the daemon: checks, previews, support bundle, templates, webhooks."""
+"""What people use beside the daemon: checks, previews, support bundle, templates."""

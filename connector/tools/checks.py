@@ -48,7 +48,8 @@ from connector.sync.memberships.remote_groups import (
 from connector.tools.templates import shipped_mappings
 
 _RECHECK_INTERVAL = 5.0
-_SECRET_LENGTH = 16
+_FAULTY_LENGTH = 8
+"""Below MIN_LENGTH a secret is a warning, because a platform may choose its own."""
 
 
 def mapping_checks(
@@ -272,10 +273,10 @@ def _webhook_secret(connection: Connection) -> list[Check]:
         detail = "it is empty, so every webhook is refused with 401"
         return [Check(what, "fault", detail, problem)]
     shortest = min(len(secret) for secret in secrets if secret)
-    if shortest < _SECRET_LENGTH:
+    if shortest < _FAULTY_LENGTH:
         detail = (
             f"it has {counted(shortest, 'character')} and can be guessed; "
-            f"{_SECRET_LENGTH} or more are safe"
+            f"{MIN_LENGTH} or more are safe"
         )
         return [Check(what, "fault", detail, problem)]
     return []

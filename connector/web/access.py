@@ -9,7 +9,7 @@ page of ours to change anything: a browser sends both for any page.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 
 from connector.config.models import ApiToken, Console, Role
 from connector.domain.hosts import is_loopback
@@ -69,12 +70,25 @@ class Throttled(Exception):
         self.wait = wait
 
 
+class _Rules:
+    """Who is who by `[console]`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.tokens: Sequence[ApiToken] = console.tokens
+        self.passwords: tuple[tuple[Role, str], ...] = (
+            *(("operator", p.get_secret_value()) for p in console.password),
+            *(("viewer", p.get_secret_value()) for p in console.viewer_password),
+        )
+
+
 class Access:
-    """The rules of `[console]`. `secure`: whether browsers reach this server by https."""
+    """The rules of `[console]`, as it is now. `secure`: whether browsers reach this server by
+    https."""
 
     def __init__(
         self,
-        console: Console,
+        console: Callable[[], Console],
         clock: Clock,
         sessions: Sessions,
         *,
@@ -84,16 +98,13 @@ class Access:
         self.sessions = sessions
         self.secure = secure
         self._trusted_proxies = trusted_proxies
-        self._tokens: Sequence[ApiToken] = console.tokens
-        self._passwords: tuple[tuple[Role, str], ...] = (
-            *(("operator", p.get_secret_value()) for p in console.password),
-            *(("viewer", p.get_secret_value()) for p in console.viewer_password),
-        )
+        self._console = console
+        self._rules = _Rules(console())
         self._failures = Throttle(clock, burst=_SIGN_IN_FAILURES, seconds=_SECONDS_PER_FAILURE)
 
     @property
     def has_password(self) -> bool:
-        return bool(self._passwords)
+        return bool(self._current().passwords)
 
     def identify(self, request: HTTPConnection) -> Principal:
         """Raises AccessDenied: 401 where a password or token is missing or wrong, 403 where none is
@@ -101,7 +112,7 @@ class Access:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._by_token(token.strip())
-        if self._passwords:
+        if self.has_password:
             return self._by_session(request)
         if not _is_local(request):
             raise AccessDenied(403, "set [console] password to use this from another machine")
@@ -120,15 +131,29 @@ class Access:
         address = client_address(request.scope, request.headers, self._trusted_proxies)
         if wait := self._failures.wait(address):
             raise Throttled(wait)
-        found = [(role, known) for role, known in self._passwords if _matches(known, password)]
+        passwords = self._current().passwords
+        found = [(role, known) for role, known in passwords if _matches(known, password)]
         if not found:
             self._failures.failed(address)
             return None
         role, known = found[0]
         return self.sessions.create(role, known)
 
+    def remember(self, response: Response, cookie: str) -> None:
+        """Give the browser the cookie of its session."""
+        response.set_cookie(
+            SESSION_COOKIE, cookie, httponly=True, samesite="lax", secure=self.secure
+        )
+
+    def _current(self) -> _Rules:
+        """A reload may have changed them."""
+        console = self._console()
+        if console is not self._rules.console:
+            self._rules = _Rules(console)
+        return self._rules
+
     def _by_token(self, token: str) -> Principal:
-        for known in self._tokens:
+        for known in self._current().tokens:
             if hmac.compare_digest(known.token.get_secret_value().encode(), token.encode()):
                 return Principal(known.name, known.role, "token")
         raise AccessDenied(401, "the bearer token is none of [console] api_tokens")
@@ -137,7 +162,7 @@ class Access:
         session = self.sessions.read(request.cookies.get(SESSION_COOKIE, ""))
         if session is None:
             raise AccessDenied(401, "sign in, or send a bearer token")
-        known = {self.sessions.digest(password) for _, password in self._passwords}
+        known = {self.sessions.digest(password) for _, password in self._current().passwords}
         if session.password not in known:
             raise AccessDenied(401, "the password has changed: sign in again")
         return Principal(session.role, session.role, "session", session)

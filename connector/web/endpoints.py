@@ -20,8 +20,10 @@ from connector.service import ConnectionRuntime
 from connector.web.asgi import (
     JSON,
     RETRY_AFTER,
+    Bodies,
     ClientDisconnected,
     TooLarge,
+    TooMany,
     read_body,
     send_json,
     send_response,
@@ -66,6 +68,8 @@ class EndpointApp(ABC, Generic[E, R]):
     """Log event of a rejection."""
     unauthorized_reason: ClassVar[str]
     """Reason of a 401 in `connector_webhooks_rejected_total`."""
+    bodies: ClassVar[Bodies] = Bodies()
+    """Shared by all endpoints of the process."""
 
     def __init__(
         self,
@@ -123,11 +127,13 @@ class EndpointApp(ABC, Generic[E, R]):
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         self._check(runtime, endpoint, path, scope, headers)
         try:
-            body = await read_body(headers, receive)
+            body = await read_body(headers, receive, self.bodies)
             return self._answer(await endpoint.receive(path, headers, body))
         except TooLarge:
             detail, problem = "body: larger than 1 MiB", Problem.WEBHOOK_TOO_LARGE
             raise Rejection(413, detail, reason="too_large", problem=problem) from None
+        except TooMany:
+            raise unavailable("body: too many are being received", "not_stored") from None
         except ClientDisconnected:
             detail = "body: the connection closed before its end"
             raise Rejection(400, detail, reason="malformed") from None
@@ -148,7 +154,9 @@ class EndpointApp(ABC, Generic[E, R]):
     async def _reject(self, name: str, rejection: Rejection, send: Send) -> None:
         problem = rejection.problem.value if rejection.problem else None
         if rejection.reason:
-            self._metrics.record_rejected(name, rejection.reason, self._clock.now())
+            self._metrics.record_rejected(
+                name, rejection.reason, self._clock.now(), rejection.problem
+            )
             self._log.warning(
                 (name, rejection.reason),
                 self.rejected_event,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import store_item
 from connector.domain.errors import StoreError
 from connector.ports import Clock
 from connector.runtime import log
@@ -67,8 +67,7 @@ class Health:
         try:
             lines = await self._commands.attention_lines()
         except StoreError as error:
-            problem = error.problem
-            lines = [AttentionItem("store", problem.meaning, problem).line]
+            lines = [store_item(error).line]
         if lines:
             return PlainTextResponse("\n".join(lines) + "\n", status_code=500)
         return PlainTextResponse("ok\n")

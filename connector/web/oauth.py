@@ -80,8 +80,8 @@ class OAuthApp:
 
     async def _start(self, request: Request) -> Response:
         name, ticket = (request.query_params.get(key, "") for key in ("connection", "ticket"))
-        if name and ticket and await self._service.allows(name, ticket):
-            return await self._redirect(request, name)
+        if name and ticket and (issuer := await self._service.issuer(name, ticket)) is not None:
+            return await self._to_klaviyo(name, issuer)
         try:
             principal = self._access.identify(request)
         except AccessDenied as denied:
@@ -89,16 +89,21 @@ class OAuthApp:
                 return self._ask_password(name)
             return page("Connect Klaviyo", _HOW_TO_START, status=403)
         if not principal.is_operator:
-            return page("Not connected", "Only an operator can connect an account.", status=403)
-        return await self._redirect(request, name) if name else self._ask_connection()
+            return self._ask_password(name, 403, "Only an operator can connect an account.")
+        if not name:
+            return self._ask_connection()
+        return await self._redirect(request, name, principal.name)
 
-    async def _redirect(self, request: Request, name: str) -> Response:
+    async def _redirect(self, request: Request, name: str, by: str) -> Response:
         """To Klaviyo, from the address to which Klaviyo sends the browser back: the cookie belongs
         to it."""
         if request.url.netloc != urlsplit(self._service.public_url).netloc:
-            return RedirectResponse(await self._service.ticket(name), 303)
+            return RedirectResponse(await self._service.ticket(name, by=by), 303)
+        return await self._to_klaviyo(name, by)
+
+    async def _to_klaviyo(self, name: str, by: str) -> Response:
         browser = secrets.token_urlsafe(32)
-        response = RedirectResponse(await self._service.start(name, browser), 303)
+        response = RedirectResponse(await self._service.start(name, browser, by=by), 303)
         response.set_cookie(
             COOKIE,
             browser,
@@ -133,17 +138,20 @@ class OAuthApp:
 
     async def _sign_in(self, request: Request) -> Response:
         form = await _form(request)
-        name = form.get("connection", "")
+        name, given = form.get("connection", ""), form.get("password", "")
         try:
-            signed_in = self._access.sign_in(request, form.get("password", ""))
-        except Throttled as throttled:
-            text = f"Too many wrong passwords: try again in {math.ceil(throttled.wait)} s."
+            signed_in = self._access.sign_in(request, given)
+        except Throttled as error:
+            text = f"Too many wrong passwords: try again in {math.ceil(error.wait)} s."
             return page("Not connected", text, status=429)
         if signed_in is None:
             return self._ask_password(name, 401, "The password is wrong.")
-        if signed_in[0].role != "operator":
+        session, cookie = signed_in
+        if session.role != "operator":
             return self._ask_password(name, 403, "Only an operator can connect an account.")
-        return await self._redirect(request, name)
+        response = await self._redirect(request, name, signed_in[0].role)
+        self._access.remember(response, cookie)
+        return response
 
     # ── the way back ─────────────────────────────────────────────────────────────────────────────
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
+from connector.web.asgi import BodyLimit
 from connector.web.health import Health
 from connector.web.protocol import Limits, limited_protocol
 
@@ -58,6 +59,8 @@ def application(
     if admin:
         routes.append(Route("/metrics", health.metrics))
     pages = Starlette(routes=routes)
+    api = BodyLimit(api) if api else None
+    console = BodyLimit(console) if console else None
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from pydantic import SecretStr
 
 from connector.app import takeover
 from connector.app.daemon import App, read_config
@@ -16,11 +17,15 @@ from connector.domain.errors import Problem, StoreError
 from connector.pipeline import import_jobs
 from connector.ports.workers import WorkerName
 from connector.runtime import supervisor
+from connector.runtime.clock import SystemClock
 from connector.runtime.supervisor import SupervisedWorker
 from connector.sandbox import KlaviyoSandbox, serve
 from connector.sandbox.demo_platforms import DEMO_PLATFORMS
 from connector.service import notify
 from connector.store.database import Database
+from connector.store.sql import open_store
+from tests.oauth.conftest import KEY
+from tests.oauth.tokens import connect
 from tests.paths import ROOT
 from tests.waiting import async_until
 
@@ -35,6 +40,13 @@ url = "sqlite:///state.db"
 [server]
 port = 0
 shutdown_timeout = "1s"
+
+[security]
+encryption_key = "{key}"
+
+[klaviyo_app]
+client_id = "sandbox-app"
+client_secret = "sandbox-app-secret"
 
 [[notify]]
 url = "{klaviyo}/nowhere"
@@ -52,6 +64,22 @@ modules = ["events", "profiles", "audiences", "segments", "actions"]
 base_url = "{klaviyo}"
 private_key = "pk_sandbox"
 flow_guard = "off"
+"""
+WITH_OAUTH = """
+[[connections]]
+name = "acme"
+source = "jericommerce"
+mapping = "{mapping}"
+modules = []
+
+[connections.settings]
+program = "demo"
+api_key = "jeri_sandbox"
+
+[connections.klaviyo]
+base_url = "{klaviyo}"
+auth = "oauth"
+token_url = "{klaviyo}/oauth/token"
 """
 LINKS = {
     "wll": 'audiences = [{ audience = "VIP", list = "VIP" }]',
@@ -147,6 +175,15 @@ class Rig:
         return "SANDBX"
 
 
+async def connect_account(url: str, klaviyo: KlaviyoSandbox) -> None:
+    """Connect `acme` by OAuth, with tokens that expire at once: every pass refreshes them."""
+    store = await open_store(url)
+    klaviyo.oauth.token_lifetime = 0.0
+    await connect(store, klaviyo, SecretStr(KEY), SystemClock())
+    await store.facts.pin_account("acme", "SANDBX")
+    await store.aclose()
+
+
 @pytest.fixture
 async def rig(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silenced_logs: None
@@ -161,7 +198,10 @@ async def rig(
     servers = await serve(
         {"klaviyo": (klaviyo.app, 0)} | {name: (each.app, 0) for name, each in platforms.items()}
     )
-    text = CONFIG.format(klaviyo=servers.url("klaviyo"))
+    text = CONFIG.format(klaviyo=servers.url("klaviyo"), key=KEY)
+    mapping = ROOT / "mappings" / "jericommerce.toml"
+    text += WITH_OAUTH.format(klaviyo=servers.url("klaviyo"), mapping=mapping)
+    await connect_account(f"sqlite:///{tmp_path}/state.db", klaviyo)
     for each in DEMO_PLATFORMS:
         text += CONNECTION.format(
             source=each.source,
@@ -175,7 +215,8 @@ async def rig(
     app = App(read_config(file))
     try:
         await app.start()
-        await async_until("all run", lambda: len(app.connections.running) == len(platforms))
+        count = len(platforms) + 1
+        await async_until("all run", lambda: len(app.connections.running) == count)
         failing = FailingDatabase(app.store.database)
         monkeypatch.setattr(app.store.database, "write", failing.write)
         monkeypatch.setattr(app.store.database, "read", failing.read)

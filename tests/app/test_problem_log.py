@@ -51,7 +51,7 @@ def test_refused_calls_end_when_one_is_accepted() -> None:
     problems = ProblemLog(activity)
     with structlog.testing.capture_logs() as logs:
         for n in range(90):
-            activity.record_refused("acme", "signature", later(n))
+            activity.record_refused("acme", "signature", later(n), Problem.WEBHOOK_UNSIGNED)
         problems.update(later(90))
         activity.record_received("acme", "webhook", later(91))
         problems.update(later(92))

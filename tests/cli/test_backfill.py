@@ -55,6 +55,15 @@ def test_with_a_daemon_it_is_started_followed_and_stopped(call: Call, daemon: Fo
         return bool(json.loads(call("approvals", "list", "--json", at=daemon).out))
 
     until("it waits for approval", awaits_approval)
+    listed = call("approvals", "list", at=daemon).out
+    for scope in (
+        "account: SANDBX",
+        "target: profile fields",
+        "people: 4",
+        "valid for people: 3 to 5",
+        "live flows: Now gold",
+    ):
+        assert scope in listed
     [waiting] = json.loads(call("status", "--json", at=daemon).out)["backfills"]
     assert (waiting["id"], waiting["state"]) == (1, "waiting")
     stopped = call("backfill", "acme", "--stop", at=daemon)

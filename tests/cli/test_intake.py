@@ -22,7 +22,7 @@ def status(call: Call, folder: Folder) -> dict[str, Any]:
     ("secret", "why"),
     [
         ('""', "it is empty, so every webhook is refused with 401"),
-        ('"hunter22"', "it has 8 characters and can be guessed; 16 or more are safe"),
+        ('"hunter2"', "it has 7 characters and can be guessed; 16 or more are safe"),
         ('["jeri_webhook_secret", "x"]', "it has 1 character and can be guessed"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_remote_side_that_is_away_is_degraded_and_healthy(call: Call, folder: 
     folder.start()
     until("it is degraded", lambda: status(call, folder)["verdict"]["level"] == "degraded")
     found = status(call, folder)
-    assert re.match(r"Klaviyo is away, 4 wait, retrying in ", found["verdict"]["text"])
+    assert re.match(r"Klaviyo is away, 4 wait, retrying", found["verdict"]["text"])
     assert found["attention"] == []
     [item] = found["degraded"]
     assert item["code"] == "N20"
@@ -87,3 +87,15 @@ def test_a_remote_side_that_is_away_is_degraded_and_healthy(call: Call, folder: 
     folder.config.write_text(away + '\n[[notify]]\nurl = "https://127.0.0.1/x"\npatience = "0s"\n')
     assert call("reload", at=folder).code == 0
     until("/healthz", lambda: "N20" in folder.request("GET", "/healthz")[1])
+
+
+def test_a_deleted_store_is_named_by_the_running_daemon(call: Call, folder: Folder) -> None:
+    folder.start()
+    kept = folder.store.with_name("kept.db")
+    folder.store.rename(kept)
+    until("it is noticed", lambda: "S70" in folder.request("GET", "/healthz")[1])
+    result = call("status", at=folder)
+    assert (result.code, result.out) == (1, "")
+    assert "the running daemon reports: S70 " in result.err
+    kept.rename(folder.store)
+    until("it is back", lambda: call("status", at=folder).code == 0)

@@ -61,6 +61,7 @@ def used(call: Call, folder: Folder) -> Folder:
         ("connector dead-letters list", ["dead-letters", "list"]),
         ("connector approvals list", ["approvals", "list"]),
         ("connector actions list", ["actions", "list"]),
+        ("connector audit", ["audit"]),
         ("connector audiences list", ["audiences", "list"]),
         ("connector segments list", ["segments", "list"]),
     ],

@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from connector import cli
-from connector.tools.webhook_builder import PRESETS
+from connector.service.webhook_builder import PRESETS
 
 from .conftest import ROOT, Call, Folder
 

@@ -26,6 +26,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "admin_port": 0,
             "public_url": "http://127.0.0.1:8787",
             "shutdown_timeout": 20.0,
+            "drain_delay": 0.0,
             "max_header": 32_000,
             "header_timeout": 10.0,
             "body_timeout": 30.0,

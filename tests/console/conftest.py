@@ -9,13 +9,24 @@ from typing import Any
 import httpx
 import pytest
 
-from connector.config import Config
+from connector.config import Config, Connection
 from connector.config.models import Console as ConsoleConfig
 from connector.console import Console, ConsoleServices
+from connector.service.webhook_builder import FlowTarget
 from tests.web.api.conftest import ApiHarness, make_api
 
 __all__ = ["make_api"]
 
+CONNECTION = Connection(name="acme", source="jericommerce")
+FLOWS = FlowTarget(
+    address="http://127.0.0.1:8787/flows/acme",
+    title="JeriCommerce",
+    offers=frozenset({"increase", "decrease", "push"}),
+    secret="a-flow-secret",
+    max_amount=10_000,
+    repeat_window=90_000,
+    key_retention=34_560_000,
+)
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 
@@ -44,11 +55,29 @@ class ConsoleHarness:
 
     def __init__(self, api: ApiHarness) -> None:
         self.api = api
+        self.sent: list[tuple[str, bytes]] = []
         services = ConsoleServices(
-            api.commands, api.access, api.changes, api.seal, api.clock, Config
+            api.commands,
+            api.access,
+            api.changes,
+            api.seal,
+            api.clock,
+            lambda: Config(connections=(CONNECTION,)),
+            self._flow_target,
+            lambda name: frozenset(("events", "profiles", "segments", "actions")),
+            self._send,
         )
         self.app = Console(services)
         self.browsers: list[httpx.AsyncClient] = []
+
+    def _flow_target(self, name: str) -> FlowTarget:
+        if name != CONNECTION.name:
+            raise KeyError(name)
+        return FLOWS
+
+    async def _send(self, url: str, headers: Any, body: bytes) -> tuple[int, str]:
+        self.sent.append((url, body))
+        return 202, '{"accepted":1}'
 
     def browser(self, peer: str = "127.0.0.1", **options: Any) -> Browser:
         transport = httpx.ASGITransport(app=self.app, client=(peer, 1))

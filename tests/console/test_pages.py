@@ -12,7 +12,16 @@ from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter
 
 from .conftest import ConsoleHarness
 
-PAGES = ["/", "/attention", "/dead-letters", "/backfills", "/people", "/connections/acme"]
+PAGES = [
+    "/",
+    "/attention",
+    "/dead-letters",
+    "/backfills",
+    "/people",
+    "/audit",
+    "/webhook-builder?connection=acme&amount=5&reason=Test",
+    "/connections/acme",
+]
 _INLINE = re.compile(r"<style|style=|\son[a-z]+=|<script(?![^>]*src=)")
 
 
@@ -97,8 +106,8 @@ async def test_a_person_is_found_without_an_address_in_the_url(console: ConsoleH
     assert "<h1>ana@example.com</h1>" in answer.text
     assert "ana" not in str(answer.url)
     assert "Balance changed" in answer.text
-    nobody = await console.browser().submit("/people", "/people", who="else@example.com")
-    assert "No person has this address or id." in nobody.text
+    unknown = await console.browser().submit("/people", "/people", who="else@example.com")
+    assert "No person has this address or id." in unknown.text
 
 
 async def test_a_connection_is_paused_and_resumed(console: ConsoleHarness) -> None:
@@ -130,6 +139,38 @@ async def test_a_page_that_does_not_exist_says_so(console: ConsoleHarness) -> No
         answer = await console.browser().get(path)
         assert answer.status_code == 404
         assert "<h1>Page not found</h1>" in answer.text
+
+
+async def test_a_webhook_is_built_and_its_secret_shown_on_request(console: ConsoleHarness) -> None:
+    browser = console.browser()
+    path = "/webhook-builder?connection=acme&action=increase&amount=100&reason=Welcome&trigger=list"
+    built = (await browser.get(path)).text
+    assert "http://127.0.0.1:8787/flows/acme/balance/increase" in built
+    assert "a-flow-secret" not in built
+    state = {"connection": "acme", "amount": "100", "reason": "Welcome", "trigger": "list"}
+    shown = await browser.submit(path, "/webhook-builder", what="secret", **state)
+    assert "a-flow-secret" in shown.text
+    faulty = (await browser.get("/webhook-builder?connection=acme&amount=-5")).text
+    assert 'role="alert"' in faulty
+
+
+async def test_a_test_call_is_made_after_a_second_page(console: ConsoleHarness) -> None:
+    browser, path = console.browser(), "/webhook-builder"
+    fields = {
+        "what": "send-test",
+        "email": "test@example.com",
+        "connection": "acme",
+        "amount": "5",
+        "reason": "Test",
+    }
+    asked = await browser.submit("/people", path, **fields)
+    assert "Send a test for test@example.com?" in asked.text
+    assert console.sent == []
+    done = await browser.submit("/people", path, confirmed="yes", **fields)
+    assert "→ 202" in done.text
+    [(url, body)] = console.sent
+    assert url.endswith("/flows/acme/balance/increase")
+    assert b"test@example.com" in body
 
 
 # ── who may do what ──────────────────────────────────────────────────────────────────────────────
@@ -204,3 +245,28 @@ async def test_what_a_remote_side_sent_is_shown_as_text(console: ConsoleHarness)
     answer = await console.browser().get("/dead-letters?q=<script>")
     assert "<script>alert" not in answer.text
     assert "&lt;script&gt;" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dead-letters/99999999999999999999",
+        "/dead-letters?cursor=99999999999999999999",
+        "/dead-letters?q=%00",
+        "/connections/%00",
+    ],
+)
+async def test_what_no_row_can_have_is_not_found(console: ConsoleHarness, path: str) -> None:
+    assert (await console.browser().get(path)).status_code == 404
+
+
+async def test_a_form_with_what_no_row_can_have_is_refused(console: ConsoleHarness) -> None:
+    browser = console.browser()
+    for action, fields in (
+        ("/dead-letters", {"what": "retry", "id": "9" * 20}),
+        ("/dead-letters", {"what": "retry", "all": "yes", "count": "many"}),
+        ("/people", {"who": "a\0b"}),
+    ):
+        assert (await browser.submit("/people", action, **fields)).status_code == 400
+    decided = await browser.submit("/people", f"/attention/actions/{'9' * 20}/applied")
+    assert decided.status_code == 404

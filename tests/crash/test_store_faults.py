@@ -165,7 +165,7 @@ def test_while_another_program_holds_the_write_lock_webhooks_are_refused_and_sta
         assert [post_new(daemon, traffic)[0] for _ in range(5)] == [503] * 5
         status = connector(daemon, "status")
         assert (status.returncode, status.stderr) == (0, "")
-        assert "running as" in status.stdout
+        assert "demo" in status.stdout
     taken: list[str] = []
 
     def accepted() -> bool:

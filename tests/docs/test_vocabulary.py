@@ -53,7 +53,7 @@ RETIRED = {
 _WORDS = re.compile(
     "|".join(rf"\b(?:{pattern})\b".replace(" ", r"[\s#]+") for pattern in RETIRED), re.IGNORECASE
 )
-_NOT_PROSE = re.compile(r"(\.lock|\.svg|^LICENSE)$")
+_NOT_PROSE = re.compile(r"(\.lock|\.svg|\.png|^LICENSE)$")
 
 
 def hits(text: str) -> Iterator[tuple[int, str]]:

@@ -332,3 +332,13 @@ async def test_no_secret_is_in_a_repr(server: FakeServer) -> None:
     await token()
     shown = f"{token!r} {token}"
     assert not any(secret in shown for secret in (SECRET, "first", "t1", "us"))
+
+
+async def test_a_closed_client_sends_nothing_and_says_so(server: FakeServer) -> None:
+    """A reload closes the clients of the old connections, whose callers may still be waiting."""
+    http = server.http(server.token())
+    await http.aclose()
+    with pytest.raises(RetryLater) as caught:
+        await get(http)
+    assert caught.value.problem is Problem.NOT_CONNECTED
+    assert server.calls == []

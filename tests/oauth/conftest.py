@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from connector.app.daemon import App, read_config
+from connector.runtime import log
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Servers, Traffic, serve
 from tests.paths import ROOT
 from tests.waiting import async_until, free_port
@@ -106,6 +108,8 @@ class Rig:
     async def daemon(self) -> AsyncIterator[App]:
         file = self.folder / "connector.toml"
         self.app = App(read_config(file), reread=lambda: read_config(file))
+        # As `connector run` does: tracebacks without the values of local variables.
+        log.configure(format=self.app.config.log.format, level=self.app.config.log.level)
         try:
             await self.app.start()
             yield self.app
@@ -149,6 +153,13 @@ class Rig:
 
     async def attention(self) -> str:
         return "\n".join(await self.app.commands.attention_lines())
+
+    async def until_attention_ends(self, problem: str) -> None:
+        for _ in range(400):
+            if problem not in await self.attention():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(await self.attention())
 
     def requests(self, route: str) -> dict[str, int]:
         """Status → how many requests Klaviyo answered with it."""

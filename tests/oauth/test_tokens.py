@@ -93,6 +93,8 @@ async def test_twenty_tasks_refresh_once(bench: Bench) -> None:
 
 async def test_two_processes_with_twenty_tasks_refresh_once(bench: Bench) -> None:
     await connect(bench.store, bench.klaviyo, SECRET, SystemClock())
+    # Long enough for the other process to need the token as well.
+    bench.klaviyo.faults.add("oauth/token", "stall", seconds=1.0, applied=True)
     url = str(bench.store.database.engine.url)
     arguments = ["-m", "tests.oauth.refresher", url, bench.url, KEY, "10"]
     processes = [
@@ -229,6 +231,42 @@ async def test_a_process_killed_between_answer_and_store_blocks_no_one_for_long(
     assert bench.klaviyo.oauth.refreshes == 0
     bench.clock.move(CLAIM_TTL)
     assert await access_token(token) != "access-0"
+
+
+@pytest.mark.parametrize("rotation", ["never", "always"])
+async def test_a_real_process_is_killed_while_the_answer_is_on_its_way(
+    bench: Bench, rotation: str
+) -> None:
+    """The server has refreshed; the process ends before it can store the answer."""
+    bench.klaviyo.oauth.rotation = rotation  # type: ignore[assignment]
+    await bench.connect()
+    bench.klaviyo.faults.add("oauth/token", "stall", seconds=30.0, applied=True, count=1)
+    url = str(bench.store.database.engine.url)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.oauth.refresher", url, bench.url, KEY, "1"),
+        cwd=ROOT,
+        stdin=PIPE,
+        stdout=PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert await process.stdout.readline() == b"ready\n"
+    process.stdin.write(b"go\n")
+    await async_until("the server has refreshed", lambda: bench.klaviyo.oauth.refreshes == 1)
+    process.kill()
+    await process.communicate()
+    token = bench.token()
+    waiting = asyncio.create_task(token())
+    await bench.clock.advance(11)
+    with pytest.raises(RetryLater):
+        await waiting
+    bench.clock.move(CLAIM_TTL)
+    if rotation == "never":
+        assert await access_token(token) != "access-0"
+        return
+    with pytest.raises(Blocked) as caught:
+        await token()
+    assert caught.value.problem is Problem.KLAVIYO_ACCESS_ENDED
 
 
 # ── ended ────────────────────────────────────────────────────────────────────────────────────────

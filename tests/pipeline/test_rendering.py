@@ -13,7 +13,8 @@ from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.messages import EventMessage, Fault, Skip
 from connector.domain.records import Entry
 from connector.mapping import compile_mapping, load
-from connector.pipeline.rendering import EventRenderer, render_entry
+from connector.pipeline.profile_reads import PassThrough
+from connector.pipeline.rendering import EventRenderer, GatedRenderer, render_entry
 from connector.platforms.jericommerce.view import event_view
 from connector.ports import FreshView
 from connector.testing.fakes.store import memory_store
@@ -135,3 +136,15 @@ def test_an_event_caused_by_our_action_carries_its_reference() -> None:
     assert isinstance(plain, EventMessage)
     assert echo.properties["connector_action"] == "lc0123456789"
     assert "connector_action" not in plain.properties
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_was_received_while_nothing_was_sent_is_skipped_at_any_time(live: bool) -> None:
+    """Also where the process ended before it was settled, and runs live since."""
+    renderer = GatedRenderer(PassThrough(), live=live)
+    assert renderer.render(entry(suppressed="shadow")) == Skip("shadow")
+    other = entry()
+    fault = Fault(Problem.NOT_LIVE, Problem.NOT_LIVE.meaning)
+    assert renderer.render(other) == (other if live else fault)
+    reads = GatedRenderer(PassThrough(), live=live, is_read=lambda one: True)
+    assert reads.render(other) == other

@@ -189,10 +189,11 @@ async def test_a_report_of_another_version_is_not_an_error(rig: Rig) -> None:
 
 async def test_the_document_shows_intake_rates_people_and_quota(rig: Rig) -> None:
     now = rig.clock.now()
+    refused = RefusedCalls(problem="W401", count=9, in_a_row=2, last=now - 1_000)
     connection = ACME.model_copy(
         update={
             "received": {"webhook": now - 5_000, "poll": now - 60_000},
-            "refused": {"signature": RefusedCalls(count=9, in_a_row=2, last=now - 1_000)},
+            "refused": {"signature": refused},
             "skipped": {"shadow": 4},
         }
     )

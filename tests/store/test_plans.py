@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
+from connector.domain.actions import Caps
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.records import Page, State
 from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence
@@ -223,6 +224,56 @@ async def test_recovery_reads_only_claimed_actions(store: SqlStore) -> None:
     plans = await explain(store, "actions", lambda: store.actions.recover(fence, now=now))
     assert plans.scans == []
     assert plans.count("actions_claimed") == 1
+
+
+async def fill_people(store: SqlStore) -> Lane:
+    """500 people by id and 500 by address."""
+    lane = await store.lanes.ensure("acme", "klaviyo", "event")
+    by_id = [record(email=None, person=f"p{n}") for n in range(500)]
+    by_address = [record(email=f"a{n}@example.com", person=None) for n in range(500)]
+    await store.outbox.append([Page(lane, "webhook", [*by_id, *by_address], NOW)])
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    return lane
+
+
+@pytest.mark.parametrize("table", ["identifiers", "people", "outbox", "actions", "merges"])
+async def test_a_merge_reads_only_what_belongs_to_its_people(store: SqlStore, table: str) -> None:
+    lane = await fill_people(store)
+    harness = await make_harness(store)
+    await harness.add(*(make_request(f"a{n}@example.com", key=str(n)) for n in range(300)))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    one = record(email="a7@example.com", person="p7")
+
+    async def merge() -> None:
+        await store.outbox.append([Page(lane, "webhook", [one], NOW)])
+
+    plans = await explain(store, table, merge)
+    assert plans.scans == []
+
+
+async def test_the_release_of_held_actions_reads_only_those_that_can_be_released(
+    store: SqlStore,
+) -> None:
+    lane, _, now = await fill_actions(store)
+    caps = Caps(per_person=20, total=1_000)
+    decisions = store.action_decisions
+    plans = await explain(
+        store, "actions", lambda: decisions.release_identified(lane, caps=caps, now=now)
+    )
+    assert plans.scans == []
+    assert plans.count("actions_releasable") or plans.count("actions_stuck")
+    plans = await explain(
+        store, "actions", lambda: decisions.release_waiting(lane, caps=caps, now=now)
+    )
+    assert plans.scans == []
+    assert plans.count("actions_stuck")
+
+
+async def test_the_release_of_waiting_records_reads_only_held_ones(store: SqlStore) -> None:
+    lane, _ = await fill_outbox(store)
+    plans = await explain(store, "outbox", lambda: store.outbox.release_waiting(lane.id, now=NOW))
+    assert plans.scans == []
+    assert plans.count("outbox_stuck")
 
 
 async def test_authorizations_are_found_and_deleted_by_index(store: SqlStore) -> None:

@@ -59,7 +59,7 @@ async def test_the_writer_commits_to_a_log_with_full_synchronous(store: SqlStore
             for name in ("journal_mode", "synchronous", "busy_timeout", "secure_delete")
         ]
 
-    assert await store.database.write(settings) == ["wal", 2, 1_500, 1]
+    assert await store.database.write(settings) == ["wal", 2, 1_000, 1]
     assert await store.database.read(settings) == ["wal", 2, 10_000, 1]
 
 

@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import inspect
@@ -55,6 +56,10 @@ async def append(store: SqlStore, key: str) -> Appended:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size
 
 
 # ── who may read it ───────────────────────────────────────────────────────────────────────────────
@@ -138,8 +143,9 @@ async def test_no_store_is_created_beside_the_log_of_a_missing_one(
         await open_store(f"sqlite:///{file}")
     file.with_suffix(".aside").rename(file)
     replaced_by_an_empty_file(file)
-    with pytest.raises(StoreError, match="belongs to a store whose file"):
-        await open_store(f"sqlite:///{file}")
+    for create in (True, False):
+        with pytest.raises(StoreError, match="belongs to a store whose file"):
+            await open_store(f"sqlite:///{file}", create=create)
 
 
 # ── whether it is still the one that was opened ───────────────────────────────────────────────────
@@ -199,6 +205,23 @@ async def test_no_connection_is_opened_to_another_file(store: SqlStore, file: Pa
     replaced_by_a_copy(file)
     with pytest.raises(StoreOutage):
         await store.lanes.all()
+
+
+async def test_a_file_that_is_replaced_while_it_is_opened_is_not_written_to(
+    store: SqlStore, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.database.engine.dispose()
+    opened = sqlite3.connect
+
+    def replaced_just_before(*args: Any, **options: Any) -> sqlite3.Connection:
+        replaced_by_an_empty_file(file)
+        monkeypatch.undo()
+        return opened(*args, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", replaced_just_before)
+    with pytest.raises(StoreOutage):
+        await store.lanes.all()
+    assert size(file) == 0
 
 
 # ── a lock of another program ─────────────────────────────────────────────────────────────────────

@@ -106,8 +106,9 @@ async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_line
         "what to do: free disk space, or lower `[store] min_free`",
         "K401 acme events → klaviyo is blocked: Klaviyo rejected the key: HTTP 401; "
         "what to do: put a valid private key into `.env`, then `connector reload`",
-        "acme events → klaviyo: 1 dead letter; what to do: `connector dead-letters list`, "
-        "then fix the cause and retry, or discard",
+        "K400 acme events → klaviyo: 1 dead letter: Klaviyo rejected the record as invalid; "
+        "what to do: read which field Klaviyo names, fix it, retry the cause; "
+        "then `connector dead-letters retry --cause K400`, or discard",
     ]
 
 

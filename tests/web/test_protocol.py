@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from connector.web.asgi import MAX_BODY
+from connector.web.asgi import MAX_BODY, Bodies
+from connector.web.endpoints import EndpointApp
 from connector.web.protocol import Limits
 from connector.web.server import Server, allow_connections
+from tests.waiting import async_until
 
 from .conftest import WebHarness
 
@@ -240,6 +242,23 @@ async def test_a_body_that_waited_for_permission_ends_the_connection_when_refuse
     await caller.send(head)
     assert (await caller.answer())[0] == 413
     assert await caller.closed()
+
+
+async def test_the_bodies_of_all_callers_together_are_bounded(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EndpointApp, "bodies", Bodies(MAX_BODY))
+    half = b"a" * (MAX_BODY // 2 + 1)
+    first, second = await connect(), await connect()
+    await first.send(post(half, length=len(half) + 1))
+    await async_until(
+        "half a body is received", lambda: EndpointApp.bodies.left <= MAX_BODY - len(half)
+    )
+    await second.send(post(half, length=len(half) + 1))
+    assert (await second.answer())[0] == 503
+    await first.send(b"a")
+    assert (await first.answer())[0] == 401
+    assert EndpointApp.bodies.left == MAX_BODY
 
 
 # ── connections ───────────────────────────────────────────────────────────────────────────────────

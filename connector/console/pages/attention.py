@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.console.session import Visit
+from connector.console.session import Visit, error_text
 from connector.console.view import page
 
 _DECISIONS = {
@@ -59,15 +59,20 @@ async def _decide(
     label, effect = choices[choice]
     if choice in ("refuse", "reject", "again") and form.get("confirmed") != "yes":
         return await page(
-            visit, "confirm.html", title=f"{subject}: {label.lower()}?", effect=effect, label=label
+            visit,
+            "confirm.html",
+            title=f"{subject}: {label.lower()}?",
+            effect=effect,
+            label=label,
+            back="/attention",
         )
     done, result = await visit.run(choice, {"id": id, "by": visit.principal.name})
-    message = f"{subject}: {label.lower()}." if done else str(result.get("error"))
+    message = f"{subject}: {label.lower()}." if done else error_text(result)
     return visit.redirect("/attention", message, failed=not done)
 
 
 routes = [
     Route("/attention", show, name="attention"),
-    Route("/attention/actions/{id:int}/{decision}", decide_action, methods=["POST"]),
-    Route("/attention/approvals/{id:int}/{answer}", answer_approval, methods=["POST"]),
+    Route("/attention/actions/{id:id}/{decision}", decide_action, methods=["POST"]),
+    Route("/attention/approvals/{id:id}/{answer}", answer_approval, methods=["POST"]),
 ]

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.console.session import Visit
+from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.service.status import BackfillStatus
 
@@ -49,7 +49,7 @@ async def start(request: Request) -> Response:
     }
     done, result = await visit.run("backfill", args)
     label = "Dry run" if args["dry_run"] else "Backfill"
-    message = f"{label} of {name} started." if done else str(result.get("error"))
+    message = f"{label} of {name} started." if done else error_text(result)
     return visit.redirect("/backfills", message, failed=not done)
 
 
@@ -59,9 +59,7 @@ async def stop(request: Request) -> Response:
     name = request.path_params["connection"]
     done, result = await visit.run("backfill-stop", {"connection": name})
     message = f"The backfill of {name} is stopped. Start it again to resume it."
-    return visit.redirect(
-        "/backfills", message if done else str(result.get("error")), failed=not done
-    )
+    return visit.redirect("/backfills", message if done else error_text(result), failed=not done)
 
 
 routes = [

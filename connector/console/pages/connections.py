@@ -1,6 +1,9 @@
-"""`/connections/{name}`: one connection, its lanes and links; pause and resume."""
+"""`/connections/{name}`: one connection: its lanes, modules and links, and what can be changed."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -8,8 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connector.console.pages.overview import card
-from connector.console.session import Visit
+from connector.console.session import Visit, error_text
 from connector.console.view import page
+from connector.domain.errors import ConfigError
 
 _MODULES = {
     "events": "Events become metrics of profiles at Klaviyo.",
@@ -32,22 +36,95 @@ async def show(request: Request) -> Response:
         card=card(name, connection),
         connection=connection,
         modules=_MODULES,
+        offered=_offered(visit, name),
         attention=[item for item in status.attention if item.text.startswith(f"{name}")],
     )
+
+
+def _offered(visit: Visit, name: str) -> frozenset[str]:
+    """Empty where the connection is not in the configuration, or its package fails."""
+    try:
+        return visit.services.offered_modules(name)
+    except (KeyError, ConfigError):
+        return frozenset()
 
 
 async def pause_or_resume(request: Request) -> Response:
     visit, name = Visit.of(request), request.path_params["name"]
     form = await visit.form()
     kind = request.path_params["kind"]
+    if kind not in ("pause", "resume"):
+        raise HTTPException(404)
     done, result = await visit.run(kind, {"connection": name})
     word = "paused: what arrives is kept" if kind == "pause" else "working again"
-    message = f"{name} is {word}." if done else str(result.get("error"))
+    message = f"{name} is {word}." if done else error_text(result)
     back = "/" if form.get("from") == "overview" else f"/connections/{name}"
     return visit.redirect(back, message, failed=not done)
 
 
+async def switch_module(request: Request) -> Response:
+    visit, name = Visit.of(request), request.path_params["name"]
+    form = await visit.form()
+    module, on = str(form.get("module", "")), form.get("on") == "yes"
+    if module not in _MODULES:
+        raise HTTPException(404)
+    done, result = await visit.run("modules", {"connection": name, "names": [module], "on": on})
+    message = f"{module.capitalize()} {'on' if on else 'off'}."
+    if done and result.get("waiting"):
+        message += f" {result['waiting']:,} records wait until it is on again."
+    return _back(visit, name, done, result, message)
+
+
+async def activate(request: Request) -> Response:
+    """Deactivating asks once: nothing is received or sent any more."""
+    visit, name = Visit.of(request), request.path_params["name"]
+    form = await visit.form()
+    on = form.get("on") == "yes"
+    if not on and form.get("confirmed") != "yes":
+        return await page(
+            visit,
+            "confirm.html",
+            title=f"Deactivate {name}?",
+            effect="Webhooks of the platform are refused, and nothing is sent. What was received "
+            "before waits.",
+            label="Deactivate",
+            back=f"/connections/{name}",
+        )
+    done, result = await visit.run("settings", {"connection": name, "set": {"enabled": on}})
+    message = f"{name} is {'active' if on else 'deactivated'}."
+    return _back(visit, name, done, result, message)
+
+
+async def add_audience(request: Request) -> Response:
+    """Keep an audience as a list at Klaviyo, from the next scan on."""
+    visit, name = Visit.of(request), request.path_params["name"]
+    form = await visit.form()
+    try:
+        connection = visit.services.config().connection(name)
+    except KeyError:
+        raise HTTPException(404) from None
+    link = {
+        "audience": str(form.get("audience", "")).strip(),
+        "list": str(form.get("list", "")).strip(),
+        "create_list": form.get("create_list") == "yes",
+    }
+    links = [x.model_dump(mode="json", exclude_unset=True) for x in connection.audiences]
+    done, result = await visit.run(
+        "settings", {"connection": name, "set": {"audiences": [*links, link]}}
+    )
+    message = f"{link['audience']} is kept as the list {link['list']} from now on."
+    return _back(visit, name, done, result, message)
+
+
+def _back(visit: Visit, name: str, done: bool, result: Mapping[str, Any], message: str) -> Response:
+    path = f"/connections/{name}"
+    return visit.redirect(path, message if done else error_text(result), failed=not done)
+
+
 routes = [
     Route("/connections/{name}", show, name="connection"),
+    Route("/connections/{name}/modules", switch_module, methods=["POST"]),
+    Route("/connections/{name}/enabled", activate, methods=["POST"]),
+    Route("/connections/{name}/audiences", add_audience, methods=["POST"]),
     Route("/connections/{name}/{kind:str}", pause_or_resume, methods=["POST"]),
 ]

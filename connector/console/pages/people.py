@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from connector.console.session import Visit
+from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.web.access import AccessDenied
 
@@ -53,7 +53,7 @@ async def refresh(request: Request) -> Response:
     name, person = await _person(visit)
     args = {"connection": name, "person": person["platform_id"] or person["email"]}
     done, result = await visit.run("refresh", args)
-    message = "The person is being read at the platform." if done else str(result.get("error"))
+    message = "The person is being read at the platform." if done else error_text(result)
     return visit.redirect(f"/people/{request.path_params['key']}", message, failed=not done)
 
 

@@ -61,13 +61,7 @@ async def submit(request: Request) -> Response:
     if signed_in is None:
         return _form(request, status=401, error="This is not the password.")
     response = RedirectResponse(_next(form.get("next")), 303)
-    response.set_cookie(
-        SESSION_COOKIE,
-        signed_in[1],
-        httponly=True,
-        samesite="lax",
-        secure=services.access.secure,
-    )
+    services.access.remember(response, signed_in[1])
     return response
 
 

@@ -16,7 +16,7 @@ from connector.domain.records import State
 from connector.store import schema
 from connector.store.engine_errors import to_store_error
 from connector.store.sql import file_of
-from connector.store.sqlite_file import missing
+from connector.store.sqlite_file import SqliteFile, missing
 from connector.store.tables import (
     actions,
     lanes,
@@ -110,7 +110,7 @@ def backup(url: str, target: Path) -> int:
     _reserve(target)
     try:
         # VACUUM INTO writes a new file, without the remains of deleted rows.
-        with closing(sqlite3.connect(path, timeout=10)) as source:
+        with closing(SqliteFile(path).connect()) as source:
             source.execute("VACUUM INTO ?", (str(target),))
         with closing(sqlite3.connect(target)) as copy:
             result = str(copy.execute("PRAGMA integrity_check(1)").fetchone()[0])

@@ -1,5 +1,5 @@
 """Who the people of reads are: the answer to a read may name ids and an address that the store knew
-of somebody else."""
+of another person."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def identify(
 ) -> list[Observation]:
     """Save the identifiers that reads found, and merge people who turn out to be one. Returns the
     observations of the people who remain. Addresses are saved when the observations are."""
-    telling = [o for o in observations if o.aliases or (o.email and not o.withheld)]
-    rows = identifiers.rows_by_id(c, {o.person for o in telling})
-    named = [(o, rows[o.person]) for o in telling if o.person in rows]
+    informative = [o for o in observations if o.aliases or (o.email and not o.withheld)]
+    rows = identifiers.rows_by_id(c, {o.person for o in informative})
+    named = [(o, rows[o.person]) for o in informative if o.person in rows]
     keys = [PersonKey(row.platform_id, o.email or row.email, aliases=o.aliases) for o, row in named]
     if not keys:
         return list(observations)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from connector.store.people.identifiers import PersonRow
 from connector.store.tables import merges
 
-_NEWEST_MERGE = select(merges.c.id, merges.c.person).order_by(merges.c.id)
+_MERGES = select(merges.c.id, merges.c.person).order_by(merges.c.id)
 
 
 class PersonCache:
@@ -40,7 +40,10 @@ class PersonCache:
 
     def forget_merged(self, c: Connection) -> None:
         """Forget those who were merged into others since the last call, by whatever process."""
-        for id, person in c.execute(_NEWEST_MERGE.where(merges.c.id > self._last_merge)):
+        if not self._newest:
+            self._last_merge = c.execute(select(func.max(merges.c.id))).scalar() or 0
+            return
+        for id, person in c.execute(_MERGES.where(merges.c.id > self._last_merge)):
             self._forget(person)
             self._last_merge = id
 

@@ -13,6 +13,7 @@ from connector.domain.lanes import Millis
 from connector.store.people import identifiers, merging, tombstones
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_cache import PersonCache
+from connector.store.people.person_locks import locked
 from connector.store.queues import action_identity
 from connector.store.tables import people
 
@@ -45,7 +46,7 @@ class PersonResolver:
     looked up together, for all records.
 
     Two identifiers are one person's where a record has both: two ids, or an id and an address that
-    nobody with an id has. An address of several people with ids of their own is shared.
+    no person with an id has. An address of several people with ids of their own is shared.
     """
 
     def __init__(
@@ -55,16 +56,14 @@ class PersonResolver:
         self._connection = connection
         self._tombstones = tombstones.load(c, connection, records)
         # The cache may hold people that another process has erased since.
-        self._cache = cache = PersonCache() if self._tombstones.salt else cache
-        cache.forget_merged(c)
+        self._cache = PersonCache() if self._tombstones.salt else cache
         self._changed: set[int] = set()
         self._merged: dict[int, PersonRow] = {}
         self.resolved: list[PersonRow] = []
-        unknown = [record for record in records if self._cached(record) is None]
-        ids = {id for record in unknown for id in _ids_of(record)}
-        emails = {record.email for record in unknown if record.email}
-        self._by_id = identifiers.by_id(c, connection, ids)
-        self._owners = identifiers.owners(c, connection, emails)
+        self._loaded = False
+        self._by_id: dict[str, PersonRow] = {}
+        self._owners: dict[str, list[PersonRow]] = {}
+        locked(c, lambda: self._load(records), lambda people: people)
 
     def resolve(
         self, records: Sequence[Identifiable], now: Millis, *, update_addresses: bool = True
@@ -100,6 +99,22 @@ class PersonResolver:
             person = self._merged[person].id
         return person
 
+    def _load(self, records: Sequence[Identifiable]) -> list[PersonRow]:
+        """Look up the people of the records, and return them and those of the cache."""
+        if self._loaded:
+            # A person of the cache may be gone.
+            self._cache = PersonCache()
+        self._loaded = True
+        self._cache.forget_merged(self._c)
+        cached = [person for record in records if (person := self._cached(record))]
+        unknown = [record for record in records if self._cached(record) is None]
+        ids = {id for record in unknown for id in _ids_of(record)}
+        emails = {record.email for record in unknown if record.email}
+        self._by_id = identifiers.by_id(self._c, self._connection, ids)
+        self._owners = identifiers.owners(self._c, self._connection, emails)
+        owners = [owner for owners in self._owners.values() for owner in owners]
+        return [*cached, *self._by_id.values(), *owners]
+
     def _cached(self, record: Identifiable) -> PersonRow | None:
         if record.aliases:
             return None
@@ -127,8 +142,8 @@ class PersonResolver:
         return person
 
     def _matches(self, ids: Sequence[str], email: str | None) -> list[PersonRow]:
-        """The people of a record, who are one person: those with its ids, and those with only
-        its address is known. Without an id the address alone decides."""
+        """The people of a record, who are one person: those with its ids, and those with
+        nothing but its address. Without an id the address alone decides."""
         owners = self._owners.get(email or "", [])
         address_only = [owner for owner in owners if owner.platform_id is None]
         if ids:

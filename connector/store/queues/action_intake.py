@@ -16,6 +16,7 @@ from connector.domain.records import State
 from connector.store.database import Database
 from connector.store.people import identifiers, tombstones
 from connector.store.people.identifiers import PersonRow
+from connector.store.people.person_locks import locked
 from connector.store.queues.action_caps import CAPS, CapCounter, request_approvals
 from connector.store.queues.action_keys import digest as make_digest
 from connector.store.queues.action_keys import person_key, unknown_person_key
@@ -80,7 +81,11 @@ class _Staging:
     def _resolve_people(self, lane: Lane, batches: Sequence[ActionBatch]) -> _KnownPeople:
         erased = self._tombstones[lane]
         remaining = [action for action in _actions_of(batches) if not erased.contains(action)]
-        return _known_people(self._c, lane.connection, remaining, batches[0].received_at)
+        return locked(
+            self._c,
+            lambda: _known_people(self._c, lane.connection, remaining, batches[0].received_at),
+            lambda known: [person for people in known for person in people.values()],
+        )
 
     def stage_batch(self, batch: ActionBatch) -> ActionReceipt | Conflict:
         """Stage the whole batch, or nothing of it."""

@@ -15,5 +15,5 @@ def person_key(connection: str, person: int) -> bytes:
 
 
 def unknown_person_key(connection: str, id: str) -> bytes:
-    """The same for one of whom only an id is known that nobody in the store has."""
+    """The same for a person who is known by an id only, which no one in the store has."""
     return digest(connection, id)

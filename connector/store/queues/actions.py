@@ -17,6 +17,7 @@ from connector.ports import IdentifiedAction, PersonKey, ReadyCounts, RetryPolic
 from connector.store.database import Database
 from connector.store.people import identifiers, tombstones
 from connector.store.people.identifiers import PersonRow
+from connector.store.people.person_locks import locked
 from connector.store.queues import queue
 from connector.store.queues.action_keys import person_key
 from connector.store.queues.action_state import COLUMNS, ActionRow, after_outcome, late_answer
@@ -114,10 +115,15 @@ def _identify(c: Connection, connection: str, id: int, email: str) -> Identified
     [row] = _locked(c, [id]).values()
     if tombstones.load(c, connection, [PersonKey(None, email)]).digests:
         return None
-    person = identifiers.lookup(c, connection, (), [email])[1].get(email)
-    if person is None:
+    owners = locked(
+        c,
+        lambda: identifiers.lookup(c, connection, (), [email])[1],
+        lambda owners: owners.values(),
+    )
+    if email not in owners:
         identifiers.create_by_address(c, connection, [email], row.received_at)
-        person = identifiers.lookup(c, connection, (), [email])[1][email]
+        owners = identifiers.lookup(c, connection, (), [email])[1]
+    person = owners[email]
     if row.customer:
         identifiers.point(c, connection, "profile_id", row.customer, person.id)
     key = person_key(connection, person.id)

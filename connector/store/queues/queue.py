@@ -151,12 +151,21 @@ def claim(
         )
         statement = (
             update(table)
-            .where(key.in_(oldest))
+            .where(key.in_(_evaluated_once(c, oldest)))
             .values(state=State.CLAIMED, claim=spec.token, attempts=table.c.attempts + 1, **values)
             .returning(*returning)
         )
         rows += sorted(c.execute(statement), key=itemgetter(position))
     return rows
+
+
+def _evaluated_once(c: Connection, keys: Select[Any]) -> Select[Any]:
+    """PostgreSQL may repeat a subquery for each row of the table. It then skips the rows that this
+    statement has changed already, and claims more than the limit."""
+    if c.dialect.name != "postgresql":
+        return keys
+    found = keys.cte("oldest").prefix_with("MATERIALIZED", dialect="postgresql")
+    return select(*found.c)
 
 
 def extend(c: Connection, source: QueueTable, lane: LaneId, pause: int) -> int:

@@ -169,9 +169,8 @@ class Actions(QueueColumns, table=True):
     `person_key` identifies the person for order and caps. `step` is connector.domain.actions.Step;
     `lookups` counts the look-ups since, `resent` is 1 after a second send. `sent_at` is written
     before the request leaves. `counted_at` is when the action began to count against the caps.
-    `releasable`: it is held for its person, and more is known about them. `forced`: a person
-    decided `again`, so neither a cap nor an unknown person holds it any more. `suppressed` as in
-    Outbox.
+    `releasable`: it is held for its person, and more is known about them. `forced`: after `again`
+    neither a cap nor an unknown person holds it any more. `suppressed` as in Outbox.
     """
 
     __tablename__ = "actions"

@@ -39,6 +39,7 @@ class Authorizations(SQLModel, table=True):
     created_at: int = Field(sa_type=BigInteger)
     expires_at: int = Field(sa_type=BigInteger)
     browser: str = Field(default="", sa_type=Text)
+    started_by: str = Field(default="", sa_type=Text)
     sealed: str = Field(default="", sa_type=Text)
     used_at: int | None = Field(default=None, sa_type=BigInteger)
     outcome: str | None = Field(default=None, sa_type=Text)

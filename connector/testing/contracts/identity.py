@@ -115,7 +115,7 @@ class IdentityContract:
         await store.reads.settle(claim, [Observed(first.seq, shown)], now=NOW, policy=policy)
         found = {await find_one(store, id) for id in ("crm-1", "uuid", "1000001", _ADA)}
         assert len(found) == 1
-        # The read of the other one that was in flight has nobody to settle, and one is read again.
+        # The read of the other one that was in flight has no person to settle: one is read again.
         late = Observed(other.seq, replace(shown, person=other.seq))
         assert await store.reads.settle(claim, [late], now=NOW, policy=policy) == 0
         assert await claim_reads(store, harness.fence, LATER + 60_000)
@@ -144,7 +144,7 @@ class IdentityContract:
         await store.outbox.append([Page(other, "webhook", [one], NOW)])
         assert await find_one(store, "1") not in await store.timelines.find("other", "1")
 
-    async def test_a_merge_within_one_commit_leaves_nobody_behind(self, store: Store) -> None:
+    async def test_a_merge_within_one_commit_leaves_no_one_behind(self, store: Store) -> None:
         events, reads, _ = await lanes(store)
         records = [
             record(email=_ADA, person=None, refresh=True),
@@ -157,6 +157,15 @@ class IdentityContract:
         assert (appended.accepted, appended.held, appended.released) == (4, 0, 1)
         person = await find_one(store, "7")
         assert len((await store.timelines.person(person, 10)).timeline) == 4
+
+    async def test_the_number_of_a_merged_person_is_not_used_again(self, store: Store) -> None:
+        events, _, _ = await lanes(store)
+        await append(store, person="7")
+        await append(store, email=_ADA)
+        records = [record(email=_ADA, person="7"), record(email=None, person="8")]
+        await store.outbox.append([Page(events, "webhook", records, LATER)])
+        eighth = await store.timelines.person(await find_one(store, "8"), 10)
+        assert (eighth.platform_id, eighth.email, len(eighth.timeline)) == ("8", None, 1)
 
     async def test_a_known_person_stays_found_after_a_merge(self, store: Store) -> None:
         """What one process remembers of people must not outlive a merge by another."""

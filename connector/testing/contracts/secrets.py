@@ -58,7 +58,7 @@ class SecretsContract:
         assert row.claim is None
 
     async def test_an_authorization_is_used_once_and_expires(self, store: Store) -> None:
-        step = Authorization("d1", "state", "acme", _NOW, Millis(_NOW + 1000), "b", "sealed")
+        step = Authorization("d1", "state", "acme", _NOW, Millis(_NOW + 1000), "b", "ana", "sealed")
         await store.authorizations.open(step)
         assert await store.authorizations.get("d1") == step
         assert await store.authorizations.get("d2") is None

@@ -415,6 +415,32 @@ class StoreContract:
             Appended(0, 2)
         ]
 
+    async def test_records_that_wait_for_their_lane_are_kept_until_it_sends_again(
+        self, store: Store
+    ) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
+        shadow = replace(page(lane, record("c")), suppressed="shadow")
+        await store.outbox.append([page(lane, record("a"), record("b")), shadow])
+        claim = await take(store, lane, fence)
+        assert claim
+        assert [entry.suppressed for entry in claim.entries] == [None, None, "shadow"]
+        a, b, c = (entry.seq for entry in claim.entries)
+        await self._settle(
+            store,
+            claim,
+            Held(a, Problem.NOT_LIVE),
+            Held(b, Problem.BAD_ADDRESS),
+            Skipped(c, "shadow"),
+        )
+        keep = {State.HELD: 1000}
+        late = Millis(NOW + 5_000)
+        assert await store.maintenance.prune_records(now=late, keep=keep, limit=10) == 1
+        assert await store.outbox.release_waiting(lane.id, now=late) == 1
+        assert await store.outbox.release_waiting(lane.id, now=late) == 0
+        claim = await take(store, lane, fence, at=late)
+        assert claim
+        assert [(entry.seq, entry.attempts) for entry in claim.entries] == [(a, 1)]
+
     async def test_held_dead_and_discarded_records_are_kept_from_when_they_became_so(
         self, store: Store
     ) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel
 
 from connector.ports import Command, KeyReused
-from connector.web.api.context import Operator, Services, Viewer
+from connector.web.api.context import Id, Operator, Services, Viewer
 from connector.web.api.problems import RESPONSES, ApiError
 
 router = APIRouter(prefix="/commands", tags=["commands"], responses=RESPONSES)
@@ -30,7 +30,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/{id}")
-async def show_command(id: int, services: Services, caller: Viewer) -> CommandView:
+async def show_command(id: Id, services: Services, caller: Viewer) -> CommandView:
     """A command that was submitted here. One that failed is answered with 409 and its error."""
     command = await services.commands.command(id)
     if command is None:
@@ -56,7 +56,7 @@ class Ordering:
 
     async def run(self, kind: str, args: Mapping[str, Any]) -> CommandView:
         """The answer is 202 while the command runs. Raises ApiError: 409 where it was not possible,
-        422 for a key that was used for another command."""
+        422 for settings that are not valid and for a key that was used for another command."""
         try:
             command = await self._commands.submit_and_wait(kind, args, by=self.by, key=self._key)
         except KeyReused:
@@ -74,6 +74,8 @@ Order = Annotated[Ordering, Depends()]
 def _view(command: Command) -> CommandView:
     result = dict(command.result or {})
     if command.ok is False:
+        if faults := result.get("faults"):
+            raise ApiError(422, "the settings are not valid", faults=faults)
         raise ApiError(409, str(result.get("error", "it failed: see the log")))
     state: Literal["running", "done"] = "done" if command.ok else "running"
     return CommandView(id=command.id, state=state, result=result)

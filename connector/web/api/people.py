@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field, model_validator
 
-from connector.web.api.context import Operator, Services
+from connector.web.api.context import Input, Operator, Services
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
 
 router = APIRouter(prefix="/people", tags=["people"], responses=RESPONSES)
 
 
-class PersonQuery(BaseModel):
+class PersonQuery(Input):
     """Either an `email` or a `platform_id`; on one connection, or on all."""
 
     email: str | None = Field(None, max_length=320)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -41,11 +42,19 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 class ApiError(Exception):
     """An answer that is not a success: `detail` says what was wrong and what to do."""
 
-    def __init__(self, status: int, detail: str, *, problem: Problem | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        problem: Problem | None = None,
+        faults: Sequence[str] = (),
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.problem = problem
+        self.faults = faults
 
 
 def register(app: FastAPI) -> None:
@@ -53,12 +62,11 @@ def register(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        return respond(error.status, error.detail, problem=error.problem)
+        return respond(error.status, error.detail, problem=error.problem, faults=error.faults)
 
     @app.exception_handler(AccessDenied)
     async def access_denied(request: Request, error: AccessDenied) -> JSONResponse:
-        headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
-        return respond(error.status, error.detail, headers=headers)
+        return denied(error)
 
     @app.exception_handler(Throttled)
     async def throttled(request: Request, error: Throttled) -> JSONResponse:
@@ -72,7 +80,7 @@ def register(app: FastAPI) -> None:
 
     @app.exception_handler(ConfigError)
     async def config_error(request: Request, error: ConfigError) -> JSONResponse:
-        return respond(422, "the settings are not valid", faults=list(error.faults))
+        return respond(422, "the settings are not valid", faults=error.faults)
 
     @app.exception_handler(ConnectorError)
     async def connector_error(request: Request, error: ConnectorError) -> JSONResponse:
@@ -94,12 +102,17 @@ def register(app: FastAPI) -> None:
         return respond(500, "an error of the connector: see its log")
 
 
+def denied(error: AccessDenied) -> JSONResponse:
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
+    return respond(error.status, error.detail, headers=headers)
+
+
 def respond(
     status: int,
     detail: str,
     *,
     problem: Problem | None = None,
-    faults: list[str] | None = None,
+    faults: Sequence[str] = (),
     headers: Any = None,
 ) -> JSONResponse:
     document = ProblemDocument(
@@ -108,6 +121,6 @@ def respond(
         status=status,
         detail=detail,
         code=problem.value if problem else None,
-        faults=faults or [],
+        faults=list(faults),
     )
     return JSONResponse(document.model_dump(), status, headers=headers, media_type=MEDIA_TYPE)

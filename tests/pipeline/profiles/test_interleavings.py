@@ -88,7 +88,13 @@ class Scenario:
         person.change(**new)
         self.note(f"{person.email} changes: {new}")
         email = None if self.rng.random() < 0.25 else ""
-        await self.deliver_or_delay(self.env.webhook(name, person, email=email))
+        delivery = self.env.webhook(name, person, email=email)
+        if email == "" and self.rng.random() < 0.25:
+            # By address alone: whose it is shows a read, or a later webhook.
+            del delivery["body"]["customerId"]
+            await self.deliver_now(delivery)
+        else:
+            await self.deliver_or_delay(delivery)
 
     async def change_address(self) -> None:
         """A new address, or one that another person has left."""
@@ -122,9 +128,8 @@ class Scenario:
 
     async def deliver_now(self, delivery: dict[str, Any]) -> None:
         body = delivery["body"]
-        self.note(
-            f"webhook {body['id']} {delivery['name']} of {body.get('email', body['customerId'])}"
-        )
+        who = f"{body.get('email')} {body.get('customerId')}"
+        self.note(f"webhook {body['id']} {delivery['name']} of {who}")
         self.delivered.append(delivery)
         await self.env.deliver(delivery)
 
@@ -227,10 +232,26 @@ class Scenario:
         choices, weights = [act for act, _ in acts], [weight for _, weight in acts]
         await self.env.start()
         for person in self.people:
-            await self.deliver_now(self.env.webhook("Customer created", person))
+            await self.introduce(person)
         for _ in range(steps):
             await self.rng.choices(choices, weights)[0]()
         await self.finish()
+
+    async def introduce(self, person: Person) -> None:
+        """The first webhooks of a person: with id and address, or first with each alone, so that
+        two people turn out to be one."""
+        both = self.env.webhook("Customer created", person)
+        if self.rng.random() < 0.5:
+            await self.deliver_now(both)
+            return
+        by_id = self.env.webhook("Customer scanned", person, email=None)
+        by_address = self.env.webhook("Customer scanned", person)
+        del by_address["body"]["customerId"]
+        halves = [by_id, by_address]
+        self.rng.shuffle(halves)
+        for half in halves:
+            await self.deliver_now(half)
+        await self.deliver_or_delay(both)
 
     async def finish(self) -> None:
         """End all faults, deliver what was delayed, and let time pass."""

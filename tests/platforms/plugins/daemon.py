@@ -14,6 +14,7 @@ import pytest
 
 from connector.app.daemon import App, read_config
 from connector.sandbox import KlaviyoSandbox, serve
+from tests.waiting import async_until
 
 
 @dataclass
@@ -82,6 +83,8 @@ async def running(
     try:
         await app.start()
         try:
+            # Lanes start once Klaviyo has named their account.
+            await async_until("all run", lambda: app.connections.running == set(app.runtimes))
             yield Running(app, klaviyo, urls)
         finally:
             await app.stop()

@@ -11,23 +11,28 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from connector.config import Config
 from connector.config.models import Console
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane
 from connector.domain.outcomes import Dead
 from connector.domain.records import Page, Record
+from connector.platforms.jericommerce import PLATFORM
 from connector.ports import Fence, RetryPolicy
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
 from connector.runtime.encryption import Seal
 from connector.service import Commands
+from connector.service.webhook_builder import FlowTarget, InvalidStep
 from connector.testing.fakes.store import InlineDatabase, memory_store
 from connector.web.access import Access
 from connector.web.api.app import api
+from connector.web.api.context import ApiServices
 from connector.web.sessions import Sessions
 
 OPERATOR = {"authorization": "Bearer op-token"}
 VIEWER = {"authorization": "Bearer view-token"}
+FLOW_SECRET = "flow_secret_of_acme"
 _A_YEAR = 365 * 86_400_000
 
 
@@ -43,10 +48,28 @@ class ApiHarness:
         )
         seal = Seal(self.clock, (), lifetime=3600)
         self.seal = seal
-        self.access = Access(console, self.clock, Sessions(seal))
-        self.app = api(self.commands, self.access, self.changes, seal)
+        self.access = Access(lambda: console, self.clock, Sessions(seal))
+        self.app = api(
+            ApiServices(self.commands, self.access, self.changes, seal, Config, self._flow_target)
+        )
         self.lane: Lane
         self.fence: Fence
+
+    def _flow_target(self, connection: str) -> FlowTarget:
+        if connection == "closed":
+            raise InvalidStep("connection 'closed' has no [connections.actions] table")
+        if connection != "acme":
+            raise KeyError(connection)
+        return FlowTarget(
+            address="https://loyalty.example.com/flows/acme",
+            title="JeriCommerce",
+            offers=PLATFORM.offers,
+            secret=FLOW_SECRET,
+            max_amount=10_000,
+            repeat_window=25 * 3600,
+            key_retention=400 * 86_400,
+            birthdate="birthdate",
+        )
 
     async def open(self) -> None:
         self.lane = await self.store.lanes.ensure("acme", "klaviyo", "event")

@@ -104,7 +104,9 @@ async def test_with_a_password_this_machine_signs_in_as_well(harness: ApiHarness
 
 
 def access(clock: FakeClock, console: Console, *keys: str) -> Access:
-    return Access(console, clock, Sessions(Seal(clock, list(map(SecretStr, keys)), lifetime=60)))
+    return Access(
+        lambda: console, clock, Sessions(Seal(clock, list(map(SecretStr, keys)), lifetime=60))
+    )
 
 
 def request(cookie: str = "", peer: str = "203.0.113.9") -> Request:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
+from connector.runtime.changes import TOPICS
 from connector.web.server import Server
 from tests.waiting import async_until
 
 from .conftest import VIEWER, ApiHarness
+
+ALL_TOPICS = f"data: {json.dumps({'topics': sorted(TOPICS)}, separators=(',', ':'))}"
 
 
 @pytest.fixture
@@ -38,7 +42,8 @@ async def test_a_change_is_announced_and_a_stop_ends_the_stream(
             assert answer.headers["content-type"].startswith("text/event-stream")
             async for line in answer.aiter_lines():
                 lines.append(line)
-                opened.set()
+                if line == ALL_TOPICS:
+                    opened.set()
 
     watching = asyncio.create_task(watch())
     async with asyncio.timeout(20):
@@ -48,7 +53,7 @@ async def test_a_change_is_announced_and_a_stop_ends_the_stream(
         harness.changes.publish("approvals")
         expected = 'data: {"topics":["approvals","status"]}'
         await async_until("the change is announced", lambda: expected in lines)
-        assert lines.count("event: change") == 1
+        assert lines.count("event: change") == 2
         harness.changes.close()
         await watching
     assert not harness.changes.watched

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from connector.net.http import send
-from connector.tools.webhook_builder.step import Webhook
+from connector.service.webhook_builder.step import Webhook
 
 _EXAMPLE = "you@example.com"
+
+Send = Callable[[str, Mapping[str, str], bytes], Awaitable[tuple[int, str]]]
+"""Makes one POST: (URL, headers, body) → (status, text)."""
 
 
 def trial_body(webhook: Webhook, email: str, run: str) -> str:
@@ -20,6 +23,6 @@ def trial_body(webhook: Webhook, email: str, run: str) -> str:
     return json.dumps(found, ensure_ascii=False)
 
 
-async def send_test(webhook: Webhook, email: str, run: str) -> tuple[int, str]:
+async def send_test(webhook: Webhook, email: str, run: str, send: Send) -> tuple[int, str]:
     """(status, text) of the answer; status 0: there was none, and why."""
     return await send(webhook.url, webhook.headers, trial_body(webhook, email, run).encode())

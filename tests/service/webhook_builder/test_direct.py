@@ -13,7 +13,7 @@ import pytest
 from connector.platforms import yotpo
 from connector.platforms.jericommerce import PLATFORM
 from connector.sandbox import JeriCommerceSandbox, YotpoSandbox
-from connector.tools.webhook_builder import FlowTarget, InvalidStep, Step, build_direct
+from connector.service.webhook_builder import FlowTarget, InvalidStep, Step, build_direct
 
 from .conftest import TARGET, rendered
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from connector.tools.webhook_builder import PRESETS, FlowTarget, InvalidStep, Step, build
+from connector.service.webhook_builder import PRESETS, FlowTarget, InvalidStep, Step, build
 
 from .conftest import EVENT, PERSON, TARGET, rendered, sent
 

@@ -11,12 +11,12 @@ from django.conf import settings
 from django.template import Context, Engine
 
 from connector.platforms.jericommerce import PLATFORM
-from connector.tools.webhook_builder import FlowTarget, Step, build
+from connector.service.webhook_builder import FlowTarget, Step, build
 
 if not settings.configured:
     settings.configure(USE_I18N=False)
 
-ENGINE = Engine(builtins=["tests.tools.webhook_builder.klaviyo_filters"])
+ENGINE = Engine(builtins=["tests.service.webhook_builder.klaviyo_filters"])
 
 PERSON = {"email": "ana@example.com", "KlaviyoID": "01ANA", "id": "shop-7"}
 EVENT = {"$event_id": "order-1", "points": 40, "product": "Blue shirt"}

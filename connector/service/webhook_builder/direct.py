@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from connector.actions.requests import USE_CASES
 from connector.domain.actions import Action
-from connector.tools.webhook_builder.builder import EMAIL, webhook
-from connector.tools.webhook_builder.checks import check
-from connector.tools.webhook_builder.step import FlowTarget, Step, Webhook
-from connector.tools.webhook_builder.templates import InvalidStep
+from connector.service.webhook_builder.builder import EMAIL, webhook
+from connector.service.webhook_builder.checks import check
+from connector.service.webhook_builder.step import FlowTarget, Step, Webhook
+from connector.service.webhook_builder.templates import InvalidStep
 
 WARNING = (
     "Not deduplicated: Klaviyo repeats a call if it gets no response, and the platform applies it"

@@ -11,8 +11,8 @@ from hypothesis import given
 from connector.actions import requests
 from connector.domain.actions import ActionRequest
 from connector.domain.errors import Malformed
-from connector.tools.webhook_builder import PRESETS, Step, UseCase, build
-from connector.tools.webhook_builder.checks import MESSAGE_MAX, REASON_MAX, URL_MAX
+from connector.service.webhook_builder import PRESETS, Step, UseCase, build
+from connector.service.webhook_builder.checks import MESSAGE_MAX, REASON_MAX, URL_MAX
 
 from .conftest import EVENT, PERSON, TARGET, rendered
 from .test_hostile_values import texts, values

@@ -13,7 +13,7 @@ from connector.config import Config, Connection
 from connector.domain.actions import Action, ActionName
 from connector.mapping import CompiledMapping
 from connector.ports import DirectCall, Offer, Platform
-from connector.tools.webhook_builder.templates import InvalidStep
+from connector.service.webhook_builder.templates import InvalidStep
 
 CONTENT_TYPE = "Content-Type"
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from connector.tools.webhook_builder import PRESETS, Step, build
-from connector.tools.webhook_builder.checks import MESSAGE_MAX, REASON_MAX
+from connector.service.webhook_builder import PRESETS, Step, build
+from connector.service.webhook_builder.checks import MESSAGE_MAX, REASON_MAX
 
 from .conftest import PERSON, TARGET, rendered, sent
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from connector.actions.requests import routes_for
 from connector.config.values import seconds, written_duration
-from connector.tools.webhook_builder import templates
-from connector.tools.webhook_builder.step import FlowTarget, Step
-from connector.tools.webhook_builder.templates import InvalidStep
+from connector.service.webhook_builder import templates
+from connector.service.webhook_builder.step import FlowTarget, Step
+from connector.service.webhook_builder.templates import InvalidStep
 
 REASON_MAX = 200
 MESSAGE_MAX = 500

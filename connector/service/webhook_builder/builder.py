@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from connector.config.values import written_duration
-from connector.tools.webhook_builder.checks import CheckedStep, check
-from connector.tools.webhook_builder.step import CONTENT_TYPE, FlowTarget, Step, Webhook
-from connector.tools.webhook_builder.templates import Expression
+from connector.service.webhook_builder.checks import CheckedStep, check
+from connector.service.webhook_builder.step import CONTENT_TYPE, FlowTarget, Step, Webhook
+from connector.service.webhook_builder.templates import Expression
 
 EMAIL = Expression("person", "person.email").render()
 _PERSON = Expression("person", "person.KlaviyoID").render()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from connector.tools.webhook_builder.step import FlowTarget, Step
+from connector.service.webhook_builder.step import FlowTarget, Step
+from connector.service.webhook_builder.templates import InvalidStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,13 @@ PRESETS: Mapping[str, Preset] = {
         ),
     ),
 }
+
+
+def step_of(preset: str | None, given: Mapping[str, Any]) -> Step:
+    """A step from what is given; where that is None it is as in the preset, else the default.
+    Raises InvalidStep for an unknown preset."""
+    if preset is not None and preset not in PRESETS:
+        raise InvalidStep(f"no preset {preset!r}; available: {', '.join(PRESETS)}")
+    found = PRESETS[preset].step if preset else Step()
+    changes = {key: value for key, value in given.items() if value is not None}
+    return replace(found, **{"name": preset or "", **changes})

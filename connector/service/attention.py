@@ -1,0 +1,83 @@
+"""Attention items made of what the store says. Each has a key that stays the same while the problem
+is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from connector.domain.attention import AttentionItem
+from connector.domain.errors import Problem
+from connector.domain.lanes import EVENTS
+from connector.domain.wording import counted, format_age
+from connector.ports import Approval, Backlog
+
+_NO_ALERT = {Problem.PAUSED}
+"""Stops that a person made on purpose."""
+
+
+def silent(holder: str, millis: int) -> AttentionItem:
+    """The process that holds the lease has saved no report for so long."""
+    text = (
+        f"{holder.rsplit('/', 2)[0]} holds the lease and has reported nothing for "
+        f"{format_age(millis / 1000)}"
+    )
+    return AttentionItem("silent", text, todo="look at its log; restart it")
+
+
+def of_lanes(
+    backlogs: Sequence[Backlog], dead_by_cause: Mapping[str, Mapping[str, int]]
+) -> list[AttentionItem]:
+    """Lanes that were stopped, and entries that died. `dead_by_cause`: connection → problem code →
+    number."""
+    found = []
+    for b in backlogs:
+        if stopped := _stopped(b):
+            found.append(stopped)
+        if b.dead:
+            alone = sum(other.dead for other in backlogs if _same(other, b)) == b.dead
+            causes = dead_by_cause.get(b.lane.connection, {}) if alone else {}
+            found.append(_dead(b, causes))
+    return found
+
+
+def _same(one: Backlog, other: Backlog) -> bool:
+    return one.lane.connection == other.lane.connection
+
+
+def _stopped(b: Backlog) -> AttentionItem | None:
+    label, problem = b.lane.title, b.state.problem
+    if b.state.mode == "running" or problem is None or problem in _NO_ALERT:
+        return None
+    why = f": {b.state.detail}" if b.state.detail else ""
+    return AttentionItem(
+        f"lane {label}",
+        f"{label} is {b.state.mode}: {problem.meaning}{why}",
+        problem,
+        todo=problem.remedy.replace("CONNECTION", b.lane.connection),
+        since=b.state.since or None,
+        remote=b.lane.destination,
+    )
+
+
+def _dead(b: Backlog, causes: Mapping[str, int]) -> AttentionItem:
+    """Entries that died. Their cause is named where all have the same; else the causes are listed,
+    where they are known."""
+    kind, label = b.lane.lane_kind, b.lane.title
+    text = f"{label}: {counted(b.dead, kind.dead_noun)}"
+    if len(causes) == 1:
+        [code] = causes
+        problem = Problem.from_code(code)
+        todo = problem.remedy
+        if kind is EVENTS:
+            todo += f"; then `connector dead-letters retry --cause {code}`, or discard"
+        return AttentionItem(f"dead {label}", f"{text}: {problem.meaning}", problem, todo)
+    if causes:
+        listed = [f"{count:,} {code}" for code, count in sorted(causes.items())]
+        text += f" ({', '.join(listed)})"
+    return AttentionItem(f"dead {label}", text, todo=kind.dead_remedy)
+
+
+def of_approval(approval: Approval) -> AttentionItem:
+    text = f"{approval.connection}: {approval.what} of {approval.subject} waits for your approval"
+    todo = f"`connector approvals approve {approval.id}`, or `reject {approval.id}`"
+    return AttentionItem(f"approval {approval.id}", text, todo=todo)

@@ -1,0 +1,93 @@
+"""The stream of changes of a running daemon: what an open page learns of, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from connector.app.daemon import App
+from connector.runtime.changes import TOPICS, ChangeFeed
+from connector.runtime.clock import SystemClock
+from connector.service.changes import StoreChanges
+from tests.platforms.plugins.daemon import running
+from tests.waiting import async_until
+
+CONFIG = """\
+[store]
+url = "sqlite:///state.db"
+min_free = "1MB"
+
+[server]
+port = 0
+"""
+
+
+class Page:
+    """An open page: the topics that were announced to it, one set for each announcement."""
+
+    def __init__(self) -> None:
+        self.announced: list[set[str]] = []
+        self.ended = False
+
+    async def watch(self, port: int) -> None:
+        url = f"http://127.0.0.1:{port}/api/v1/events"
+        async with httpx.AsyncClient() as http, http.stream("GET", url, timeout=60) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    self.announced.append(set(json.loads(line.removeprefix("data: "))["topics"]))
+        self.ended = True
+
+    async def until(self, topic: str) -> None:
+        """Wait for the next announcement of this topic, and forget all before it."""
+        await async_until(
+            f"{topic} is announced", lambda: any(topic in topics for topics in self.announced)
+        )
+        self.announced.clear()
+
+
+@asynccontextmanager
+async def open_page(app: App) -> AsyncIterator[Page]:
+    page = Page()
+    watching = asyncio.create_task(page.watch(app.port))
+    yield page
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+@pytest.fixture
+async def app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> AsyncIterator[App]:
+    async with running(tmp_path, CONFIG, {}, {}, monkeypatch) as made:
+        yield made.app
+
+
+async def test_what_workers_change_is_announced(app: App) -> None:
+    now = app.clock.now()
+    async with open_page(app) as page:
+        await page.until("connections")
+        await app.store.approvals.request("acme", "removal", "Gold", {"people": 9}, now=now)
+        await page.until("approvals")
+        run = await app.store.backfills.begin("acme", "seen", {}, now=now)
+        await page.until("backfills")
+        await app.store.backfills.set_state(run.id, "done", now=now)
+        await page.until("backfills")
+
+
+async def test_a_page_learns_of_what_changed_while_it_connected() -> None:
+    feed = ChangeFeed(SystemClock())
+    async for topics in feed.changes():
+        assert set(topics) == set(TOPICS)
+        break
+
+
+async def test_nothing_is_read_while_no_page_is_open() -> None:
+    no_store: Any = None
+    await StoreChanges(no_store, ChangeFeed(SystemClock())).compare()

@@ -1,0 +1,131 @@
+"""The screen of `top`: what needs a person is never cut off, and connections scroll below it."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from connector.cli.status import Screen
+from connector.service.status import Attention, ConnectionStatus, LaneStatus, Status, Verdict
+
+NOW = 1_790_000_000_000
+
+
+def lane(state: str = "running", ready: int = 0) -> LaneStatus:
+    return LaneStatus.model_validate(
+        {
+            **{"lane": "events → klaviyo", "destination": "klaviyo", "kind": "event"},
+            **{"state": state, "problem": None, "reason": "", "remedy": "", "since": None},
+            **{"retry_in": None, "ready": ready, "in_flight": 0, "held": 0, "dead": 0},
+            **{"oldest_seconds": None, "per_second": 0.0, "eta_seconds": None},
+            "last_delivered": NOW - 12_000,
+        }
+    )
+
+
+def connection(*lanes: LaneStatus) -> ConnectionStatus:
+    return ConnectionStatus.model_validate(
+        {
+            **{"title": "Yotpo", "source": "yotpo", "mode": "live", "enabled": True},
+            **{"modules": ["events"], "lanes": list(lanes), "audiences": [], "segments": []},
+            **{"streams": [], "skipped": {}, "actions": None, "people": None, "quota": []},
+            **{"last_received": None, "received": {}, "last_refusal": None, "refusals": []},
+            "last_delivered": None,
+        }
+    )
+
+
+def item(number: int) -> Attention:
+    return Attention(
+        key=f"lane {number}",
+        text=f"shop-{number} events → klaviyo is blocked: Klaviyo rejected the key",
+        code="K401",
+        remedy="put a valid private key into `.env`, then `connector reload`",
+        since=NOW - 60_000,
+        retry_in=None,
+    )
+
+
+def status(items: int, connections: dict[str, ConnectionStatus]) -> Status:
+    return Status(
+        version="0.1.0",
+        at=NOW,
+        verdict=Verdict(level="attention", text=f"{items} things need you, 7 wait"),
+        running=True,
+        stopped_since=None,
+        holder="host/1/-/a",
+        replicas=[],
+        public_url="https://loyalty.example",
+        reachable=True,
+        attention=[item(n) for n in range(items)],
+        degraded=[],
+        connections=connections,
+        dead_letters=[],
+        approvals=[],
+        backfills=[],
+    )
+
+
+def console(height: int = 24, width: int = 80) -> Console:
+    return Console(file=io.StringIO(), width=width, height=height, highlight=False)
+
+
+def shown(screen: Screen, of: Console, position: int = 0) -> list[str]:
+    with of.capture() as capture:
+        of.print(screen.at(position), soft_wrap=True)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+FIFTY = {f"shop-{n:02}": connection(lane(ready=n)) for n in range(50)}
+
+
+def test_what_needs_a_person_is_whole_with_fifty_connections_at_80_by_24() -> None:
+    terminal = console()
+    screen = Screen(terminal, status(3, FIFTY))
+    lines = shown(screen, terminal)
+    assert len(lines) <= 24
+    text = " ".join(" ".join(lines).split())
+    for n in range(3):
+        assert f"shop-{n} events → klaviyo is blocked: Klaviyo rejected the key" in text
+    assert text.count("→ put a valid private key into `.env`, then `connector reload`") == 3
+    assert lines[0] == "3 things need you, 7 wait"
+    assert lines[-1].endswith("more lines: ↓ or space")
+
+
+def test_connections_in_trouble_are_first_and_all_can_be_scrolled_to() -> None:
+    connections = {**FIFTY, "zebra": connection(lane("blocked")), "yak": connection(lane("held"))}
+    terminal = console()
+    screen = Screen(terminal, status(1, connections))
+    names = []
+    for position in range(screen.last_position + 1):
+        lines = shown(screen, terminal, position)
+        assert len(lines) <= 24
+        assert lines[0] == "1 things need you, 7 wait"
+        for line in lines:
+            name = line.partition(" ")[0]
+            if name in connections and name not in names:
+                names.append(name)
+    assert names[:3] == ["zebra", "yak", "shop-49"]
+    assert len(names) == 52
+    assert shown(screen, terminal, 10_000)[-1] == "q: end"
+
+
+def test_more_than_a_screen_of_what_needs_a_person_scrolls_too() -> None:
+    terminal = console()
+    screen = Screen(terminal, status(40, FIFTY))
+    text = "\n".join(
+        line
+        for position in range(screen.last_position + 1)
+        for line in shown(screen, terminal, position)
+    )
+    assert all(f"shop-{n} events" in text for n in range(40))
+    assert shown(screen, terminal)[0] == "40 things need you, 7 wait"
+
+
+def test_a_wide_terminal_shows_when_each_lane_delivered_last() -> None:
+    for width, there in ((80, False), (160, True)):
+        terminal = console(48, width)
+        lines = shown(Screen(terminal, status(0, {"shop": connection(lane())})), terminal)
+        assert any("last sent" in line for line in lines) == there
+        assert all(len(line) <= width for line in lines)

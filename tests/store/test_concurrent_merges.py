@@ -1,0 +1,71 @@
+"""People are merged by one process while another stores records and actions about them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from connector.domain.lanes import Millis
+from connector.domain.records import Page
+from connector.store.admin import integrity
+from connector.store.database import open_database
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import metadata
+from connector.testing.contracts.actions import ActionHarness, make_harness, make_request
+from connector.testing.contracts.store import NOW, record
+
+ROUNDS = 25
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    on_file = request.param == "sqlite"
+    return f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+async def two(url: str) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
+    first, second = await open_store(url), await open_store(url)
+    yield first, second
+    await first.aclose()
+    await second.aclose()
+    database = open_database(url)
+    await database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await database.aclose()
+
+
+async def test_nothing_belongs_to_a_person_who_is_gone(
+    url: str, two: tuple[SqlStore, SqlStore]
+) -> None:
+    one, other = two
+    harness = await make_harness(one)
+    beside = ActionHarness(other, harness.lane, harness.fence)
+    lane = await one.lanes.ensure("acme", "klaviyo", "event")
+
+    async def post(store: SqlStore, **who: str | None) -> None:
+        page = Page(lane, "webhook", [record(**{"email": None, "person": None, **who})], NOW)
+        await store.outbox.append([page])
+
+    for number in range(ROUNDS):
+        email, id = f"p{number}@example.com", f"id-{number}"
+        await post(one, email=email)
+        await post(one, email=email)
+        await post(other, person=id)
+        await asyncio.gather(
+            *(post(one, email=email) for _ in range(3)),
+            post(other, person=id, email=email),
+            *(beside.add(make_request(email, key=f"{number}-{n}")) for n in range(3)),
+            return_exceptions=True,
+        )
+    assert await asyncio.to_thread(integrity.check, url) == []
+    for number in range(ROUNDS):
+        [person] = await one.timelines.find("acme", f"id-{number}")
+        await one.timelines.person(person, 10)
+    waiting = await one.action_views.find(limit=1000)
+    claim = await harness.must_claim(Millis(NOW))
+    assert len({view.person for view in waiting}) == len(claim.entries), "one of each person"

@@ -1,0 +1,155 @@
+"""Changing connections of a running daemon over the API, and the log of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from connector.sandbox.wll.server import WllSandbox
+from tests.paths import ROOT
+from tests.platforms.plugins.daemon import running
+
+CONFIG = """\
+[store]
+url = "sqlite:///state.db"
+min_free = "1MB"
+
+[server]
+port = 0
+
+[console]
+api_tokens = ["deploy:operator:op-token", "board:viewer:view-token"]
+
+[[connections]]
+name = "acme"
+source = "wll"
+mapping = "{mapping}"
+
+[connections.settings]
+base_url = "${{WLL_URL}}/v1"
+auth_url = "${{WLL_URL}}/oauth/token"
+api_key = "wll_sandbox"
+client_id = "wll_client"
+client_secret = "wll_client_secret"
+webhook_secret = "wll_webhook_secret"
+
+[connections.klaviyo]
+private_key = "pk_sandbox"
+
+[[connections.audiences]]
+audience = "Gold"
+list = "Gold members"
+"""
+
+
+class Caller:
+    """A program with a token."""
+
+    def __init__(self, http: httpx.AsyncClient, token: str) -> None:
+        self._http = http
+        self._headers = {"authorization": f"Bearer {token}"}
+
+    async def acme(self) -> dict[str, Any]:
+        """The connection as listed."""
+        answer = await self._http.get("/api/v1/connections", headers=self._headers)
+        [found] = answer.json()["items"]
+        assert isinstance(found, dict)
+        return found
+
+    async def change(self, name: str = "acme", **changes: Any) -> httpx.Response:
+        url = f"/api/v1/connections/{name}"
+        return await self._http.patch(url, json=changes, headers=self._headers)
+
+    async def audit(self, query: str = "") -> dict[str, Any]:
+        answer = await self._http.get(f"/api/v1/audit{query}", headers=self._headers)
+        found = answer.json()
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture
+async def http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> AsyncIterator[httpx.AsyncClient]:
+    text = CONFIG.format(mapping=ROOT / "mappings" / "wll.toml")
+    async with running(tmp_path, text, {"wll": WllSandbox().app}, {}, monkeypatch) as daemon:
+        url = f"http://127.0.0.1:{daemon.app.port}"
+        async with httpx.AsyncClient(base_url=url, timeout=30) as made:
+            yield made
+
+
+@pytest.fixture
+def operator(http: httpx.AsyncClient) -> Caller:
+    return Caller(http, "op-token")
+
+
+async def test_a_connection_is_paused_and_resumed(operator: Caller) -> None:
+    assert (await operator.acme())["paused"] is False
+    assert (await operator.change(paused=True)).status_code == 200
+    assert (await operator.acme())["paused"] is True
+    assert (await operator.change(paused=False)).status_code == 200
+    assert (await operator.acme())["paused"] is False
+
+
+async def test_settings_are_in_effect_at_once_and_say_who_made_them(operator: Caller) -> None:
+    before = await operator.acme()
+    assert (before["mode"], before["enabled"], before["settings"]) == ("live", True, [])
+    assert before["audiences"][0]["list"] == "Gold members"
+    changed = await operator.change(mode="shadow", modules=["events", "profiles"])
+    assert changed.json()["result"]["changed"] == ["mode", "modules"]
+    after = await operator.acme()
+    assert (after["mode"], after["modules"]) == ("shadow", ["events", "profiles"])
+    settings = {s["key"]: (s["value"], s["changed_by"]) for s in after["settings"]}
+    assert settings["mode"] == ("shadow", "deploy")
+    assert (await operator.change(mode=None)).status_code == 200
+    assert (await operator.acme())["mode"] == "live"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"audiences": []}, "found in a file"),
+        ({"segments": [{"segment": "x"}]}, "connections.acme"),
+        ({"paused": True, "mode": "live"}, "give either `paused`"),
+        ({"paused": None}, "give either `paused`"),
+        ({}, "give either `paused`"),
+        ({"mod": "shadow"}, "body.mod"),
+        ({"modules": ["points"]}, "body.modules"),
+    ],
+)
+async def test_a_change_that_is_not_possible_changes_nothing(
+    operator: Caller, changes: dict[str, Any], fault: str
+) -> None:
+    before = await operator.acme()
+    answer = await operator.change(**changes)
+    assert answer.status_code == 422
+    assert any(fault in line for line in answer.json()["faults"]), answer.text
+    assert await operator.acme() == before
+    assert (await operator.audit())["items"] == []
+
+
+async def test_a_viewer_reads_and_changes_nothing(
+    http: httpx.AsyncClient, operator: Caller
+) -> None:
+    viewer = Caller(http, "view-token")
+    assert (await viewer.change(paused=True)).status_code == 403
+    assert (await viewer.acme())["paused"] is False
+    assert (await viewer.audit())["items"] == []
+    assert (await operator.change("other", paused=True)).status_code == 404
+
+
+async def test_the_audit_says_who_changed_what(operator: Caller) -> None:
+    await operator.change(mode="shadow")
+    await operator.change(paused=True)
+    first = await operator.audit("?limit=1")
+    [pause] = first["items"]
+    assert (pause["by"], pause["what"], pause["connection"]) == ("deploy", "pause", "acme")
+    second = await operator.audit(f"?limit=1&cursor={first['next']}&connection=acme")
+    [mode] = second["items"]
+    assert (mode["what"], mode["subject"]) == ("setting_changed", "mode")
+    assert (mode["before"], mode["after"]) == ("live", "shadow")
+    assert second["next"] is None
