@@ -56,10 +56,10 @@ class Life:
         user = self.world.users[number]
         user.earned = 100 if user.earned >= 1500 else 1600
         self.world.wll.refresh()
-        self.tell()
+        self.report()
         self.send(self.world.event("TIER_CHANGED", user))
 
-    def tell(self) -> None:
+    def report(self) -> None:
         while self.world.wll.waiting:
             self.send(self.world.webhook(self.world.wll.waiting.popleft()))
 
@@ -114,7 +114,7 @@ async def _regain(life: Life) -> None:
     await asyncio.sleep(20.0)
     life.world.command("pause", connection="acme")
     await asyncio.sleep(8.0)
-    first.go_on()
+    first.thaw()
     life.change(2)
     await asyncio.sleep(5.0)
     second.stop()
@@ -169,7 +169,7 @@ async def _flow(life: Life) -> None:
 
 
 async def _uncertain(life: Life) -> None:
-    """An action whose outcome nobody knows."""
+    """An action whose outcome no one knows."""
     life.world.wll.faults.add("events", "reset_before", count=1)
     life.flow(1)
     await asyncio.sleep(20.0)
@@ -311,9 +311,9 @@ async def _settle(life: Life) -> list[str]:
         life.calls.append(world.event("REGISTERED_ACCOUNT", user))
     for round in range(_MOST_ROUNDS):
         if not any(process.alive and not process.stopping for process in world.processes):
-            world.note("nobody was left")
+            world.note("no process was left")
             world.start_process()
-        life.tell()
+        life.report()
         life.repeat_what_is_missing()
         await asyncio.sleep(_ROUND)
         found = world.faults()

@@ -1,7 +1,7 @@
 """The store fails at its n-th call: before the commit, after it, or for some seconds from it on.
 
 Whatever the daemon was doing, afterwards everything acknowledged ends as guarantee 1 says, nothing
-stands still, nothing stays claimed, and every command has a result. The suite tries a part of all
+keeps waiting, nothing stays claimed, and every command has a result. The suite tries a part of all
 calls, the campaign each of them.
 """
 

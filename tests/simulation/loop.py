@@ -32,7 +32,7 @@ class Owner:
         self.context.run(OWNER.set, self)
 
 
-class StandsStill(Exception):
+class Deadlock(Exception):
     """Nothing is ready and nothing is scheduled: whoever waits would wait for ever."""
 
 
@@ -54,7 +54,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def pass_time(self, seconds: float | None) -> None:
         if seconds is None:
-            raise StandsStill
+            raise Deadlock
         self._virtual_time += seconds
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> Any:

@@ -91,7 +91,7 @@ class Network:
                 self.on_answer(owner, request, self._loop.time() - since)
 
     async def _arrive(self, seconds: float, given_up: asyncio.Event) -> None:
-        """Wait for the request's way there, which is shorter once nobody waits for it."""
+        """Wait for the request's way there, which is shorter once no one waits for it."""
         arrives = self._loop.time() + seconds
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):

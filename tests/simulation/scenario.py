@@ -93,11 +93,11 @@ class Scenario:
         user.earned = 1600 if joins else 100
         self.world.note(f"{user.email} {'joins' if joins else 'leaves'}")
         self.world.wll.refresh()
-        self.tell()
+        self.report()
         # The tier is a field of the profile.
         self.send(self.world.event("TIER_CHANGED", user))
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """What the platform has to say by itself."""
         while self.world.wll.waiting:
             pending = self.world.wll.waiting.popleft()
@@ -174,7 +174,7 @@ class Scenario:
         self.world.network.planned.append((method, text, fate))
 
     def cross_twice(self) -> None:
-        """Somebody leaves and comes back soon."""
+        """A person leaves and returns soon."""
         user = self.rng.choice(self.world.users[2:])
         self.cross(user)
         self.loop.call_later(self.rng.choice((3.0, 20.0, 33.0, 45.0)), self.cross, user)
@@ -229,8 +229,8 @@ class Scenario:
     def freeze(self) -> None:
         for process in self.world.alive():
             if process.condition == "frozen":
-                self.world.note(f"{process.name} goes on")
-                process.go_on()
+                self.world.note(f"{process.name} continues")
+                process.thaw()
                 return
         if alive := self.world.alive():
             process = self.rng.choice(alive)
@@ -254,7 +254,7 @@ class Scenario:
             self.burst: 3,
             self.repeat: 2,
             self.flow: 6,
-            self.tell: 2,
+            self.report: 2,
             self.klaviyo_fails: 6,
             self.platform_fails: 4,
             self.hang: 5,
@@ -297,12 +297,12 @@ class Scenario:
         world.config = configs.config(**self.fixed)
         for process in world.alive():
             if process.condition == "frozen":
-                process.go_on()
+                process.thaw()
         if self.pauses:
             world.command("resume", connection="acme")
         await self._configure()
         if self.profiles_off:
-            # Nobody was read meanwhile, so each needs one more event.
+            # No one was read meanwhile, so each needs one more event.
             self.calls += [world.event("REGISTERED_ACCOUNT", user) for user in world.users]
         return await self._settle()
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from .loop import Owner, SimulatedLoop, StandsStill
+from .loop import Deadlock, Owner, SimulatedLoop
 
 
 def order_of(seed: int) -> list[int]:
@@ -39,12 +39,12 @@ def test_time_passes_only_while_nothing_is_ready() -> None:
         return loop.time()
 
     assert loop.run_until_complete(a_day()) == pytest.approx(86_400.0)
-    with pytest.raises(StandsStill):
+    with pytest.raises(Deadlock):
         loop.run_until_complete(asyncio.Event().wait())
     loop.close()
 
 
-def test_a_frozen_process_runs_nothing_and_goes_on_where_it_was() -> None:
+def test_a_frozen_process_runs_nothing_and_continues_where_it_was() -> None:
     loop, owner, seen = SimulatedLoop(random.Random(1)), Owner(), list[float]()
 
     async def tick() -> None:

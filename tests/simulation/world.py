@@ -1,5 +1,5 @@
 """Everything around the daemons: a loyalty platform, a Klaviyo account, the network, the store, and
-what was acknowledged to whom. `faults` says which guarantees of ARCHITECTURE.md do not hold."""
+what was acknowledged. `faults` says which guarantees of ARCHITECTURE.md do not hold."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GOLD = 1500
 """Earned points from which on a user is in the audience (the sandbox's tiers)."""
 FLOW_SECRET = "flow_secret"
 CALL_LIMIT = 90.0
-"""Seconds after which nobody may wait for one answer any more."""
+"""Seconds after which no one may wait for one answer any more."""
 CLAIM_LIMIT = 600.0
 """Seconds after which a record that is claimed counts as forgotten: an import job takes at most 20,
 a lost one is given up after a minute, and a process that dies holds its lease for 12."""
@@ -68,7 +68,7 @@ class Sent:
 
 @dataclass(slots=True)
 class Oracle:
-    """What the daemons have promised."""
+    """What the daemons have acknowledged."""
 
     events: dict[str, float] = field(default_factory=dict)
     """Unique id of each acknowledged event → when."""

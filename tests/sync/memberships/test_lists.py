@@ -34,7 +34,7 @@ async def test_a_list_is_created_and_filled(start: Start) -> None:
     assert env.count("POST", "/profile-bulk-import-jobs") <= 2
 
 
-async def test_a_first_sync_that_was_cut_off_before_everyone_was_released_goes_on(
+async def test_a_first_sync_that_was_cut_off_before_everyone_was_released_continues(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> int:
