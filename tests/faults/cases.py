@@ -56,10 +56,10 @@ class Life:
         user = self.world.users[number]
         user.earned = 100 if user.earned >= 1500 else 1600
         self.world.wll.refresh()
-        self.send_waiting()
+        self.report()
         self.send(self.world.event("TIER_CHANGED", user))
 
-    def send_waiting(self) -> None:
+    def report(self) -> None:
         while self.world.wll.waiting:
             self.send(self.world.webhook(self.world.wll.waiting.popleft()))
 
@@ -114,7 +114,7 @@ async def _regain(life: Life) -> None:
     await asyncio.sleep(20.0)
     life.world.command("pause", connection="acme")
     await asyncio.sleep(8.0)
-    first.resume()
+    first.thaw()
     life.change(2)
     await asyncio.sleep(5.0)
     second.stop()
@@ -311,9 +311,9 @@ async def _settle(life: Life) -> list[str]:
         life.calls.append(world.event("REGISTERED_ACCOUNT", user))
     for round in range(_MOST_ROUNDS):
         if not any(process.alive and not process.stopping for process in world.processes):
-            world.note("no one was left")
+            world.note("no process was left")
             world.start_process()
-        life.send_waiting()
+        life.report()
         life.repeat_what_is_missing()
         await asyncio.sleep(_ROUND)
         found = world.faults()

@@ -1,7 +1,7 @@
 """The store fails at its n-th call: before the commit, after it, or for some seconds from it on.
 
 Whatever the daemon was doing, afterwards everything acknowledged ends as guarantee 1 says, nothing
-stops, nothing stays claimed, and every command has a result. The suite tries a part of all
+keeps waiting, nothing stays claimed, and every command has a result. The suite tries a part of all
 calls, the campaign each of them.
 """
 
@@ -15,7 +15,7 @@ from .cases import CASES, Kind, run
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _EVERY = 41
-"""Which part of the calls is tried in the suite: one of so many, with each kind in turn."""
+"""The suite tries one of so many calls, in turn with each kind of fault."""
 
 
 def check(name: str, number: int, kind: Kind) -> None:

@@ -151,7 +151,7 @@ class Process(Owner):
         """As SIGSTOP."""
         self.condition, self._frozen_at = "frozen", self._loop.time()
 
-    def resume(self) -> None:
+    def thaw(self) -> None:
         """As SIGCONT."""
         self.frozen_for += self._loop.time() - self._frozen_at
         self._loop.thaw(self)

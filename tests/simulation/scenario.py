@@ -93,11 +93,11 @@ class Scenario:
         user.earned = 1600 if joins else 100
         self.world.note(f"{user.email} {'joins' if joins else 'leaves'}")
         self.world.wll.refresh()
-        self.send_waiting()
+        self.report()
         # The tier is a field of the profile.
         self.send(self.world.event("TIER_CHANGED", user))
 
-    def send_waiting(self) -> None:
+    def report(self) -> None:
         """What the platform has to say by itself."""
         while self.world.wll.waiting:
             pending = self.world.wll.waiting.popleft()
@@ -174,7 +174,7 @@ class Scenario:
         self.world.network.planned.append((method, text, fate))
 
     def cross_twice(self) -> None:
-        """A person leaves and comes back soon."""
+        """A person leaves and returns soon."""
         user = self.rng.choice(self.world.users[2:])
         self.cross(user)
         self.loop.call_later(self.rng.choice((3.0, 20.0, 33.0, 45.0)), self.cross, user)
@@ -229,8 +229,8 @@ class Scenario:
     def freeze(self) -> None:
         for process in self.world.alive():
             if process.condition == "frozen":
-                self.world.note(f"{process.name} resumes")
-                process.resume()
+                self.world.note(f"{process.name} continues")
+                process.thaw()
                 return
         if alive := self.world.alive():
             process = self.rng.choice(alive)
@@ -254,7 +254,7 @@ class Scenario:
             self.burst: 3,
             self.repeat: 2,
             self.flow: 6,
-            self.send_waiting: 2,
+            self.report: 2,
             self.klaviyo_fails: 6,
             self.platform_fails: 4,
             self.hang: 5,
@@ -297,7 +297,7 @@ class Scenario:
         world.config = configs.config(**self.fixed)
         for process in world.alive():
             if process.condition == "frozen":
-                process.resume()
+                process.thaw()
         if self.pauses:
             world.command("resume", connection="acme")
         await self._configure()

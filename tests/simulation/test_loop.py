@@ -44,7 +44,7 @@ def test_time_passes_only_while_nothing_is_ready() -> None:
     loop.close()
 
 
-def test_a_frozen_process_runs_nothing_and_resumes_where_it_was() -> None:
+def test_a_frozen_process_runs_nothing_and_continues_where_it_was() -> None:
     loop, owner, seen = SimulatedLoop(random.Random(1)), Owner(), list[float]()
 
     async def tick() -> None:

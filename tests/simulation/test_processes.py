@@ -1,4 +1,4 @@
-"""Two processes on one store: single scenarios that the random lives are made of."""
+"""Two processes on one store: single cases of what the random lives contain."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .world import World
 
 
 def test_what_a_process_without_the_lease_stores_is_delivered_by_the_holder() -> None:
-    """A frozen process loses its lease. When it resumes it takes a webhook before it has noticed,
+    """A frozen process loses its lease. When it continues it takes a webhook before it has noticed,
     and cannot wake the lanes of the other one."""
     loop = SimulatedLoop(random.Random(1))
     world = World(loop, random.Random(1), configs.config())
 
-    async def run() -> list[State]:
+    async def scenario() -> list[State]:
         first = world.start_process()
         await asyncio.sleep(10.0)
         first.freeze()
         second = world.start_process()
         await asyncio.sleep(60.0)
-        first.resume()
+        first.thaw()
         assert world.holder() is second
         sent = world.event("POINTS_ADJUSTED", world.users[0])
         await first.call(lambda: sent.deliver(first))
@@ -38,7 +38,7 @@ def test_what_a_process_without_the_lease_stores_is_delivered_by_the_holder() ->
 
     with simulated_machine(world.network, seed=1):
         try:
-            states = loop.run_until_complete(run())
+            states = loop.run_until_complete(scenario())
         finally:
             loop.run_until_complete(world.end())
     loop.close()
