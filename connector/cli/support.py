@@ -24,12 +24,23 @@ def support_bundle(
     file: Annotated[Path, typer.Argument(help="The zip file to write; must not exist.")],
 ) -> None:
     """Write a zip for support, with secrets masked. Versions, configuration and state."""
-    from connector.app.daemon import read_config
+    from connector.domain.errors import ConfigError
     from connector.runtime import log
     from connector.tools.support import bundle, write
 
+    found: Config | ConfigError
+    try:
+        found = session.read(context.obj)
+    except ConfigError as error:
+        found = error
+
+    def read() -> Config:
+        if isinstance(found, ConfigError):
+            raise found
+        return found
+
     log.configure(level="critical")
-    archive = session.run(bundle(lambda: read_config(context.obj), _fetch))
+    archive = session.run(bundle(read, _fetch))
     write(file, archive)
     print(
         f"{file}: {len(archive):,} bytes; secrets and addresses are masked, review it all the same"

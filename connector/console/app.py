@@ -30,6 +30,7 @@ from connector.console.session import ConsoleServices, Forbidden
 from connector.console.view import error_page
 from connector.domain.errors import StoreError
 from connector.web.access import AccessDenied
+from connector.web.storable import is_storable_url
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -77,6 +78,8 @@ class Console:
         self._app.state.services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_storable_url(scope):
+            scope = {**scope, "path": "/not-found", "query_string": b""}
         await self._app(scope, receive, send)
 
 

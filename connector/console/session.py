@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -19,6 +20,7 @@ from connector.service import Commands
 from connector.service.webhook_builder import FlowTarget
 from connector.service.webhook_builder.trial import Send
 from connector.web.access import Access, Principal
+from connector.web.storable import is_storable
 
 BROWSER_COOKIE, FLASH_COOKIE = "connector_browser", "connector_flash"
 _FLASH = "flash "
@@ -78,6 +80,8 @@ class Visit:
         ):
             raise Forbidden("It has expired, or it was not made here. Go back and try again.")
         self.services.access.check_change(self.request, self.principal)
+        if not is_storable([value for _, value in form.multi_items()]):
+            raise HTTPException(400)
         return form
 
     async def run(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:

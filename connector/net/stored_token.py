@@ -313,11 +313,9 @@ class StoredToken:
         self._unsaved = None
 
     async def _refused(self, row: StoredSecret, error: DeliveryError) -> None:
-        """Returns where another process has renewed the token meanwhile."""
+        """Returns where the row has changed since it was read: another process renewed the token,
+        or a person connected the account again."""
         if is_invalid_grant(error):
-            now = await self._record.load()
-            if now is None or now.version != row.version:
-                return
             if await self._record.mark_ended(row):
                 self._log_ended(error.detail)
                 raise self._access_ended()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,22 @@ def test_several_changes_may_be_needed_to_complete_a_configuration(
     second = call("config", "set", "acme", "klaviyo.private_key", "pk_sandbox", at=folder)
     assert second.code == 0, second.err
     assert call("config", "show", at=folder).code == 0
+
+
+def test_a_support_bundle_has_what_was_set_at_run_time_and_no_secret(
+    call: Call, folder: Folder, tmp_path: Path
+) -> None:
+    with_key(folder, f'"{KEY}"')
+    folder.config.write_text(folder.config.read_text().replace('private_key = "pk_sandbox"\n', ""))
+    assert call("config", "set", "acme", "klaviyo.private_key", "pk_planted", at=folder).code == 0
+    file = tmp_path / "bundle.zip"
+    result = call("support-bundle", str(file), at=folder)
+    assert result.code == 0, result.err
+    with zipfile.ZipFile(file) as bundle:
+        texts = {name: bundle.read(name).decode() for name in bundle.namelist()}
+    assert "faults.txt" not in texts
+    assert "connections.acme.klaviyo.private_key (" in texts["config.toml"]
+    assert not [name for name, text in texts.items() if "pk_planted" in text or KEY in text]
 
 
 def test_a_secret_without_an_encryption_key_is_refused(call: Call, folder: Folder) -> None:

@@ -245,3 +245,28 @@ async def test_what_a_remote_side_sent_is_shown_as_text(console: ConsoleHarness)
     answer = await console.browser().get("/dead-letters?q=<script>")
     assert "<script>alert" not in answer.text
     assert "&lt;script&gt;" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dead-letters/99999999999999999999",
+        "/dead-letters?cursor=99999999999999999999",
+        "/dead-letters?q=%00",
+        "/connections/%00",
+    ],
+)
+async def test_what_no_row_can_have_is_not_found(console: ConsoleHarness, path: str) -> None:
+    assert (await console.browser().get(path)).status_code == 404
+
+
+async def test_a_form_with_what_no_row_can_have_is_refused(console: ConsoleHarness) -> None:
+    browser = console.browser()
+    for action, fields in (
+        ("/dead-letters", {"what": "retry", "id": "9" * 20}),
+        ("/dead-letters", {"what": "retry", "all": "yes", "count": "many"}),
+        ("/people", {"who": "a\0b"}),
+    ):
+        assert (await browser.submit("/people", action, **fields)).status_code == 400
+    decided = await browser.submit("/people", f"/attention/actions/{'9' * 20}/applied")
+    assert decided.status_code == 404

@@ -112,11 +112,16 @@ async def _regain(life: Life) -> None:
     first.freeze()
     second = life.world.start_process()
     await asyncio.sleep(20.0)
+    life.world.command("pause", connection="acme")
+    await asyncio.sleep(8.0)
     first.go_on()
     life.change(2)
     await asyncio.sleep(5.0)
     second.stop()
-    await asyncio.sleep(15.0)
+    await asyncio.sleep(90.0)
+    life.change(3)
+    await asyncio.sleep(10.0)
+    life.world.command("resume", connection="acme")
 
 
 async def _reload(life: Life) -> None:
@@ -264,9 +269,6 @@ def run(name: str, number: int | None, kind: Kind) -> tuple[list[str], int]:
     were."""
     loop = SimulatedLoop(random.Random(1))
     world = World(loop, random.Random(2), configs.config(bulk_threshold=2), job_delay=2.0)
-    world.traces = True
-    global LAST
-    LAST = world
     fault = StoreFault(loop, number, kind)
     world.store_fault = fault
     try:

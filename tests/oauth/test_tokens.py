@@ -93,6 +93,8 @@ async def test_twenty_tasks_refresh_once(bench: Bench) -> None:
 
 async def test_two_processes_with_twenty_tasks_refresh_once(bench: Bench) -> None:
     await connect(bench.store, bench.klaviyo, SECRET, SystemClock())
+    # Long enough for the other process to need the token as well.
+    bench.klaviyo.faults.add("oauth/token", "stall", seconds=1.0, applied=True)
     url = str(bench.store.database.engine.url)
     arguments = ["-m", "tests.oauth.refresher", url, bench.url, KEY, "10"]
     processes = [

@@ -60,7 +60,7 @@ async def test_closing_an_api_closes_its_clients() -> None:
     api = await make_api(200)
     http = api.client("http://127.0.0.1", dict)
     await api.aclose()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(RetryLater, match="closed"):
         await api.call(http, "GET", "/a", route="GET /a")
 
 

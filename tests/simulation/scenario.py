@@ -313,6 +313,9 @@ class Scenario:
             self._ensure_some_process()
             holder = self.world.holder()
             if holder and holder.app.config is self.world.config:
+                for process in self.world.alive():
+                    if process.app.config is not self.world.config:
+                        process.stop()  # reload is carried out by the holder alone
                 return
             if holder:
                 self.world.command("reload")

@@ -73,6 +73,6 @@ async def _decide(
 
 routes = [
     Route("/attention", show, name="attention"),
-    Route("/attention/actions/{id:int}/{decision}", decide_action, methods=["POST"]),
-    Route("/attention/approvals/{id:int}/{answer}", answer_approval, methods=["POST"]),
+    Route("/attention/actions/{id:id}/{decision}", decide_action, methods=["POST"]),
+    Route("/attention/approvals/{id:id}/{answer}", answer_approval, methods=["POST"]),
 ]

@@ -16,6 +16,7 @@ from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.domain.errors import Problem
 from connector.service.dead_letters import filter_of
+from connector.web.storable import read_id
 
 _PAGE = 50
 _FILTERS = ("connection", "cause", "state", "q")
@@ -30,7 +31,8 @@ async def show(request: Request) -> Response:
     given, commands = _given(request.query_params), visit.services.commands
     try:
         which = filter_of(given)
-        before = int(request.query_params.get("cursor", 0)) or None
+        cursor = request.query_params.get("cursor")
+        before = read_id(cursor) if cursor else None
     except ValueError:
         raise HTTPException(404) from None
     found = list(await commands.dead_letters(which, _PAGE + 1, before=before))
@@ -69,7 +71,10 @@ async def change(request: Request) -> Response:
     """Retry, or ask before a change that cannot be undone."""
     visit = Visit.of(request)
     form = await visit.form()
-    what, args = str(form.get("what", "")), _args(form)
+    try:
+        what, args = str(form.get("what", "")), _args(form)
+    except ValueError:
+        raise HTTPException(400) from None
     if what not in ("retry", "discard"):
         raise HTTPException(404)
     chosen = args["count"] if args.get("all") else len(args["ids"])
@@ -91,7 +96,7 @@ async def change(request: Request) -> Response:
 def _args(form: FormData) -> dict[str, Any]:
     if form.get("all") == "yes":
         return {**_given(form), "all": True, "count": int(str(form.get("count", "0")))}
-    return {"ids": [int(str(id)) for id in form.getlist("id")]}
+    return {"ids": [read_id(str(id)) for id in form.getlist("id")]}
 
 
 def _message(what: str, result: Any) -> str:
@@ -107,5 +112,5 @@ def _message(what: str, result: Any) -> str:
 routes = [
     Route("/dead-letters", show, name="dead_letters"),
     Route("/dead-letters", change, methods=["POST"]),
-    Route("/dead-letters/{id:int}", show_one, name="dead_letter"),
+    Route("/dead-letters/{id:id}", show_one, name="dead_letter"),
 ]

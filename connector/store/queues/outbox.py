@@ -73,7 +73,7 @@ class SqlOutbox(queue.SqlQueue):
         policy: RetryPolicy,
     ) -> int:
         entries = {entry.seq: entry for entry in claim.entries}
-        _doubt_profiles(c, [entries[o.seq].person for o in outcomes if is_unanswered(o)], now)
+        _mark_ambiguous(c, [entries[o.seq].person for o in outcomes if is_unanswered(o)], now)
         accepted: dict[str, list[int]] = {}
         changed = 0
         for outcome in outcomes:
@@ -90,7 +90,7 @@ class SqlOutbox(queue.SqlQueue):
 
     def _recover(self, c: Connection, now: Millis) -> int:
         """What a dead holder had sent may still be applied."""
-        _doubt_profiles(c, select(outbox.c.person).where(in_state(State.CLAIMED)), now)
+        _mark_ambiguous(c, select(outbox.c.person).where(in_state(State.CLAIMED)), now)
         return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
 
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
@@ -109,11 +109,11 @@ def _update_claimed(
     ).rowcount
 
 
-def _doubt_profiles(c: Connection, people: Sequence[int | None] | Select[Any], now: Millis) -> None:
+def _mark_ambiguous(c: Connection, people: Sequence[int | None] | Select[Any], now: Millis) -> None:
     """No write of these people's profiles before an event that may still be applied has been:
     it may carry older fields (guarantee 5)."""
-    doubt = {"doubt_until": now + AMBIGUOUS_WAIT_MS}
-    statement = update(profiles).values(doubt)
+    until = {"ambiguous_until": now + AMBIGUOUS_WAIT_MS}
+    statement = update(profiles).values(until)
     if isinstance(people, Select):
         c.execute(statement.where(profiles.c.person.in_(people)))
         return

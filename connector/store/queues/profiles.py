@@ -125,7 +125,7 @@ class SqlProfiles(ReceiptedQueue):
                 spec,
                 values={"receipt": None, "position": None, "sent": None},
                 returning=COLUMNS,
-                conditions=(*_NOT_EXCLUDED, profiles.c.doubt_until <= spec.now),
+                conditions=(*_NOT_EXCLUDED, profiles.c.ambiguous_until <= spec.now),
             )
             claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
             entries = [entry for entry in claimed if entry is not None]

@@ -10,10 +10,14 @@ from connector.store.tables.columns import RowId, metadata, partial_index
 
 class People(SQLModel, table=True):
     """People seen on a connection. `platform_id` is the id that they are read by, None while only
-    an address is known; `email` is the address that they have now. Both are `identifiers` too."""
+    an address is known; `email` is the address that they have now. Both are `identifiers` too. The
+    number of a person who was merged or erased is not used again."""
 
     __tablename__ = "people"
-    __table_args__ = (Index("people_by_connection", "connection", "id"),)
+    __table_args__ = (
+        Index("people_by_connection", "connection", "id"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
     connection: str = Field(sa_type=Text)

@@ -87,8 +87,8 @@ class Profiles(QueueColumns, table=True):
     is the import job that holds the write in flight, `position` the person's place in it.
     `write_mode` is connector.domain.profiles.WriteMode. `lost_jobs`: how many import jobs that held
     the write were lost. `merged_into`: the person turned out to be this one, and the row stays
-    until its write has ended. `doubt_until`: an event that carried fields of the person may still
-    be applied until then.
+    until its write has ended. `ambiguous_until`: until then an event that carried fields of the
+    person may still be applied.
     """
 
     __tablename__ = "profiles"
@@ -113,7 +113,7 @@ class Profiles(QueueColumns, table=True):
     identity: str = Field(sa_type=Text)
     wanted: str = Field(sa_type=Text)
     confirmed: str = Field(sa_type=Text)
-    doubt_until: int = Field(default=0, sa_type=BigInteger)
+    ambiguous_until: int = Field(default=0, sa_type=BigInteger)
     address_cleanups: str | None = Field(default=None, sa_type=Text)
     pending_move: str | None = Field(default=None, sa_type=Text)
     profile_id: str | None = Field(default=None, sa_type=Text)

@@ -158,6 +158,15 @@ class IdentityContract:
         person = await find_one(store, "7")
         assert len((await store.timelines.person(person, 10)).timeline) == 4
 
+    async def test_the_number_of_a_merged_person_is_not_used_again(self, store: Store) -> None:
+        events, _, _ = await lanes(store)
+        await append(store, person="7")
+        await append(store, email=_ADA)
+        records = [record(email=_ADA, person="7"), record(email=None, person="8")]
+        await store.outbox.append([Page(events, "webhook", records, LATER)])
+        eighth = await store.timelines.person(await find_one(store, "8"), 10)
+        assert (eighth.platform_id, eighth.email, len(eighth.timeline)) == ("8", None, 1)
+
     async def test_a_known_person_stays_found_after_a_merge(self, store: Store) -> None:
         """What one process remembers of people must not outlive a merge by another."""
         harness = await make_harness(store)

@@ -24,6 +24,7 @@ from connector.web.api import (
     webhook_builder,
 )
 from connector.web.api.context import ApiServices
+from connector.web.storable import is_storable_url
 
 PREFIX = "/api/v1"
 
@@ -80,4 +81,7 @@ class Gate:
                 self._access.identify(HTTPConnection(scope))
             except AccessDenied as error:
                 app = problems.denied(error)
+            else:
+                if not is_storable_url(scope):
+                    app = problems.respond(400, "the URL has a character that cannot be stored")
         await app(scope, receive, send)

@@ -6,9 +6,9 @@ from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from connector.web.api.context import Input, Page, Services, Viewer
+from connector.web.api.context import Id, Input, Page, Services, Viewer
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
 
@@ -50,7 +50,7 @@ class BackfillOrder(Input):
     klaviyo_list: str = ""
     klaviyo_segment: str = ""
     events: bool = False
-    since: date | None = None
+    since: date | None = Field(None, strict=False)
     dry_run: bool = False
     existing_only: bool = False
     force: bool = False
@@ -87,7 +87,7 @@ async def list_backfills(
 
 
 @router.get("/{id}")
-async def show_backfill(id: int, services: Services, caller: Viewer) -> BackfillView:
+async def show_backfill(id: Id, services: Services, caller: Viewer) -> BackfillView:
     """One run. The results of a run that was stopped or failed are counted now."""
     return await _find(id, services)
 
@@ -99,14 +99,14 @@ async def start_backfill(what: BackfillOrder, order: Order) -> CommandView:
 
 
 @router.post("/{id}/stop", responses=ACCEPTED)
-async def stop_backfill(id: int, services: Services, order: Order) -> CommandView:
+async def stop_backfill(id: Id, services: Services, order: Order) -> CommandView:
     """Stop a run. It can be resumed."""
     run = await _find(id, services)
     args = {"connection": run.connection}
     return await order.run("backfill-stop", args)
 
 
-async def _find(id: int, services: Services) -> BackfillView:
+async def _find(id: Id, services: Services) -> BackfillView:
     try:
         return BackfillView(**await services.commands.backfill(id))
     except KeyError:

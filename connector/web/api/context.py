@@ -5,10 +5,10 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Depends, Query, Request
-from pydantic import BaseModel, ConfigDict
+from fastapi import Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from connector.config import Config
 from connector.runtime.changes import ChangeFeed
@@ -17,6 +17,7 @@ from connector.service import Commands
 from connector.service.webhook_builder import FlowTarget
 from connector.web.access import Access, Principal
 from connector.web.api.problems import ApiError
+from connector.web.storable import MAX_ID, is_storable, read_id
 
 T = TypeVar("T")
 
@@ -60,11 +61,21 @@ Viewer = Annotated[Principal, Depends(viewer)]
 Operator = Annotated[Principal, Depends(operator)]
 
 
+Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+
+
 class Input(BaseModel):
     """A body that a caller sends. A key that is not known is refused: a misspelt one could mean
     more than was wanted."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, data: Any) -> Any:
+        if not is_storable(data):
+            raise ValueError("a text has a character that cannot be stored")
+        return data
 
 
 class Page(BaseModel, Generic[T]):
@@ -79,7 +90,7 @@ def read_cursor(cursor: Annotated[str | None, Query(max_length=200)] = None) -> 
     if cursor is None:
         return None
     try:
-        return int(urlsafe_b64decode(cursor.encode() + b"==").decode())
+        return read_id(urlsafe_b64decode(cursor.encode() + b"==").decode())
     except ValueError:
         raise ApiError(400, "`cursor` is not one of this list: leave it out") from None
 

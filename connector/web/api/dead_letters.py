@@ -13,6 +13,7 @@ from connector.ports import DeadLetter, DeadLetterFilter
 from connector.service.dead_letters import filter_of
 from connector.web.api.context import (
     Cursor,
+    Id,
     Input,
     Limit,
     Operator,
@@ -23,6 +24,7 @@ from connector.web.api.context import (
 )
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
+from connector.web.storable import MAX_ID
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"], responses=RESPONSES)
 
@@ -68,7 +70,7 @@ class Selection(Input):
     """Either `ids`, or a `filter` with the `count` that it had: when the count has changed since,
     nothing is done and the answer is 409. An empty filter stands for every record."""
 
-    ids: list[int] = Field([], max_length=1_000)
+    ids: list[Annotated[int, Field(ge=1, le=MAX_ID)]] = Field([], max_length=1_000)
     filter: Filter | None = None
     count: int | None = Field(None, ge=0)
 
@@ -116,7 +118,7 @@ async def list_dead_letters(
 
 
 @router.get("/{id}")
-async def show_dead_letter(id: int, services: Services, caller: Operator) -> DeadLetterDetailView:
+async def show_dead_letter(id: Id, services: Services, caller: Operator) -> DeadLetterDetailView:
     """For operators, because a record may hold personal data."""
     found = await services.commands.dead_letter(id)
     if found is None:

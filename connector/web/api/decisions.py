@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from connector.web.api.context import Limit, Page, Services, Viewer
+from connector.web.api.context import Id, Limit, Page, Services, Viewer
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES
 
@@ -66,7 +66,7 @@ async def list_actions(
 
 @router.post("/actions/{id}/{decision}", responses=ACCEPTED)
 async def decide_action(
-    id: int, decision: Literal["applied", "again", "refuse"], services: Services, order: Order
+    id: Id, decision: Literal["applied", "again", "refuse"], services: Services, order: Order
 ) -> CommandView:
     """Say what happened to an uncertain action, or what to do with a held one: it was applied, send
     it again, or never send it."""
@@ -83,7 +83,7 @@ async def list_approvals(services: Services, caller: Viewer) -> Page[ApprovalVie
 
 @router.post("/approvals/{id}/{answer}", responses=ACCEPTED)
 async def answer_approval(
-    id: int, answer: Literal["approve", "reject"], services: Services, order: Order
+    id: Id, answer: Literal["approve", "reject"], services: Services, order: Order
 ) -> CommandView:
     """Allow what was asked, or refuse it."""
     args = {"id": id, "by": order.by}

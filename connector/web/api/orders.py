@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel
 
 from connector.ports import Command, KeyReused
-from connector.web.api.context import Operator, Services, Viewer
+from connector.web.api.context import Id, Operator, Services, Viewer
 from connector.web.api.problems import RESPONSES, ApiError
 
 router = APIRouter(prefix="/commands", tags=["commands"], responses=RESPONSES)
@@ -30,7 +30,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/{id}")
-async def show_command(id: int, services: Services, caller: Viewer) -> CommandView:
+async def show_command(id: Id, services: Services, caller: Viewer) -> CommandView:
     """A command that was submitted here. One that failed is answered with 409 and its error."""
     command = await services.commands.command(id)
     if command is None:

@@ -8,10 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from connector.config import Config
-from connector.console import Console, ConsoleServices
 from connector.web.health import Health
 from connector.web.server import application
+from tests.console.conftest import ConsoleHarness
 
 from .conftest import OPERATOR, ApiHarness
 
@@ -33,11 +32,10 @@ class Body:
 @pytest.fixture
 def port(harness: ApiHarness) -> Callable[..., httpx.AsyncClient]:
     """Calls all that an admin port serves."""
-    services = ConsoleServices(
-        harness.commands, harness.access, harness.changes, harness.seal, harness.clock, Config
-    )
-    health: Any = Health(harness.clock, None, harness.commands, None)  # type: ignore[arg-type]
-    app = application(health, admin=True, api=harness.app, console=Console(services))
+    no_metrics: Any = None
+    health = Health(harness.clock, no_metrics, harness.commands, no_metrics)
+    console = ConsoleHarness(harness).app
+    app = application(health, admin=True, api=harness.app, console=console)
     transport = httpx.ASGITransport(app=app, client=("203.0.113.9", 1))
     return lambda **options: httpx.AsyncClient(
         transport=transport, base_url="http://127.0.0.1", **options

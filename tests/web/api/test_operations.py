@@ -10,6 +10,7 @@ import pytest
 from connector.domain.errors import Problem
 from connector.domain.records import State
 from connector.ports import ANY_DEAD_LETTER
+from connector.web.api.context import write_cursor
 
 from .conftest import ApiHarness
 
@@ -148,3 +149,56 @@ async def test_a_bad_query_is_a_problem_and_not_an_error(
     answer = await operator.get(f"{DEAD_LETTERS}{query}")
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("id", [0, -1, 2**63, 10**30])
+async def test_an_id_that_no_row_can_have_is_a_fault_of_the_request(
+    operator: httpx.AsyncClient, id: int
+) -> None:
+    for path in (f"dead-letters/{id}", f"backfills/{id}", f"commands/{id}"):
+        assert (await operator.get(f"/api/v1/{path}")).status_code == 422
+    for path in (f"backfills/{id}/stop", f"actions/{id}/applied", f"approvals/{id}/approve"):
+        assert (await operator.post(f"/api/v1/{path}")).status_code == 422
+    body = {"ids": [id]}
+    assert (await operator.post(f"{DEAD_LETTERS}/retry", json=body)).status_code == 422
+    cursor = write_cursor(id)
+    assert (await operator.get(f"{DEAD_LETTERS}?cursor={cursor}")).status_code == 400
+
+
+@pytest.mark.parametrize("text", [r"a\u0000b", r"a\ud800b"])
+async def test_a_text_that_cannot_be_stored_is_a_fault_of_the_request(
+    operator: httpx.AsyncClient, text: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    for path, body in (
+        ("people/find", '{"platform_id": "%s"}'),
+        ("dead-letters/retry", '{"filter": {"q": "%s"}, "count": 0}'),
+        ("backfills", '{"connection": "acme", "klaviyo_list": "%s"}'),
+        ("webhook-builder", '{"connection": "acme", "%s": 1}'),
+    ):
+        content = body % text
+        answer = await operator.post(f"/api/v1/{path}", content=content, headers=headers)
+        assert answer.status_code == 422, path
+    assert (await operator.get(f"{DEAD_LETTERS}?q=a%00b")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("dead-letters/retry", {"filter": {}, "count": False}),
+        ("dead-letters/retry", {"ids": ["1"]}),
+        ("backfills", {"connection": "acme", "dry_run": "no"}),
+        ("backfills", {"connection": "acme", "dryrun": True}),
+    ],
+)
+async def test_a_value_of_another_type_or_an_unknown_key_changes_nothing(
+    harness: ApiHarness, operator: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    assert (await operator.post(f"/api/v1/{path}", json=body)).status_code == 422
+    assert await harness.commands.command(1) is None
+
+
+async def test_a_backfill_takes_a_date(operator: httpx.AsyncClient) -> None:
+    body = {"connection": "acme", "events": True, "since": "2026-01-31"}
+    answer = await operator.post("/api/v1/backfills", json=body)
+    assert (answer.status_code, answer.json()["detail"]) == (409, "no connection `acme` runs here")

@@ -472,6 +472,7 @@ def upgrade() -> None:
         sa.Column("email", sa.Text(), nullable=True),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
     )
     op.create_index("people_by_connection", "people", ["connection", "id"], unique=False)
     op.create_table(
@@ -510,7 +511,7 @@ def upgrade() -> None:
         sa.Column("identity", sa.Text(), nullable=False),
         sa.Column("wanted", sa.Text(), nullable=False),
         sa.Column("confirmed", sa.Text(), nullable=False),
-        sa.Column("doubt_until", sa.BigInteger(), nullable=False),
+        sa.Column("ambiguous_until", sa.BigInteger(), nullable=False),
         sa.Column("address_cleanups", sa.Text(), nullable=True),
         sa.Column("pending_move", sa.Text(), nullable=True),
         sa.Column("profile_id", sa.Text(), nullable=True),
