@@ -218,7 +218,10 @@ class NoticeDelivery:
         except (DeliveryError, StoreError) as error:
             if not self._failures:
                 self._log.error(
-                    "notification_failed", problem=error.problem.value, detail=error.detail
+                    "notification_failed",
+                    problem=error.problem.value,
+                    detail=error.detail,
+                    remedy="check the url of this [[notify]] with `connector notify test`",
                 )
             self._failures += 1
             await self._clock.sleep(self._backoff(self._failures))
