@@ -43,8 +43,8 @@ class SqlMembershipQueue(ReceiptedQueue):
         super().__init__(database, memberships_queue, _M.settled_at)
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
-        """A ready change may wait for a write of the same person on another lane, whose end no
-        event reports, so `next_due` is at most a second away."""
+        """A ready change may wait for a write of the same person on another lane, or for the id of
+        its list. No event reports their end, so `next_due` is at most a second away."""
         found = await super().ready(lane, now=now, limit=limit)
         if not (found.batch or found.backfill_batch):
             return found
@@ -58,7 +58,8 @@ class SqlMembershipQueue(ReceiptedQueue):
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         """Changes of one target, those that wait longest first."""
-        conditions = () if spec.mode is DeliveryMode.SINGLE else _not_in_flight()
+        free = () if spec.mode is DeliveryMode.SINGLE else _not_in_flight()
+        conditions = (*free, _target_is_known())
         target = _first_target(c, spec, conditions)
         if target is None:
             return []
@@ -192,6 +193,15 @@ def _not_in_flight() -> tuple[ColumnElement[bool], ...]:
         writing.c.address == _M.address, in_state(State.CLAIMED, writing)
     )
     return (~is_joining_list(_M.address), ~exists(fields))
+
+
+def _target_is_known() -> ColumnElement[bool]:
+    """A list whose id is being looked up again gets nothing meanwhile. A target at a platform has
+    no other id than its name."""
+    unknown = select(literal(1)).where(
+        groups.c.id == _M.target, groups.c.kind == "list", groups.c.remote_id.is_(None)
+    )
+    return ~exists(unknown)
 
 
 def _first_target(

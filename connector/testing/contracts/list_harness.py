@@ -39,6 +39,11 @@ class ListHarness:
         [found] = [g for g in await self.store.member_groups.all() if g.name == name]
         return found
 
+    async def link(self, name: str, remote_id: str) -> None:
+        """The id of a target at the remote side is found."""
+        target = await self.group(name)
+        await self.store.member_groups.set_remote_id(target.id, remote_id, name, now=self.later())
+
     async def scan(self, name: str, *people: str, end: bool = True, begin: bool = True) -> Group:
         """Scan a source of one page, or only a first page of it (`end` False)."""
         group = await self.group(name)
@@ -147,8 +152,7 @@ async def make_harness(
     harness = ListHarness(store, lane, await acquire_long_lease(store))
     links = [Link(audience, "list", remove_foreign) for audience in audiences or (VIP,)]
     await store.member_groups.set_links(lane, links, account="acc")
-    target = await harness.group("list")
-    await store.member_groups.set_remote_id(target.id, "L1", "list", now=NOW)
+    await harness.link("list", "L1")
     if writes_enabled:
         await harness.enable_writes()
     return harness

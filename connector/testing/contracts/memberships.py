@@ -123,6 +123,15 @@ class MembershipsContract:
         )
         assert await env.deliver() == ([], ["ada"])
 
+    async def test_nothing_is_sent_to_a_list_while_its_id_is_looked_up(self, store: Store) -> None:
+        env = await make_harness(store)
+        await env.sync(VIP, "ada")
+        target = (await env.group("list")).id
+        await store.member_groups.clear_remote_id(target)
+        assert await env.claim() is None
+        await env.link("list", "L1")
+        assert await env.deliver() == (["ada"], [])
+
     @pytest.mark.parametrize("leaves", [True, False])
     async def test_after_an_ambiguous_change_nothing_is_sent_before_it_can_no_longer_be_applied(
         self, store: Store, leaves: bool
@@ -464,6 +473,7 @@ class MembershipsContract:
         await store.member_groups.set_links(
             env.lane, [Link(VIP, "list"), Link(GOLD, "other")], account="acc"
         )
+        await env.link("other", "L2")
         await env.enable_writes("other")
         await env.sync(VIP, "ada")
         await env.sync(GOLD, "ada", "bob")
@@ -509,6 +519,7 @@ class MembershipsContract:
         await env.deliver()
         await store.member_groups.reset_account("acme", now=env.later())
         assert (await env.group("list")).remote_id is None
+        await env.link("list", "L2")
         await env.enable_writes()
         await env.sync(VIP, "ada")
         assert await env.deliver() == (["ada"], [])
