@@ -315,6 +315,7 @@ async def _settle(life: Life) -> list[str]:
             world.start_process()
         life.report()
         life.repeat_what_is_missing()
+        world.repeat_failed_commands()
         await asyncio.sleep(_ROUND)
         found = world.faults()
         found += [f"not acknowledged: {s.name}" for s in life.calls if not s.acknowledged]

@@ -111,6 +111,7 @@ class World:
         self.network.on_answer = self._on_answer
         self.disk = Disk()
         self.processes: list[Process] = []
+        self._repeated: set[int] = set()
         self.oracle = Oracle()
         self.lines: list[str] = []
         self.store_fault: Callable[[int], Any] = lambda call: None
@@ -391,6 +392,14 @@ class World:
         table = metadata.tables["commands"]
         rows = self.disk.rows(select(table).where(table.c.done_at.is_(None)))
         return [f"command {row.id} {row.kind} has no result" for row in rows]
+
+    def repeat_failed_commands(self) -> None:
+        """As a person does who has read the error; each once."""
+        table = metadata.tables["commands"]
+        for row in self.disk.rows(select(table).where(table.c.ok == 0)):
+            if row.id not in self._repeated:
+                self._repeated.add(row.id)
+                self.command(row.kind, **orjson.loads(row.args))
 
     def faults(self) -> list[str]:
         found = [*self.oracle.faults, *self.waiting(), *self.open_commands()]
