@@ -67,9 +67,8 @@ def _dead(b: Backlog, causes: Mapping[str, int]) -> AttentionItem:
     if len(causes) == 1:
         [code] = causes
         problem = Problem.from_code(code)
-        todo = problem.remedy
-        if kind is EVENTS:
-            todo += f"; then `connector dead-letters retry --cause {code}`, or discard"
+        then = f"then `connector dead-letters retry --cause {code}`, or discard"
+        todo = f"{problem.remedy}; {then if kind is EVENTS else kind.dead_remedy}"
         return AttentionItem(f"dead {label}", f"{text}: {problem.meaning}", problem, todo)
     if causes:
         listed = [f"{count:,} {code}" for code, count in sorted(causes.items())]

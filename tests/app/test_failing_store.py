@@ -24,6 +24,7 @@ from connector.sandbox.demo_platforms import DEMO_PLATFORMS
 from connector.service import notify
 from connector.store.database import Database
 from connector.store.sql import open_store
+from connector.testing.fakes.remote import respond
 from tests.oauth.conftest import KEY
 from tests.oauth.tokens import connect
 from tests.paths import ROOT
@@ -49,7 +50,7 @@ client_id = "sandbox-app"
 client_secret = "sandbox-app-secret"
 
 [[notify]]
-url = "{klaviyo}/nowhere"
+url = "{hook}/notices"
 """
 CONNECTION = """
 [[connections]]
@@ -63,7 +64,7 @@ modules = ["events", "profiles", "audiences", "segments", "actions"]
 [connections.klaviyo]
 base_url = "{klaviyo}"
 private_key = "pk_sandbox"
-flow_guard = "off"
+flow_guard = "warn"
 """
 WITH_OAUTH = """
 [[connections]]
@@ -184,6 +185,11 @@ async def connect_account(url: str, klaviyo: KlaviyoSandbox) -> None:
     await store.aclose()
 
 
+async def accept_notices(scope: Any, receive: Any, send: Any) -> None:
+    """The target of `[[notify]]`."""
+    await respond(204)(accept_notices, scope, receive, send)
+
+
 @pytest.fixture
 async def rig(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silenced_logs: None
@@ -196,9 +202,10 @@ async def rig(
     klaviyo = KlaviyoSandbox(limits=False)
     platforms: dict[str, Any] = {each.source: each.make() for each in DEMO_PLATFORMS}
     servers = await serve(
-        {"klaviyo": (klaviyo.app, 0)} | {name: (each.app, 0) for name, each in platforms.items()}
+        {"klaviyo": (klaviyo.app, 0), "hook": (accept_notices, 0)}
+        | {name: (each.app, 0) for name, each in platforms.items()}
     )
-    text = CONFIG.format(klaviyo=servers.url("klaviyo"), key=KEY)
+    text = CONFIG.format(klaviyo=servers.url("klaviyo"), hook=servers.url("hook"), key=KEY)
     mapping = ROOT / "mappings" / "jericommerce.toml"
     text += WITH_OAUTH.format(klaviyo=servers.url("klaviyo"), mapping=mapping)
     await connect_account(f"sqlite:///{tmp_path}/state.db", klaviyo)

@@ -140,8 +140,8 @@ async def test_a_member_the_platform_refuses_does_not_block_the_others(start: St
     await env.run_for(20)
     assert segment_members(env) == ["bob"]
     [item] = await env.commands.attention()
-    assert item.text == "acme memberships → toy: 1 refused membership"
-    assert item.remedy == "`connector segments sync CONNECTION NAME` tries again"
+    assert item.text.startswith("acme memberships → toy: 1 refused membership")
+    assert item.remedy.endswith("`connector segments sync CONNECTION NAME` tries again")
     env.toy.result_for = lambda email: MembershipResult("confirmed")
     await env.sync("segments", "Winback")
     assert segment_members(env) == ["ada", "bob"]
