@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from connector.web.server import Server
 from tests.waiting import async_until
@@ -59,14 +59,20 @@ class Site:
         self.url = f"http://127.0.0.1:{server.port}"
         self._browser = browser
         self.faults: list[str] = []
+        self._contexts: list[BrowserContext] = []
 
     async def page(self, **options: Any) -> Page:
         context = await self._browser.new_context(base_url=self.url, **options)
+        self._contexts.append(context)
         page = await context.new_page()
         page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith(self.url) else self._foreign(r.url))
         return page
+
+    async def close(self) -> None:
+        for context in self._contexts:
+            await context.close()
 
     def _foreign(self, url: str) -> None:
         self.faults.append(f"request to {url}")
@@ -88,6 +94,8 @@ async def site(console: ConsoleHarness, browser: Browser) -> AsyncIterator[Site]
     await server.start()
     found = Site(console, server, browser)
     yield found
+    # Before the server: a page whose stream ends tries to connect again.
+    await found.close()
     console.api.changes.close()
     await server.stop()
     assert found.faults == []

@@ -394,9 +394,10 @@ class World:
         return [f"command {row.id} {row.kind} has no result" for row in rows]
 
     def repeat_failed_commands(self) -> None:
-        """As a person does who has read the error; each once."""
+        """As a person does who has read the error; each once. Not a pause: it was ended since."""
         table = metadata.tables["commands"]
-        for row in self.disk.rows(select(table).where(table.c.ok == 0)):
+        failed = table.c.ok == 0, table.c.kind != "pause"
+        for row in self.disk.rows(select(table).where(*failed)):
             if row.id not in self._repeated:
                 self._repeated.add(row.id)
                 self.command(row.kind, **orjson.loads(row.args))
