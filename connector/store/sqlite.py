@@ -86,6 +86,9 @@ class SqliteDatabase:
         self._file = SqliteFile(path) if path else None
         if self._file:
             self._file.remember()
+            # A log that is there before the first connection may be another process's, which
+            # SQLite removes when that process closes the store.
+            self._file.forget_log()
         self.engine = sqlite_engine(url, self._file)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-read")
