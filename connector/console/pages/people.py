@@ -12,8 +12,7 @@ from starlette.routing import Route
 from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.web.access import AccessDenied
-
-_KIND = "person"
+from connector.web.person_keys import open_person, seal_person
 
 
 async def show(request: Request) -> Response:
@@ -26,7 +25,7 @@ async def find(request: Request) -> Response:
     form = await visit.form()
     who = str(form.get("who", "")).strip()
     found = await visit.services.commands.find_people(who) if who else []
-    keys = [(name, visit.services.seal.seal(f"{_KIND} {name}/{id}")) for name, id in found]
+    keys = [(name, seal_person(visit.services.seal, name, id)) for name, id in found]
     if len(keys) == 1:
         return RedirectResponse(f"/people/{keys[0][1]}", 303)
     return await page(visit, "people.html", found=keys)
@@ -58,13 +57,9 @@ async def refresh(request: Request) -> Response:
 
 
 async def _person(visit: Visit) -> tuple[str, dict[str, object]]:
-    opened = visit.services.seal.open(visit.request.path_params["key"]) or ""
-    kind, _, rest = opened.partition(" ")
-    name, _, id = rest.partition("/")
-    if kind != _KIND:
-        raise HTTPException(404)
     try:
-        return name, await visit.services.commands.timeline(int(id))
+        name, id = open_person(visit.services.seal, visit.request.path_params["key"])
+        return name, await visit.services.commands.timeline(id)
     except KeyError:
         raise HTTPException(404) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -11,6 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from connector.web.api.context import Input, Operator, Services
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
+from connector.web.person_keys import open_person, seal_person
 
 router = APIRouter(prefix="/people", tags=["people"], responses=RESPONSES)
 
@@ -48,7 +48,6 @@ class Timeline(BaseModel):
     person: dict[str, Any]
 
 
-_KIND = "person"
 Key = Annotated[str, Path(max_length=400)]
 
 
@@ -59,7 +58,7 @@ async def find_people(query: PersonQuery, services: Services, caller: Operator) 
     found = await services.commands.find_people(who, query.connection)
     return FoundPeople(
         items=[
-            FoundPerson(key=_key(services, connection, id), connection=connection)
+            FoundPerson(key=seal_person(services.seal, connection, id), connection=connection)
             for connection, id in found
         ]
     )
@@ -80,15 +79,10 @@ async def refresh_person(key: Key, services: Services, order: Order) -> CommandV
     return await order.run("refresh", args)
 
 
-def _key(services: Services, connection: str, id: int) -> str:
-    return services.seal.seal(f"{_KIND} {connection}/{id}")
-
-
 async def _person(key: str, services: Services) -> tuple[str, dict[str, Any]]:
-    opened = services.seal.open(key) or ""
-    kind, _, rest = opened.partition(" ")
-    connection, _, id = rest.partition("/")
-    if kind == _KIND:
-        with contextlib.suppress(KeyError):
-            return connection, await services.commands.timeline(int(id))
-    raise ApiError(404, "this key is too old or of another server: find the person again")
+    try:
+        connection, id = open_person(services.seal, key)
+        return connection, await services.commands.timeline(id)
+    except KeyError:
+        detail = "this key is too old or of another server: find the person again"
+        raise ApiError(404, detail) from None
