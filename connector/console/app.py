@@ -28,7 +28,7 @@ from connector.console.pages import (
 )
 from connector.console.session import ConsoleServices, Forbidden
 from connector.console.view import error_page
-from connector.domain.errors import StoreError
+from connector.domain.errors import ConfigError, StoreError
 from connector.web.access import AccessDenied
 from connector.web.storable import is_storable_url
 
@@ -72,6 +72,7 @@ class Console:
                 AccessDenied: _access_denied,
                 Forbidden: _forbidden,
                 StoreError: _store_unavailable,
+                ConfigError: _config_invalid,
                 HTTPException: _http_error,
             },
         )
@@ -119,6 +120,11 @@ async def _store_unavailable(request: Request, error: Exception) -> Response:
     assert isinstance(error, StoreError)
     text = f"{error.problem.value}: {error.problem.meaning}. {error.problem.remedy}."
     return error_page(request, 503, "The store does not answer", text)
+
+
+async def _config_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ConfigError)
+    return error_page(request, 409, "The configuration is not valid", "; ".join(error.faults))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from tests.web.api.conftest import ApiHarness, make_api
 
 __all__ = ["make_api"]
 
-CONNECTION = Connection(name="acme", source="jericommerce")
+CONNECTION = Connection(name="acme", source="jericommerce", mapping="gone/jericommerce.toml")
 FLOWS = FlowTarget(
     address="http://127.0.0.1:8787/flows/acme",
     title="JeriCommerce",

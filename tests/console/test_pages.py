@@ -173,6 +173,16 @@ async def test_a_test_call_is_made_after_a_second_page(console: ConsoleHarness) 
     assert b"test@example.com" in body
 
 
+async def test_a_mapping_that_is_faulty_by_now_is_named_on_the_page(
+    console: ConsoleHarness,
+) -> None:
+    # The harness's connection has a mapping whose file does not exist.
+    answer = await console.browser().get("/use-in-klaviyo/acme")
+    assert answer.status_code == 409
+    assert "The configuration is not valid" in answer.text
+    assert "jericommerce.toml" in answer.text
+
+
 # ── who may do what ──────────────────────────────────────────────────────────────────────────────
 
 
