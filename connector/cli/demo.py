@@ -155,7 +155,7 @@ async def _watch(
         loop.call_later(seconds, stop.set)
     names = ", ".join(platform.demo_platform.title for platform in platforms)
     console.print(f"connector demo: sandboxes of {names} → connector ({url}) → Klaviyo sandbox")
-    console.print(f"open: {url}/healthz  {url}/metrics   files: {folder}   stop: Ctrl-C\n")
+    console.print(f"console: {url}/   metrics: {url}/metrics   files: {folder}   stop: Ctrl-C\n")
     sending = [asyncio.create_task(platform.traffic.run(stop)) for platform in platforms]
     started_at = loop.time()
     with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
