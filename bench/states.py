@@ -234,7 +234,7 @@ async def _make_env(folder: Path, everyone: Sequence[Person]) -> Environment:
         clock=clock,
         credential=private_key(SecretStr("pk_sandbox")),
         headers=headers("2026-10-15"),
-        http=httpx.AsyncClient(transport=httpx.ASGITransport(klaviyo.app)),
+        transport=httpx.ASGITransport(klaviyo.app),
     )
 
     async def record_usage(usage: Sequence[QuotaUsage]) -> None:

@@ -14,6 +14,7 @@ from connector.config import Config
 from connector.domain.errors import Problem
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
+from connector.net.transport import ConnectionPool, Transport
 from connector.pipeline.intake import Intake
 from connector.pipeline.store_outage import until_available
 from connector.ports import Clock, Lease, Store
@@ -70,6 +71,7 @@ class Connections:
         self._metrics = metrics
         self._problems = problems
         self._intake = intake
+        self._pool = ConnectionPool()
         self._log = log.get("connections")
 
     # ── build and replace ────────────────────────────────────────────────────────────────────────
@@ -92,6 +94,7 @@ class Connections:
             self._clock,
             self._metrics,
             self.limiters,
+            new_transport=lambda: Transport(self._pool),
             intake=self._intake,
             known_accounts=self.known_accounts,
         )
@@ -231,6 +234,10 @@ class Connections:
         """Settle what is in flight within `timeout` seconds, and close everything."""
         await asyncio.gather(*(runtime.stop(timeout) for runtime in self.runtimes.values()))
         self.running.clear()
+
+    async def aclose(self) -> None:
+        """Close what the connections share, after `stop`."""
+        await self._pool.aclose()
 
     # ── run --until-idle ─────────────────────────────────────────────────────────────────────────
 

@@ -152,6 +152,7 @@ class App:
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
+        self._stack.push_async_callback(self.connections.aclose)
         self._takeover = Takeover(
             self.store,
             self._lease,

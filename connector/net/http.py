@@ -14,6 +14,7 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 import orjson
 
+from connector import __version__
 from connector.domain.errors import (
     AmbiguousError,
     Blocked,
@@ -23,9 +24,15 @@ from connector.domain.errors import (
 )
 from connector.domain.hosts import is_loopback
 from connector.net.answers import ANSWERS, RETRY_STATUSES, Vendor, error_for
+from connector.net.transport import Transport
 from connector.ports import Clock
 
 _GET_DEADLINE = 10.0
+_HEADERS = {
+    "accept": "*/*",
+    "accept-encoding": "gzip, deflate",
+    "user-agent": f"loyalty-connector/{__version__}",
+}
 CALL_DEADLINE = 60.0
 """Seconds for one request and its whole response. More than the waits for a connection together
 (client), so that a request which ends here has been sent."""
@@ -59,23 +66,14 @@ class CallStats:
     seconds: float
 
 
-def client(*, timeout: float = 30.0, max_connections: int = 20) -> httpx.AsyncClient:
-    """The only client factory. `timeout` in seconds for each of connect, read, write and pool.
-
-    httpcore's pool slows down with many connections (docs/decisions/0004-http.md), so few are kept.
-    """
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-        limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=20),
-        follow_redirects=False,
-        trust_env=False,
-    )
+TransportFactory = Callable[[], httpx.AsyncBaseTransport]
 
 
-ClientFactory = Callable[[], httpx.AsyncClient]
+class InProcess(httpx.AsyncBaseTransport):
+    """Calls an ASGI application in this process, for tests. One that raises ConnectionResetError,
+    ConnectionRefusedError or TimeoutError is a connection lost after the request left, one that
+    could not be made, and one without an answer."""
 
-
-class _InProcess(httpx.AsyncBaseTransport):
     def __init__(self, app: Any) -> None:
         self._inner = httpx.ASGITransport(app)
 
@@ -90,11 +88,14 @@ class _InProcess(httpx.AsyncBaseTransport):
             raise httpx.ReadTimeout("no answer in time") from error
 
 
+def client(*, timeout: float = 30.0) -> httpx.AsyncClient:
+    """A client for what is no remote API of ours. `timeout` in seconds as in Transport."""
+    return httpx.AsyncClient(transport=Transport(timeout=timeout), trust_env=False)
+
+
 def in_process(app: Any) -> httpx.AsyncClient:
-    """A client of an ASGI application in this process, for tests. An application that raises
-    ConnectionResetError, ConnectionRefusedError or TimeoutError is a connection lost after
-    the request left, one that could not be made, and one without an answer."""
-    return httpx.AsyncClient(transport=_InProcess(app), follow_redirects=False)
+    """A client of an ASGI application in this process, for tests."""
+    return httpx.AsyncClient(transport=InProcess(app))
 
 
 Credential = Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
@@ -131,7 +132,7 @@ class Http:
         allow_http: frozenset[str] = frozenset(),
         retry_statuses: frozenset[int] = RETRY_STATUSES,
         on_call: Callable[[CallStats], None] | None = None,
-        http: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
         timeout: float = 30.0,
         deadline: float = CALL_DEADLINE,
     ) -> None:
@@ -139,10 +140,11 @@ class Http:
         self._vendor: Vendor = vendor
         self._clock = clock
         self._credential = credential
-        self._headers = dict(headers or {})
+        self._headers = {**_HEADERS, **(headers or {})}
         self._retry_statuses = retry_statuses
         self._on_call = on_call
-        self._client = http or client(timeout=timeout)
+        self._transport = transport or Transport(timeout=timeout)
+        self._closed = False
         self._deadline = deadline
         parts = urlsplit(self._base)
         host = parts.hostname or ""
@@ -150,7 +152,8 @@ class Http:
         self._host = host
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        self._closed = True
+        await self._transport.aclose()
 
     async def call(
         self,
@@ -198,7 +201,7 @@ class Http:
         sent: Mapping[str, str],
         auth: Mapping[str, str],
     ) -> ApiResponse:
-        if self._client.is_closed:
+        if self._closed:
             # By a reload or a stop, while its caller was waiting.
             raise RetryLater(Problem.NOT_CONNECTED, "not sent: this client was closed")
         url = self._base + path
@@ -210,20 +213,24 @@ class Http:
         status: int | None = None
         headers: Mapping[str, str] = {}
         try:
+            # Not through a client of httpx, whose redirects, cookies and hooks cost as much as the
+            # transport below (docs/decisions/0028-transport.md).
+            request = httpx.Request(method, url, content=content, headers=sent)
             async with asyncio.timeout(self._deadline):
-                response = await self._client.request(method, url, content=content, headers=sent)
+                response = await self._transport.handle_async_request(request)
+                body = await response.aread()
             status = response.status_code
             headers = response.headers
             error = error_for(
                 self._vendor,
                 status,
                 headers,
-                response.content,
+                body,
                 retry_statuses=self._retry_statuses,
             )
             if error:
                 raise error
-            return ApiResponse(status, headers, response.content)
+            return ApiResponse(status, headers, body)
         except (httpx.LocalProtocolError, UnicodeEncodeError):
             # Their text quotes the header that cannot be sent, which may be the key.
             raise Blocked(

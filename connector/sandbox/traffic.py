@@ -101,7 +101,7 @@ class Traffic:
         due = loop.time()
         count = 0
         async with (
-            client(timeout=10.0, max_connections=self._concurrency) as http,
+            client(timeout=10.0) as http,
             asyncio.TaskGroup() as group,
         ):
             while not stopped.is_set() and (total is None or count < total):

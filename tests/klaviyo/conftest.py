@@ -86,7 +86,7 @@ class Rig:
         sandbox: KlaviyoSandbox | None = None,
         *,
         base_url: str = "http://127.0.0.1",
-        http: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
         limits: dict[str, Limit] | None = None,
         late_after: float | None = None,
         key: str = "pk_sandbox",
@@ -108,7 +108,7 @@ class Rig:
             share=1.0,
         )
         if sandbox is not None:
-            http = httpx.AsyncClient(transport=httpx.ASGITransport(sandbox.app))
+            transport = httpx.ASGITransport(sandbox.app)
         self.http = Http(
             base_url,
             vendor="klaviyo",
@@ -116,7 +116,7 @@ class Rig:
             credential=private_key(SecretStr(key)),
             headers=headers("2026-10-15"),
             on_call=observe_headers(self.limiter),
-            http=http,
+            transport=transport,
             timeout=timeout,
         )
         self.api = KlaviyoApi(self.http, self.limiter, self.clock, self._remember)
@@ -160,7 +160,7 @@ async def rig(klaviyo: KlaviyoSandbox) -> Any:
 
 def scripted(answer: Callable[[httpx.Request], httpx.Response]) -> Rig:
     """A rig whose remote API is a function."""
-    return Rig(http=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    return Rig(transport=httpx.MockTransport(answer))
 
 
 def now() -> Millis:

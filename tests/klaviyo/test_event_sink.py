@@ -590,7 +590,7 @@ async def test_a_cancelled_delivery_leaves_no_request_running() -> None:
         await never.wait()
         return httpx.Response(202)
 
-    rig = Rig(http=httpx.AsyncClient(transport=httpx.MockTransport(stall)))
+    rig = Rig(transport=httpx.MockTransport(stall))
     others = asyncio.all_tasks()
 
     async def consume() -> list[Delivery]:

@@ -54,8 +54,8 @@ class Follower:
     def __init__(self, store: SqlStore, lane: Lane, reads: Lane, lease: _StaticLease) -> None:
         self.clock = clock = AutoAdvancingClock()
         self.klaviyo = KlaviyoSandbox(now=lambda: clock.now() / 1000, limits=False, job_delay=10**9)
-        http = httpx.AsyncClient(transport=Watched(self.klaviyo.app))
-        self.rig = Rig(http=http, limits=dict.fromkeys(LIMITS, WIDE), clock=clock)
+        wire = Watched(self.klaviyo.app)
+        self.rig = Rig(transport=wire, limits=dict.fromkeys(LIMITS, WIDE), clock=clock)
         self.sink = ProfileSink(self.rig.api)
         self.store, self.lane, self.reads, self.lease = store, lane, reads, lease
         self.settled_calls = 0
@@ -380,8 +380,7 @@ async def test_a_response_of_unexpected_shape_does_not_end_a_job(body: Any) -> N
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=body)
 
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    rig = Rig(http=http, limits=dict.fromkeys(LIMITS, WIDE))
+    rig = Rig(transport=httpx.MockTransport(answer), limits=dict.fromkeys(LIMITS, WIDE))
     with pytest.raises(AmbiguousError):
         await ImportJobs(rig.api).result("x")
 

@@ -17,7 +17,7 @@ from connector.klaviyo.sink.events import EventSink
 from connector.klaviyo.sink.members import MemberSink
 from connector.klaviyo.sink.profiles import ProfileSink
 from connector.mapping import load
-from connector.net.http import in_process
+from connector.net.http import InProcess
 from connector.pipeline.rendering import EventRenderer, MembershipRenderer, ProfileRenderer
 from connector.platforms.jericommerce.view import event_view
 from connector.sandbox import KlaviyoSandbox
@@ -32,7 +32,7 @@ MAPPING = load(ROOT / "mappings" / "jericommerce.toml").mapping
 
 
 def rig(app: App, clock: FakeClock) -> Rig:
-    return Rig(http=in_process(app), limits=dict(LIMITS), clock=clock)
+    return Rig(transport=InProcess(app), limits=dict(LIMITS), clock=clock)
 
 
 def email_of(seq: int) -> str:

@@ -77,8 +77,7 @@ class Sinks:
         self.wire = Watched(self.klaviyo.app)
         transport: Any = httpx.MockTransport(answer) if answer else self.wire
         wide = dict.fromkeys(LIMITS, WIDE)
-        http = httpx.AsyncClient(transport=transport)
-        self.rig = Rig(http=http, limits=wide, clock=clock)
+        self.rig = Rig(transport=transport, limits=wide, clock=clock)
         self.sink = ProfileSink(self.rig.api)
         self.deliveries: list[Delivery] = []
 

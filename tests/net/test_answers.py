@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -34,6 +32,8 @@ from connector.net.http import (
 )
 from connector.testing.fakes.clock import FakeClock
 
+from .servers import ACCEPTED, raw_server, read_request, reset
+
 BASE = "https://far.example"
 SECRET = "pk_verysecret0123456789"
 ADDRESS = "ana@example.com"
@@ -50,7 +50,7 @@ def make_http(answer: Callable[[httpx.Request], httpx.Response] | Exception, **m
         "vendor": "klaviyo",
         "clock": FakeClock(),
         "credential": HeaderKey("Authorization", SecretStr(SECRET), prefix="Klaviyo-API-Key "),
-        "http": httpx.AsyncClient(transport=httpx.MockTransport(handle)),
+        "transport": httpx.MockTransport(handle),
         **more,
     }
     return Http(options.pop("base_url", BASE), **options)
@@ -450,48 +450,6 @@ async def test_a_redirect_is_not_followed() -> None:
 
 # ── real sockets ─────────────────────────────────────────────────────────────────────────────────
 
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def raw_server(handler: Handler, *, scheme: str = "http", **more: Any) -> AsyncIterator[Http]:
-    """A server without TLS that runs `handler`, and an Http that calls it."""
-    talking: set[asyncio.Task[None]] = set()
-
-    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        talking.add(task)
-        try:
-            await handler(reader, writer)
-        except asyncio.CancelledError:
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
-    http = Http(
-        f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}",
-        vendor="klaviyo",
-        clock=FakeClock(),
-        credential=dict,
-        **more,
-    )
-    try:
-        yield http
-    finally:
-        await http.aclose()
-        for task in talking:
-            task.cancel()
-        server.close()
-
-
-async def read_request(reader: asyncio.StreamReader) -> None:
-    """One request with its body."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert f"content-length: {len(BODY)}".encode() in head.lower()
-    await reader.readexactly(len(BODY))
-
 
 async def post(http: Http) -> ApiResponse | DeliveryError:
     try:
@@ -546,9 +504,7 @@ async def test_a_server_without_tls_is_not_connected() -> None:
 async def test_a_reset_after_the_request_is_ambiguous() -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
-        connection = writer.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        writer.transport.abort()
+        reset(writer)
 
     async with raw_server(handler) as http:
         found = await post(http)
@@ -588,9 +544,6 @@ async def test_a_stalled_response_is_ambiguous() -> None:
         found = await post(http)
     assert isinstance(found, AmbiguousError)
     assert found.problem is Problem.TIMED_OUT
-
-
-ACCEPTED = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n"
 
 
 async def test_a_keepalive_connection_lost_during_a_request_is_ambiguous() -> None:

@@ -58,7 +58,7 @@ class FakeServer:
             clock=self.clock,
             credential=lambda: {},
             on_call=self.seen.append,
-            http=httpx.AsyncClient(transport=httpx.MockTransport(self.tokens)),
+            transport=httpx.MockTransport(self.tokens),
         )
         options = {"client_id": "us", "client_secret": SecretStr(SECRET), **more}
         return OAuthToken(transport, clock=self.clock, **options)
@@ -70,7 +70,7 @@ class FakeServer:
             clock=self.clock,
             credential=token,
             on_call=self.seen.append,
-            http=httpx.AsyncClient(transport=httpx.MockTransport(self.api)),
+            transport=httpx.MockTransport(self.api),
         )
 
 

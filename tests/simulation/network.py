@@ -54,9 +54,9 @@ class Network:
         self.planned: list[tuple[str, str, Fate]] = []
         self.sent = 0
 
-    def client(self) -> httpx.AsyncClient:
-        """A client of the process that makes it."""
-        return httpx.AsyncClient(transport=_Transport(self), trust_env=False)
+    def transport(self) -> httpx.AsyncBaseTransport:
+        """A transport of the process that makes it."""
+        return _Transport(self)
 
     def _fate(self, request: httpx.Request) -> Fate:
         rng = self._rng

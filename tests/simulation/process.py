@@ -191,7 +191,7 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         patch.setattr(daemon, "open_store", open_store)
         patch.setattr(daemon, "Scheduler", VirtualScheduler)
         patch.setattr(log, "configure", lambda **settings: None)
-        builder = partial(wiring.ConnectionBuilder, new_http_client=network.client)
+        builder = partial(wiring.ConnectionBuilder, new_transport=network.transport)
         patch.setattr(connections, "ConnectionBuilder", builder)
         # Pure functions of files that do not change.
         patch.setattr(wiring, "load_mapping", _load_mapping)

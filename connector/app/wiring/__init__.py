@@ -28,8 +28,9 @@ from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
-from connector.net.http import ClientFactory, client
+from connector.net.http import TransportFactory
 from connector.net.stored_token import StoredToken
+from connector.net.transport import Transport
 from connector.pipeline.intake import Intake
 from connector.pipeline.resume import ResumeWorker
 from connector.platforms import registry
@@ -58,7 +59,7 @@ class BuildResult:
 
 
 class ConnectionBuilder:
-    """Builds the runtimes of connections. `new_http_client` makes the HTTP client of each remote
+    """Builds the runtimes of connections. `new_transport` makes the HTTP client of each remote
     API."""
 
     def __init__(
@@ -69,7 +70,7 @@ class ConnectionBuilder:
         clock: Clock,
         metrics: Metrics,
         limiters: RateLimiters | None = None,
-        new_http_client: ClientFactory = client,
+        new_transport: TransportFactory = Transport,
         intake: Intake | None = None,
         known_accounts: Mapping[str, str] | None = None,
     ) -> None:
@@ -81,7 +82,7 @@ class ConnectionBuilder:
             clock,
             metrics,
             self.limiters,
-            new_http_client,
+            new_transport,
             intake or Intake(store.outbox, store.action_intake),
             {} if known_accounts is None else known_accounts,
         )

@@ -17,7 +17,7 @@ from connector.domain.records import Entry
 from connector.klaviyo.api import KlaviyoApi
 from connector.mapping import CompiledMapping
 from connector.net.answers import RETRY_STATUSES, Vendor
-from connector.net.http import CallStats, ClientFactory, Credential, Http
+from connector.net.http import CallStats, Credential, Http, TransportFactory
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.net.stored_token import StoredToken
 from connector.pipeline.dispatch import Dispatcher, Policy
@@ -66,7 +66,7 @@ class SharedServices:
     clock: Clock
     metrics: Metrics
     limiters: RateLimiters
-    new_http_client: ClientFactory
+    new_transport: TransportFactory
     intake: Intake
     known_accounts: Mapping[str, str] = field(default_factory=dict)
 
@@ -99,7 +99,7 @@ class SharedServices:
             allow_http=frozenset(self.config.security.allow_http),
             retry_statuses=retry_statuses,
             on_call=seen,
-            http=self.new_http_client(),
+            transport=self.new_transport(),
         )
 
     def kit(self, connection: Connection) -> Kit:

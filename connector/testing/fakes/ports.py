@@ -10,7 +10,7 @@ from connector.domain.actions import Action
 from connector.domain.errors import DeliveryError
 from connector.domain.lanes import QuotaUsage
 from connector.mapping import VIEW_PATHS
-from connector.net.http import Credential, Http, in_process
+from connector.net.http import Credential, Http, InProcess
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.kit import Kit
 from connector.ports import Client, Member, PersonRef
@@ -84,7 +84,7 @@ def make_kit(app: App, clock: FakeClock | None = None) -> Kit:
             clock=now,
             credential=credential,
             retry_statuses=not_applied,
-            http=in_process(app),
+            transport=InProcess(app),
         )
 
     return Kit(now, http, quota, record_usage, retry_statuses=frozenset({423, 429, 503}))

@@ -220,7 +220,7 @@ class Environment:
             StaticLease(fence),
             self.clock,
             metrics,
-            new_http_client=lambda: httpx.AsyncClient(transport=network),
+            new_transport=lambda: network,
             known_accounts=known_accounts,
         )
         # A start that cannot read the account scopes addresses by the base URL instead, so they

@@ -84,7 +84,7 @@ class Rig:
                 clock=self.clock,
                 credential=credential,
                 retry_statuses=not_applied,
-                http=httpx.AsyncClient(transport=httpx.MockTransport(self.answer)),
+                transport=httpx.MockTransport(self.answer),
             )
 
         kit = replace(

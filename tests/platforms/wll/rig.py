@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from connector.domain.lanes import QuotaUsage
-from connector.net.http import CallStats, Credential, Http, in_process
+from connector.net.http import CallStats, Credential, Http, InProcess
 from connector.platforms.wll import open as open_client
 from connector.platforms.wll.settings import Settings
 from connector.ports import Client
@@ -51,7 +51,7 @@ class Rig:
                 credential=credential,
                 retry_statuses=not_applied,
                 on_call=self.seen.append,
-                http=in_process(self._answer or self.platform.app),
+                transport=InProcess(self._answer or self.platform.app),
             )
 
         kit = make_kit(self.platform.app, self.clock)

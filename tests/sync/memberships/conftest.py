@@ -164,7 +164,7 @@ class Environment:
             StaticLease(fence),
             self.clock,
             self.metrics,
-            new_http_client=lambda: httpx.AsyncClient(transport=self.fault_transport),
+            new_transport=lambda: self.fault_transport,
             known_accounts=known_accounts,
         )
         self.runtime = await self._build(builder, known_accounts)
