@@ -1,0 +1,233 @@
+"""Webhooks at a steady rate through the whole pipeline, against a straight-line program that makes the
+same HTTP calls.
+
+Ours is `connector run` with every module on (only Klaviyo's limits are lifted, in that process). A
+webhook becomes an event with the person's fields, after a read of the person at the platform, and a
+profile write. The floor is `bench.live_floor`. Both remote APIs are `bench.remote`; 5,000 people, 16
+keep-alive connections. Server on one core, everything else on the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import uvloop
+
+from bench.load import SECRET, SIGNATURE, event_bodies
+from bench.processes import CpuMark, free_port, pinned, running
+
+ROOT = Path(__file__).resolve().parent.parent
+CONNECTIONS = 16
+WARM_UP = 3.0
+_SETTLE = 5.0
+"""Seconds after the last webhook in which its event may still be accepted."""
+
+_CONFIG = """\
+[store]
+url = "sqlite:///{folder}/connector.db"
+min_free = "1MB"
+
+[server]
+port = {port}
+
+[log]
+level = "error"
+
+[[connections]]
+name = "bench"
+source = "jericommerce"
+mapping = "{mapping}"
+
+[connections.settings]
+base_url = "http://127.0.0.1:{remote}"
+program = "demo"
+api_key = "jeri_bench"
+webhook_secret = "{secret}"
+rate_per_second = 100000
+
+[connections.klaviyo]
+base_url = "http://127.0.0.1:{remote}"
+private_key = "pk_bench"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one side at one rate. `cpu`: seconds an event. `p50`, `p99`: seconds from the
+    send of the webhook to the event's acceptance at Klaviyo. `lost`: acknowledged and not accepted
+    in time. `requests`: outgoing, an event."""
+
+    rate: float
+    wanted: float
+    cpu: float
+    p50: float
+    p99: float
+    lost: int
+    refused: int
+    requests: float
+
+    @property
+    def keeps_up(self) -> bool:
+        return self.p99 < 1.0 and not self.lost and not self.refused
+
+
+Webhook = tuple[str, bytes]
+
+
+def webhooks(count: int) -> list[Webhook]:
+    """(unique id, HTTP message) of signed webhooks, created beforehand."""
+    made = []
+    for name, body in event_bodies(count):
+        signature = hmac.digest(SECRET.encode(), body, hashlib.sha256).hex()
+        head = (
+            f"POST /webhooks/bench HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+            f"content-type: application/json\r\nx-jericommerce-event-type: {name}\r\n"
+            f"{SIGNATURE}: {signature}\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        made.append((orjson.loads(body)["id"], head.encode() + body))
+    return made
+
+
+def ours(made: Sequence[Webhook], rate: float, seconds: float) -> Run:
+    with tempfile.TemporaryDirectory(prefix="bench-live-") as name:
+        folder, port, remote = Path(name), free_port(), free_port()
+        config = folder / "connector.toml"
+        mapping = ROOT / "mappings" / "jericommerce.toml"
+        config.write_text(
+            _CONFIG.format(folder=folder, port=port, mapping=mapping, secret=SECRET, remote=remote)
+        )
+        return _measure(
+            ["-m", "bench.live", str(config)], folder, port, remote, made, rate, seconds
+        )
+
+
+def floor(made: Sequence[Webhook], rate: float, seconds: float) -> Run:
+    with tempfile.TemporaryDirectory(prefix="bench-live-floor-") as name:
+        folder, port, remote = Path(name), free_port(), free_port()
+        command = ["-m", "bench.live_floor", str(port), str(folder / "floor.db"), str(remote)]
+        return _measure(command, folder, port, remote, made, rate, seconds)
+
+
+def _measure(
+    command: Sequence[str],
+    folder: Path,
+    port: int,
+    remote: int,
+    made: Sequence[Webhook],
+    rate: float,
+    seconds: float,
+) -> Run:
+    with (
+        running(["-m", "bench.remote", str(remote)], folder=folder, port=remote, core=1),
+        running(command, folder=folder, port=port, core=0) as process,
+        pinned(1),
+    ):
+        mark = CpuMark(process.pid)
+        return uvloop.run(_drive(port, remote, made, rate, seconds, mark))
+
+
+async def _drive(
+    port: int, remote: int, made: Sequence[Webhook], rate: float, seconds: float, mark: CpuMark
+) -> Run:
+    sent: dict[str, float] = {}
+    status: dict[str, bytes] = {}
+    rest: Iterator[Webhook] = iter(made)
+    connections: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    for _ in range(CONNECTIONS):
+        connections.put_nowait(await asyncio.open_connection("127.0.0.1", port))
+
+    async def post(id: str, message: bytes, due: float) -> None:
+        reader, writer = await connections.get()
+        sent[id] = due
+        writer.write(message)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]
+        await reader.readexactly(int(length or 0))
+        status[id] = head[9:12]
+        connections.put_nowait((reader, writer))
+
+    async def steady(duration: float) -> None:
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for number in range(round(rate * duration)):
+                due = began + number / rate
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                group.create_task(post(*next(rest), due))
+
+    await steady(WARM_UP)
+    await asyncio.sleep(1.0)
+    before = _report(remote)["requests"]
+    sent.clear()
+    status.clear()
+    mark.begin()
+    began = time.monotonic()
+    await steady(seconds)
+    duration = time.monotonic() - began
+    deadline = time.monotonic() + _SETTLE
+    while True:
+        await asyncio.sleep(0.25)
+        report = _report(remote)
+        accepted = {id: at for id, at in report["accepted"].items() if id in sent}
+        if len(accepted) >= len(sent) or time.monotonic() > deadline:
+            break
+    await asyncio.sleep(0.5)
+    mark.end()
+    while not connections.empty():
+        connections.get_nowait()[1].close()
+    refused = sum(1 for found in status.values() if found != b"202")
+    lateness = sorted(accepted[id] - at for id, at in sent.items() if id in accepted) or [0.0]
+    requests = sum(_report(remote)["requests"].values()) - sum(before.values())
+    return Run(
+        len(sent) / duration,
+        rate,
+        mark.seconds / max(1, len(sent)),
+        lateness[len(lateness) // 2],
+        lateness[len(lateness) * 99 // 100],
+        len(sent) - refused - len(accepted),
+        refused,
+        requests / max(1, len(sent)),
+    )
+
+
+def _report(remote: int) -> dict[str, dict[str, float]]:
+    with contextlib.closing(urllib.request.urlopen(f"http://127.0.0.1:{remote}/report")) as answer:
+        found: dict[str, dict[str, float]] = orjson.loads(answer.read())
+        return found
+
+
+def highest(side: object, made: Sequence[Webhook], seconds: float, first: float) -> list[Run]:
+    """Runs at rates that grow by a half, until one does not keep up."""
+    assert callable(side)
+    runs: list[Run] = []
+    rate = first
+    while not runs or runs[-1].keeps_up:
+        runs.append(side(made, rate, seconds))
+        rate *= 1.5
+    return runs
+
+
+def _daemon(config: str) -> None:
+    """`connector run` without Klaviyo's limits."""
+    from connector.cli import main
+    from connector.klaviyo import limits
+    from connector.net.rate_limit import Limit
+
+    for endpoint in limits.LIMITS:
+        limits.LIMITS[endpoint] = Limit(1_000_000, 1_000_000)
+    sys.argv = ["connector", "--config", config, "run"]
+    main()
+
+
+if __name__ == "__main__":
+    _daemon(sys.argv[1])
