@@ -39,6 +39,11 @@ class _Template:
 _template = cache(_Template)
 
 
+def empty_database() -> Engine:
+    """A database in memory that has the tables, and one connection."""
+    return _template().copy()
+
+
 def _raw(engine: Engine) -> sqlite3.Connection:
     """The one connection of an engine in memory."""
     with engine.connect() as connection:
@@ -59,7 +64,7 @@ class InlineDatabase:
     def __init__(self, other: InlineDatabase | None = None) -> None:
         self._other = other  # the last one of them closes the engine
         if other is None:
-            self.engine = _template().copy()
+            self.engine = empty_database()
             weakref.finalize(self, self.engine.dispose)
         else:
             self.engine = other.engine
