@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 
 _INTERVAL = 0.02
+PATIENCE = 90.0
+"""Seconds until what does not happen is a failure: many times what a quiet machine needs."""
 
 
-def until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until `condition` is true; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -18,7 +20,9 @@ def until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> 
         time.sleep(_INTERVAL)
 
 
-async def async_until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def async_until(
+    what: str, condition: Callable[[], object], seconds: float = PATIENCE
+) -> None:
     """`until` for a test that shares the event loop with what it waits for."""
     for _ in range(round(seconds / _INTERVAL)):
         if condition():

@@ -20,7 +20,8 @@ import structlog
 from connector.domain.errors import Problem
 from connector.runtime.printable import one_line, printable
 
-_ADDRESS = re.compile(r"[\w.!#$&'*+^`{|}~-]+(?:@|%40)[\w-]+\.[\w.-]+")
+# Matches what is no address as well, so that a long text is read once and not from each character.
+_ADDRESS = re.compile(r"[\w.!#$&'*+^`{|}~-]++((?:@|%40)[\w-]+\.[\w.-]+)?")
 _PHONE = re.compile(r"(?<![\w.:])\+[1-9][0-9]{6,14}\b")
 _TOKEN = re.compile(
     r"\b(pk_[A-Za-z0-9_]{4,}|(?:[Bb]earer|Basic|Klaviyo-API-Key)\s+[^\s\"']+"
@@ -34,7 +35,8 @@ _SECRET_KEYS = re.compile(
 
 def redact(text: str) -> str:
     """Mask e-mail addresses, phone numbers and tokens."""
-    return _TOKEN.sub("***", _PHONE.sub("<phone>", _ADDRESS.sub("<address>", text)))
+    masked = _ADDRESS.sub(lambda m: "<address>" if m[1] else m[0], text)
+    return _TOKEN.sub("***", _PHONE.sub("<phone>", masked))
 
 
 def _clean(value: Any) -> Any:

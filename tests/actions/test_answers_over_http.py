@@ -132,7 +132,7 @@ class Setup:
     async def until(self, name: str, *states: str) -> list[ActionView]:
         """The actions of a connection, once their states are these, in order."""
         found: list[ActionView] = []
-        for _ in range(500):
+        for _ in range(4_000):
             found = await self.actions(name)
             if [action.state for action in found] == list(states):
                 return found

@@ -62,7 +62,7 @@ async def test_an_action_known_not_applied_is_sent_again(rig: Rig, fault: Delive
 async def test_a_refused_action_is_never_sent_again(rig: Rig, fault: DeliveryError) -> None:
     rig.platform.faults.append(fault)
     await rig.send("k")
-    await rig.after(3600.0)
+    await rig.after(601.0)
     assert await rig.states() == ["refused"]
     assert len(rig.platform.sent) == 1
 
@@ -135,7 +135,7 @@ async def test_an_action_is_looked_up_at_once_after_one_and_after_ten_minutes(ri
 async def test_an_action_found_by_a_lookup_is_applied_and_not_sent_again(rig: Rig) -> None:
     rig.platform.faults.append("after")
     await rig.send("k")
-    await rig.after(3600.0)
+    await rig.after(601.0)
     assert await rig.states() == ["applied"]
     assert len(rig.platform.sent) == 1
 
@@ -147,7 +147,7 @@ async def test_a_lookup_without_a_response_does_not_count(rig: Rig, fault: Deliv
     rig.platform.faults.append("after")
     rig.platform.lookup_faults.extend([fault] * 4)
     await rig.send("k")
-    await rig.after(3600.0)
+    await rig.after(601.0)
     assert await rig.states() == ["applied"]
     assert (len(rig.platform.sent), len(rig.platform.lookups)) == (1, 5)
     assert [action.lookups for action in await rig.all_actions()] == [0]
@@ -157,7 +157,7 @@ async def test_a_refused_lookup_parks_the_action(rig: Rig) -> None:
     rig.platform.faults.append("before")
     rig.platform.lookup_faults.append(status(Rejected, 400))
     await rig.send("k")
-    await rig.after(3600.0)
+    await rig.after(601.0)
     assert [(d.state, d.problem) for d in await rig.all_actions()] == [("uncertain", "A10")]
     assert len(rig.platform.sent) == 1
 
@@ -165,7 +165,7 @@ async def test_a_refused_lookup_parks_the_action(rig: Rig) -> None:
 async def test_an_action_ambiguous_twice_is_parked(rig: Rig) -> None:
     rig.platform.faults.extend(["before", "before"])
     await rig.send("k")
-    await rig.after(3600.0)
+    await rig.after(1_300.0)
     [action] = await rig.all_actions()
     assert (action.state, action.problem, action.resent) == ("uncertain", "A10", True)
     assert len(rig.platform.sent) == 2
@@ -181,7 +181,7 @@ async def test_without_lookup_support_an_ambiguous_action_is_parked_at_once(
     await rig.send("k")
     [action] = await rig.all_actions()
     assert (action.state, action.problem) == ("uncertain", "A10")
-    await rig.after(3600.0)
+    await rig.after(601.0)
     assert len(rig.platform.sent) == 1
 
 
@@ -192,7 +192,7 @@ async def test_with_lookups_disabled_an_ambiguous_action_is_parked(
     await rig.start()
     rig.platform.faults.append("before")
     await rig.send("k")
-    await rig.after(3600.0)
+    await rig.after(601.0)
     assert [(d.state, d.problem) for d in await rig.all_actions()] == [("uncertain", "A10")]
     assert not rig.platform.lookups
 
@@ -200,7 +200,7 @@ async def test_with_lookups_disabled_an_ambiguous_action_is_parked(
 async def test_an_operator_resolves_a_parked_action(rig: Rig) -> None:
     rig.platform.faults.extend(["before", "before"])
     await rig.send("k")
-    await rig.after(3600.0)
+    await rig.after(1_300.0)
     [action] = await rig.all_actions()
     await rig.store.action_decisions.decide(action.id, "again", by="ana", now=rig.clock.now())
     rig.dispatcher.wake()
@@ -458,11 +458,11 @@ async def test_an_action_for_an_unknown_person_is_refused_when_the_grace_ends(
 async def test_the_grace_begins_with_the_first_answer_that_the_person_is_unknown(
     make_rig: Callable[..., Rig],
 ) -> None:
-    rig = make_rig(grace=_GRACE)
+    rig = make_rig(grace=90_000)
     await rig.start()
     rig.platform.default_fault = lambda: "wait"
     await rig.send("k")
-    await rig.after(3600.0)
+    await rig.after(100.0)
     rig.platform.default_fault = lambda: UNKNOWN
     await rig.after(60.0)
     assert await rig.states() == ["waiting"]
@@ -474,7 +474,7 @@ async def test_the_grace_begins_with_the_first_answer_that_the_person_is_unknown
 async def test_people_unknown_to_the_platform_slow_down_no_other(
     make_rig: Callable[..., Rig],
 ) -> None:
-    rig = make_rig(grace=_GRACE)
+    rig = make_rig(grace=90_000)
     await rig.start()
     rig.platform.default_fault = lambda: UNKNOWN
     for number in range(120):
@@ -484,7 +484,7 @@ async def test_people_unknown_to_the_platform_slow_down_no_other(
     await rig.send("k", email="known@example.com")
     assert (await rig.states())[-1] == "applied"
     rig.platform.default_fault = lambda: UNKNOWN
-    await rig.after(1000.0)
+    await rig.after(100.0)
     assert rig.dispatcher.state.mode == "running"
 
 

@@ -72,7 +72,7 @@ class Setup:
         found = await self.daemon.app.store.action_views.find(connection=name, limit=1000)
         return sorted(found, key=lambda action: action.id)
 
-    async def until(self, name: str, expected: dict[str, int], seconds: float = 20.0) -> None:
+    async def until(self, name: str, expected: dict[str, int], seconds: float = 90.0) -> None:
         """Wait until the connection's actions have these states, so many of each."""
         found: list[ActionView] = []
         for _ in range(round(seconds * 50)):

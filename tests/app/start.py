@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from connector.app.daemon import App, read_config
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
+from tests.callers import caller_of
 from tests.paths import ROOT
 
 CONFIG = """\
@@ -135,7 +134,7 @@ class World:
     async def post(self, connection: str = "acme") -> str:
         """Post an event; its unique id once it was acknowledged."""
         headers, body = self.traffic.make_event()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
+        async with caller_of(f"http://127.0.0.1:{self.app.port}") as caller:
             path = f"/webhooks/{connection}"
             answer = await caller.post(path, content=body, headers=headers)
         assert answer.status_code == 202, answer.text

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from connector.app.daemon import App
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
 from connector.service.changes import StoreChanges
+from tests.callers import caller_of
 from tests.platforms.plugins.daemon import running
 from tests.waiting import async_until
 
@@ -38,7 +38,7 @@ class Page:
 
     async def watch(self, port: int) -> None:
         url = f"http://127.0.0.1:{port}/api/v1/events"
-        async with httpx.AsyncClient() as http, http.stream("GET", url, timeout=60) as answer:
+        async with caller_of() as http, http.stream("GET", url, timeout=60) as answer:
             async for line in answer.aiter_lines():
                 if line.startswith("data: "):
                     self.announced.append(set(json.loads(line.removeprefix("data: "))["topics"]))

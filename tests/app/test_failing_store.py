@@ -246,12 +246,24 @@ async def test_a_worker_outlives_a_store_and_a_remote_side_that_fail(rig: Rig) -
         await outlives(rig, name)
 
 
-async def outlives(rig: Rig, name: str) -> None:
-    """Each worker of this name works again after the store failed at one of its first calls."""
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+async def test_every_worker_outlives_a_store_that_fails_at_each_call(rig: Rig) -> None:
+    for name in get_args(WorkerName):
+        await outlives(rig, name, thorough=True)
+    for sandbox in (rig.klaviyo, *rig.platforms.values()):
+        sandbox.faults.add("*", "status", status=500)
+    for name in CALLERS:
+        await outlives(rig, name, thorough=True)
+
+
+async def outlives(rig: Rig, name: str, *, thorough: bool = False) -> None:
+    """Each worker of this name works again after the store failed at one of its first calls: the
+    first worker, or each where `thorough`, at all of them, the others at one of them in turn."""
     workers = rig.workers(name)
     assert workers, f"no worker {name} runs"
-    for calls in range(CALLS):
-        for worker, loop in workers:
+    for turn, (worker, loop) in enumerate(workers):
+        for calls in range(CALLS) if thorough or not turn else [turn % CALLS]:
             await rig.give_work(name, loop)
             await meets_fault(rig.database, worker, loop, after=calls)
             await succeeds(worker, loop)

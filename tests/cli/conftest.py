@@ -26,7 +26,7 @@ from connector.runtime.clock import SystemClock
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from connector.store.sql import open_store
 from tests.paths import ROOT
-from tests.waiting import free_port, until
+from tests.waiting import PATIENCE, free_port, until
 
 CONFIG = """\
 [store]
@@ -76,7 +76,7 @@ class Platforms:
         self._stop: asyncio.Event
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(PATIENCE)
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -172,7 +172,7 @@ class Folder:
     def finished(self, *args: str) -> tuple[int, str]:
         """Exit code and stdout of a process that ends by itself."""
         process = self.spawn(*args)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, out
 
     def stop(self) -> None:
@@ -180,7 +180,7 @@ class Folder:
             if process.poll() is None:
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=10)
+                process.communicate(timeout=PATIENCE)
             if process.poll() is None:
                 process.kill()
                 process.communicate()
@@ -224,7 +224,7 @@ class Folder:
         self, method: str, path: str, body: bytes | None = None, headers: Any = None
     ) -> tuple[int, str]:
         """Send an HTTP request to the daemon: (status, text); status 0 without a response."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 5)) as caller:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 30)) as caller:
             try:
                 caller.request(method, path, body, headers or {})
                 answer = caller.getresponse()

@@ -184,7 +184,7 @@ def test_ctrl_c_stops_following_and_says_what_continues(call: Call, folder: Fold
     following = folder.spawn("backfill", "acme", "--emails", str(addresses))
     until("it has begun", lambda: "backfill 1" in folder.log)
     os.kill(following.pid, signal.SIGINT)
-    following.communicate(timeout=20)
+    following.communicate(timeout=90)
     assert following.returncode == 0
     assert "the backfill continues; see connector backfill list" in folder.log
     assert call("backfill", "acme", "--stop", at=folder).code == 0

@@ -84,7 +84,7 @@ def test_a_change_is_in_effect_in_the_running_daemon_and_after_a_restart(
     post(folder)
     until("the event is skipped", lambda: skipped(folder))
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=90)
     folder.start()
     assert shown(call, folder)["mode"] == "shadow"
     assert call("config", "unset", "acme", "mode", at=folder).code == 0
@@ -189,7 +189,7 @@ def test_a_secret_is_sealed_everywhere_and_survives_a_new_key(call: Call, folder
     result = call("config", "set", "acme", "klaviyo.private_key", "pk_second", at=folder)
     assert result.code == 0, result.err
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=90)
     written = b"".join(f.read_bytes() for f in folder.store.parent.iterdir())
     assert b"pk_sandbox" not in written
     assert b"pk_second" not in written
@@ -200,7 +200,7 @@ def test_a_secret_is_sealed_everywhere_and_survives_a_new_key(call: Call, folder
     folder.config.write_text(text.replace(f'"{KEY}"', f'["{OTHER_KEY}", "{KEY}"]'))
     process = folder.start()
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=90)
     folder.config.write_text(text.replace(KEY, OTHER_KEY))
     assert shown(call, folder)["klaviyo"]["private_key"] == "***"  # type: ignore[index]
     folder.config.write_text(text.replace(KEY, KEY.replace("a2", "YW")))

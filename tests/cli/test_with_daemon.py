@@ -230,6 +230,6 @@ async def test_a_second_run_on_the_store_exits_and_names_the_first(
 def test_the_daemon_writes_nothing_to_stdout_and_exits_0_on_sigterm(daemon: Folder) -> None:
     process = daemon.processes[0]
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=90)
     assert (process.returncode, out) == (0, "")
     assert "@example.com" not in daemon.log

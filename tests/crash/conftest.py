@@ -18,7 +18,7 @@ import pytest
 
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from tests.paths import ROOT
-from tests.waiting import free_port, until
+from tests.waiting import PATIENCE, free_port, until
 
 CONFIG = """\
 [store]
@@ -65,7 +65,7 @@ class Platforms:
         self._stop: asyncio.Event
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(PATIENCE)
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -108,7 +108,7 @@ class Daemon:
         assert self.process
         self.process.send_signal(number)
 
-    def end(self, seconds: float = 20.0) -> int:
+    def end(self, seconds: float = PATIENCE) -> int:
         """Wait for the process to exit; returns its exit code."""
         assert self.process
         assert self._log
@@ -141,7 +141,7 @@ class Daemon:
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, str]:
         """(status, text) of a request; status 0 without a response."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 5)) as caller:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 30)) as caller:
             try:
                 caller.request(method, path, body, headers)
                 answer = caller.getresponse()

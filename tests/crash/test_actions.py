@@ -160,7 +160,7 @@ def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
         env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=90,
     )
 
 

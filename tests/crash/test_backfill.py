@@ -46,7 +46,7 @@ def command(daemon: Daemon, *args: str) -> subprocess.Popen[str]:
 
 def finished(daemon: Daemon, *args: str) -> tuple[int, dict[str, Any]]:
     process = command(daemon, *args, "--json")
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=90)
     return process.returncode, json.loads(out)
 
 
@@ -69,7 +69,7 @@ def test_a_backfill_killed_twice_sends_everyone_and_a_second_run_sends_nothing(
         working = command(daemon, *args)
         until("some are read", has_read(jericommerce, round(share * PEOPLE)), 60)
         working.send_signal(signal.SIGKILL)
-        working.communicate(timeout=10)
+        working.communicate(timeout=90)
     code, run = finished(daemon, *args)
     assert (code, run["state"], run["id"]) == (0, "done", 1)
     assert run["people"] == {

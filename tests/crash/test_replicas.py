@@ -166,7 +166,7 @@ def test_a_second_run_on_one_sqlite_file_waits_and_then_names_the_holder(
         env={"PYTHONPATH": str(root), "CONNECTOR_CONFIG": str(daemon.config), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
     )
     assert second.returncode == 1
     assert second.stderr.splitlines()[-2].startswith("S40 ")

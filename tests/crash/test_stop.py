@@ -346,7 +346,7 @@ def test_a_second_daemon_on_one_store_waits_for_the_live_one(
         env={"PYTHONPATH": str(root), "CONNECTOR_CONFIG": str(daemon.config)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
     )
     assert second.stdout.startswith("S40")
     assert f"/{daemon.process.pid}/" in second.stdout

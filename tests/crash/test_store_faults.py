@@ -39,7 +39,7 @@ def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
         env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
 

@@ -3,6 +3,7 @@ they were written in."""
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -90,10 +91,15 @@ def commands(page: Path) -> Iterator[str]:
             yield text
 
 
+@functools.cache
+def _command_line() -> Any:
+    return typer.main.get_command(app)
+
+
 def fault_of(command: str) -> str | None:
     """Why a command line would not be understood; None when it would. `…` and words in capitals
     stand for something."""
-    here: Any = typer.main.get_command(app)
+    here: Any = _command_line()
     words = shlex.split(re.sub(r"[\[\]]", "", command))[1:]
     given = 0
     while words:

@@ -17,6 +17,7 @@ import pytest
 from connector.app.daemon import App, read_config
 from connector.runtime import log
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Servers, Traffic, serve
+from tests.callers import caller_of
 from tests.paths import ROOT
 from tests.waiting import async_until, free_port
 
@@ -139,8 +140,8 @@ class Rig:
     async def event(self) -> None:
         """The platform posts one event."""
         headers, body = Traffic(self.jericommerce, "unused").make_event()
-        async with httpx.AsyncClient() as caller:
-            answer = await caller.post(f"{self.url}/webhooks/acme", content=body, headers=headers)
+        async with caller_of(self.url) as caller:
+            answer = await caller.post("/webhooks/acme", content=body, headers=headers)
         assert answer.status_code == 202, answer.text
 
     @property

@@ -78,7 +78,7 @@ class Prometheus:
         return {series["metric"]["alertname"] for series in found}
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        caller = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        caller = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(caller):
             try:
                 caller.request("GET", path)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def run(promtool: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([promtool, *args], capture_output=True, text=True, timeout=60)
+    return subprocess.run([promtool, *args], capture_output=True, text=True, timeout=180)
 
 
 def name_of(value: Alert | Path) -> str:

@@ -70,6 +70,11 @@ def test_addresses_and_keys_are_masked(text: str, clean: str | None) -> None:
     assert redact(text) == (text if clean is None else clean)
 
 
+def test_a_long_text_is_read_once() -> None:
+    # Read again from each character, it takes hours.
+    assert redact("x" * 1_000_000 + f" {ADDRESS}") == "x" * 1_000_000 + " <address>"
+
+
 SECRETS = [
     ADDRESS,
     f"key {KEY}",

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 from collections.abc import Callable
-from functools import cache
-from typing import Any, Literal, TypeVar, cast
-
-from sqlalchemy import Connection, Engine
+from typing import Any, Literal, TypeVar
 
 from connector.domain.errors import Problem, StoreError
 from connector.store.engine_errors import store_errors
-from connector.store.sqlite import Work, sqlite_engine
-from connector.store.tables import metadata
+from connector.store.sqlite import Work
+from connector.testing.fakes.store import empty_database
 
 T = TypeVar("T")
 
@@ -23,15 +19,10 @@ Fault = Literal["before", "after"]
 
 
 class Disk:
-    """The database itself, empty. What `execute` commits survives every process.
-
-    All share one engine, which keeps compiled statements: making a new one is to empty it.
-    """
+    """The database itself, empty. What `execute` commits survives every process."""
 
     def __init__(self) -> None:
-        self.engine = _engine()
-        with self.engine.connect() as connection:
-            _empty_store().backup(_raw(connection))
+        self.engine = empty_database()
 
     def execute(self, work: Work[T]) -> T:
         """Do `work` in one transaction."""
@@ -43,26 +34,6 @@ class Disk:
 
     def rows(self, query: Any) -> list[Any]:
         return self.execute(lambda c: list(c.execute(query)))
-
-
-@cache
-def _engine() -> Engine:
-    return sqlite_engine("sqlite://")
-
-
-@cache
-def _empty_store() -> sqlite3.Connection:
-    """Copying the tables is faster than creating them."""
-    engine, template = sqlite_engine("sqlite://"), sqlite3.connect(":memory:")
-    metadata.create_all(engine)
-    with engine.connect() as connection:
-        _raw(connection).backup(template)
-    engine.dispose()
-    return template
-
-
-def _raw(connection: Connection) -> sqlite3.Connection:
-    return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
 class FaultyDatabase:

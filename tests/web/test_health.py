@@ -17,6 +17,7 @@ from connector.domain.records import Page, Record
 from connector.ports import Fence, RetryPolicy
 from connector.sandbox import Traffic
 from connector.web.server import Server
+from tests.callers import caller_of
 
 from .conftest import WebHarness
 
@@ -231,7 +232,7 @@ async def test_a_request_in_flight_is_answered_before_the_server_stops(
     server = Server(harness.shared, "127.0.0.1", 0, grace=5, key="server.port")
     await server.start()
     address = f"http://127.0.0.1:{server.port}"
-    async with httpx.AsyncClient(base_url=address, trust_env=False) as caller:
+    async with caller_of(address) as caller:
         asking = asyncio.create_task(caller.get("/metrics"))
         await harness.scraping.wait()
         stopping = asyncio.create_task(server.stop())

@@ -177,7 +177,7 @@ class LaneRun:
     async def run_for(self, seconds: float) -> None:
         for _ in range(max(1, round(seconds))):
             await self.clock.advance(seconds / max(1, round(seconds)))
-            await run_pending(200)
+            await run_pending()
 
     async def stop(self, timeout: float = 0.0) -> None:
         stopping = asyncio.create_task(self.dispatcher.stop(timeout))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from connector.app.daemon import App, read_config
 from connector.sandbox import KlaviyoSandbox, serve
-from tests.waiting import async_until
+from tests.callers import caller_of
+from tests.waiting import PATIENCE, async_until
 
 
 @dataclass
@@ -29,22 +29,22 @@ class Running:
         self, connection: str, body: bytes, headers: Mapping[str, str], secret: str = ""
     ) -> tuple[int, str]:
         path = f"/webhooks/{connection}" + (f"/{secret}" if secret else "")
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
+        async with caller_of(f"http://127.0.0.1:{self.app.port}") as caller:
             answer = await caller.post(path, content=body, headers=dict(headers))
         return answer.status_code, answer.text
 
     async def flow(self, route: str, body: bytes, secret: str) -> tuple[int, str]:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
+        async with caller_of(f"http://127.0.0.1:{self.app.port}") as caller:
             headers = {"api-key": secret}
             answer = await caller.post(f"/flows/{route}", content=body, headers=headers)
         return answer.status_code, answer.text
 
     async def get(self, path: str) -> tuple[int, str]:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
+        async with caller_of(f"http://127.0.0.1:{self.app.port}") as caller:
             answer = await caller.get(path)
         return answer.status_code, answer.text
 
-    async def until(self, look: Callable[[], Any], seconds: float = 15.0) -> Any:
+    async def until(self, look: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """The result of `look`, once it is true."""
         for _ in range(round(seconds * 100)):
             if found := look():

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
@@ -18,6 +17,7 @@ from connector.platforms.wll.settings import Settings
 from connector.platforms.wll.webhook import WllWebhook
 from connector.sandbox import WllSandbox
 from connector.sandbox.wll.users import User
+from tests.callers import caller_of
 from tests.paths import MAPPINGS
 from tests.platforms.plugins.daemon import Running, running
 
@@ -208,7 +208,7 @@ async def test_a_flow_adjusts_points_by_address_and_by_id(daemon: Running, wll: 
     points = one.points, other.points
     known = await post_event(daemon, one)
     await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.app.port}") as flow:
+    async with caller_of(f"http://127.0.0.1:{daemon.app.port}") as flow:
         for route, call in (
             ("balance/increase", [{"email": one.email, "amount": 30, "reason": "Survey"}]),
             ("points/adjust", {"customer_id": str(other.account), "point_adjustment_amount": -20}),

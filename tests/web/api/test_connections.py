@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from connector.sandbox.wll.server import WllSandbox
+from tests.callers import caller_of
 from tests.paths import ROOT
 from tests.platforms.plugins.daemon import running
 
@@ -78,7 +79,7 @@ async def http(
     text = CONFIG.format(mapping=ROOT / "mappings" / "wll.toml")
     async with running(tmp_path, text, {"wll": WllSandbox().app}, {}, monkeypatch) as daemon:
         url = f"http://127.0.0.1:{daemon.app.port}"
-        async with httpx.AsyncClient(base_url=url, timeout=30) as made:
+        async with caller_of(url, timeout=30) as made:
             yield made
 
 

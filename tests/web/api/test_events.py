@@ -6,11 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
 from connector.runtime.changes import TOPICS
 from connector.web.server import Server
+from tests.callers import caller_of
 from tests.waiting import async_until
 
 from .conftest import VIEWER, ApiHarness
@@ -36,7 +36,7 @@ async def test_a_change_is_announced_and_a_stop_ends_the_stream(
     async def watch() -> None:
         url = f"http://127.0.0.1:{server.port}/api/v1/events"
         async with (
-            httpx.AsyncClient(headers=VIEWER) as http,
+            caller_of(headers=VIEWER) as http,
             http.stream("GET", url, timeout=30) as answer,
         ):
             assert answer.headers["content-type"].startswith("text/event-stream")
