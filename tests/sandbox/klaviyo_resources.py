@@ -121,9 +121,14 @@ def profile(attributes: Shape, conversations: str = "conversation", **named: Sha
 
 _GROUP: dict[str, Any] = {"name": "text", "created": "time", "updated": "time"}
 LIST: dict[str, Any] = {**_GROUP, "opt_in_process": "=single_opt_in|=double_opt_in"}
+CONDITION: Shape = {
+    "type": "=profile-property",
+    "property": "text",
+    "filter": {"type": "=string", "operator": "text", "value": "text"},
+}
 SEGMENT: dict[str, Any] = {
     **_GROUP,
-    "definition": {"condition_groups": [{"conditions": ["object"]}]},
+    "definition": {"condition_groups": [{"conditions": [CONDITION]}]},
     **dict.fromkeys(("is_active", "is_processing", "is_starred"), "bool"),
 }
 _FLOW: dict[str, Any] = {"name": "text", "status": "=live|=draft|=manual", "archived": "bool"}

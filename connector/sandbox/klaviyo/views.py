@@ -116,7 +116,7 @@ def _condition(found: MemberList) -> dict[str, Any]:
     return {
         "type": "profile-property",
         "property": f"properties['{found.name}']",
-        "filter": {"type": "boolean", "value": True},
+        "filter": {"type": "string", "operator": "equals", "value": "yes"},
     }
 
 
