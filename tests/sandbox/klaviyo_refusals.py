@@ -23,16 +23,16 @@ from .klaviyo_resources import (
 
 REFUSALS = (
     Case(
-        "request_profile_deletion_of_nobody",
+        "request_profile_deletion_without_profile",
         limits.ERASE_PROFILE,
         404,
         "/api/data-privacy-deletion-jobs",
         not_found(
-            'No profile with email "nobody@example.com" found.  '
+            'No profile with email "unknown@example.com" found.  '
             "The profile may have already been deleted."
         ),
         S,
-        bodies.erasure("nobody@example.com"),
+        bodies.erasure("unknown@example.com"),
     ),
     Case(
         "list",
