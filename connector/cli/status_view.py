@@ -168,6 +168,9 @@ def _details(about: ConnectionStatus) -> list[str]:
     if about.skipped:
         rules = [f"{count:,} {reason}" for reason, count in sorted(about.skipped.items())]
         lines.append(f"skipped: {', '.join(rules)}")
+    if about.unattached:
+        events = counted(about.unattached, "event")
+        lines.append(f"{events} sent without fresh fields: reads came too late or failed")
     for link in (*about.audiences, *about.segments):
         lines += link_lines(link.model_dump())
     lines += [use.text for use in about.quota]

@@ -166,7 +166,10 @@ class Delivery(Section):
         50, "If more records than this are ready, they are sent in bulk; else one by one."
     )
     attach_wait: Duration = setting(
-        "1s", "How long an event may wait for its person's fresh fields."
+        "1s", "How long an event may wait for its person's fresh fields; 0s: not at all."
+    )
+    attach_wait_max: Duration = setting(
+        "5s", "The same while reads take longer: the wait follows them up to this."
     )
     retry_base: PositiveDuration = setting("1s", "The first delay before a retry.")
     retry_max: PositiveDuration = setting("5m", "The longest delay before a retry.")

@@ -193,6 +193,13 @@ class Dispatcher(Generic[M]):
         return self.busy or self._passes.running
 
     @property
+    def starts_in(self) -> float | None:
+        """Seconds until it may send; None: it does not run."""
+        if self.state.mode != "running":
+            return None
+        return self._breaker.wait(self._clock.monotonic())
+
+    @property
     def backlogged(self) -> bool:
         """Whether more records are ready than are sent in single requests."""
         return self._claimer.backlogged

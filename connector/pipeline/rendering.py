@@ -18,6 +18,7 @@ from connector.domain.profile_state import write_from_json
 from connector.domain.profiles import ProfileWrite
 from connector.domain.records import Entry
 from connector.mapping import CompiledMapping, compile_mapping
+from connector.pipeline.attach_wait import LeftWithout
 from connector.ports import Facts, FreshView, Outgoing, Reads, Renderer
 
 M = TypeVar("M")
@@ -63,7 +64,7 @@ def render_entry(renderer: Renderer[M], entry: Entry) -> M | Skip | Fault:
 
 
 class EventRenderer:
-    """connector.ports.Renderer of events.
+    """connector.ports.Renderer of events. `left_without` learns of those without fresh fields.
 
     An event that may have been applied already is rendered with the mapping version that it was
     first sent with: another metric name or identity would create a second event.
@@ -75,7 +76,9 @@ class EventRenderer:
         view: EventView,
         facts: Facts | None,
         reads: Reads | None = None,
+        left_without: LeftWithout | None = None,
     ) -> None:
+        self._left_without = left_without
         self._mapping = mapping
         self._view = view
         self._facts = facts
@@ -131,13 +134,18 @@ class EventRenderer:
         if entry.mode is DeliveryMode.SINGLE and entry.mapping:
             mapping = self._older_mappings.get(entry.mapping, mapping)
         view = self._view(entry.name, entry.occurred_at, orjson.loads(entry.data), entry.email)
+        fresh = self._fresh_view(entry) if self._attach_profile else None
         message = mapping.render_event(
-            view,
-            unique_id=entry.unique_id,
-            occurred_at=entry.occurred_at,
-            fresh=self._fresh_view(entry) if self._attach_profile else None,
+            view, unique_id=entry.unique_id, occurred_at=entry.occurred_at, fresh=fresh
         )
+        if self._left_without is not None:
+            self._left_without.rendered(entry.seq, without=fresh is None and self._reads_for(entry))
         return _with_origin(message, entry)
+
+    def _reads_for(self, entry: Entry) -> bool:
+        """Whether the event had its person read, to be sent with the result."""
+        triggers = self._mapping.refreshes(entry.name)
+        return self._attach_profile and triggers and not entry.backfill
 
 
 def _with_origin(message: EventMessage | Skip | Fault, entry: Entry) -> EventMessage | Skip | Fault:

@@ -21,15 +21,16 @@ class ReadRules:
     """Which events make their person be read, on which lane.
 
     `triggers_read` is given an event's name; a record that needs a refetch is read in any case.
-    `by_id`: a person can be read when only their id is known. An event waits up to `attach_wait`
-    ms for its person's read, unless its lane is `backlogged`.
+    `by_id`: a person can be read when only their id is known. An event that is received now waits
+    up to `attach_wait` seconds for its person's read. `min_interval`: seconds between two reads of
+    one person that events wait for.
     """
 
     lane: LaneId
     triggers_read: Callable[[str], bool]
     by_id: bool
-    attach_wait: int
-    backlogged: Callable[[], bool]
+    attach_wait: Callable[[], float]
+    min_interval: float
 
 
 class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
@@ -75,7 +76,8 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
         rules = self._reads
         if rules is None:
             return Page(self._lane, "webhook", records, now, suppressed=self._suppressed)
-        attach_wait = 0 if rules.backlogged() else rules.attach_wait
+        attach_wait = round(rules.attach_wait() * 1000)
+        interval = round(rules.min_interval * 1000) if attach_wait else _RELAXED_READ_INTERVAL_MS
         return Page(
             self._lane,
             "webhook",
@@ -83,7 +85,7 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
             now,
             read_lane=rules.lane,
             attach_wait=attach_wait,
-            min_read_interval=attach_wait // 2 if attach_wait else _RELAXED_READ_INTERVAL_MS,
+            min_read_interval=interval,
             by_id=rules.by_id,
             suppressed=self._suppressed,
         )

@@ -44,12 +44,14 @@ class Occurrences:
 class Activity:
     """`received`: (connection, via) → time of the last record, in ms. `refused`: (connection,
     reason). `delivered`: lane → time of the last success. `skipped`: (connection, reason) → number
-    of records. `problems`: (connection, problem) while it occurs."""
+    of records. `unattached`: connection → number of events without their person's fields.
+    `problems`: (connection, problem) while it occurs."""
 
     received: dict[tuple[str, str], Millis] = field(default_factory=dict)
     refused: dict[tuple[str, str], Refusals] = field(default_factory=dict)
     delivered: dict[LaneId, Millis] = field(default_factory=dict)
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unattached: Counter[str] = field(default_factory=Counter)
     problems: dict[tuple[str, Problem], Occurrences] = field(default_factory=dict)
     _settled: Counter[LaneId] = field(default_factory=Counter)
     _samples: deque[tuple[float, Mapping[LaneId, int]]] = field(default_factory=deque)

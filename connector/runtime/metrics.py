@@ -74,6 +74,11 @@ class Metrics(MetricRegistry):
             "connection",
             "kind",
         )
+        self.unattached = self.counter(
+            "events_unattached",
+            "Events that were accepted without their person's fresh fields.",
+            "connection",
+        )
         self.skipped = self.counter(
             "records_skipped",
             "Records that a rule excludes from delivery, by rule.",
@@ -249,6 +254,7 @@ class Metrics(MetricRegistry):
         gauge shows the earliest `revision_until` of all connections."""
         for reason in _REJECT_REASONS:
             self.rejected.labels(connection, reason)
+        self.unattached.labels(connection)
         self._revisions[connection] = revision_until
         self.revision.set(min(self._revisions.values()))
 
@@ -282,6 +288,11 @@ class Metrics(MetricRegistry):
         """Count a call that was refused."""
         self.rejected.labels(connection, reason).inc()
         self.activity.record_refused(connection, reason, now, problem)
+
+    def record_unattached(self, connection: str, count: int) -> None:
+        """So many events were accepted without the fields that they should have carried."""
+        self.unattached.labels(connection).inc(count)
+        self.activity.unattached[connection] += count
 
     def record_settled(
         self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis

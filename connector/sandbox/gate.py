@@ -30,6 +30,8 @@ _CHALLENGE = (
     b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>"
     b"<h1>Checking if the site connection is secure</h1></body></html>"
 )
+_UNCOUNTED = frozenset((401, 429))
+"""Refusals that come before quota is counted: they have no headers of it."""
 _RESET_NOT_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -90,7 +92,8 @@ class Gate:
             return  # the client disconnected before the body was complete
         operation = self._platform.operation(scope["method"], scope["path"])
         rejected, headers = self._platform.authorize(scope, operation)
-        out = _Out(send, headers, self.requests[operation.label])
+        counter = self.requests[operation.label]
+        out = _Out(send, headers, counter)
         if rejected is not None:
             await rejected(scope, receive, out)
             return
@@ -98,6 +101,8 @@ class Gate:
         if fault is None:
             await self._inner(scope, _replay(body), out)
             return
+        if fault.kind == "html403" or fault.status in _UNCOUNTED:
+            out = _Out(send, (), counter)
         await self._inject(fault, scope, body, receive, out)
 
     async def _inject(

@@ -213,6 +213,7 @@ class _Connection:
             segments=[link for link in links if link.kind == "segment"],
             streams=streams,
             skipped=report.skipped,
+            unattached=report.unattached,
             actions=await self._actions(uncertain),
             people=await self._people(skipped),
             quota=[

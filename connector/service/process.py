@@ -67,6 +67,7 @@ class ConnectionReport(_Report):
     received: dict[str, int] = {}
     refused: dict[str, RefusedCalls] = {}
     skipped: dict[str, int] = {}
+    unattached: int = 0
 
 
 class LaneReport(_Report):
@@ -190,6 +191,7 @@ class Process:
                 if c == name
             },
             skipped={reason: n for (c, reason), n in activity.skipped.items() if c == name},
+            unattached=activity.unattached[name],
         )
 
     def resume(self, before: ProcessReport) -> None:
@@ -204,6 +206,7 @@ class Process:
                 )
             for reason, count in connection.skipped.items():
                 activity.skipped[name, reason] += count
+            activity.unattached[name] += connection.unattached
         for id, lane in before.lanes.items():
             if lane.delivered_at is not None:
                 activity.delivered[LaneId(id)] = Millis(lane.delivered_at)

@@ -168,6 +168,10 @@ class ConnectionStatus(View):
     segments: list[Link]
     streams: list[StreamStatus]
     skipped: dict[str, int] = Field(description="Records that a rule excludes, by rule.")
+    unattached: int = Field(
+        description="Events that were sent without their person's fresh fields, because the read "
+        "came too late or failed."
+    )
     actions: ActionsStatus | None
     people: PeopleStatus | None
     quota: list[QuotaStatus]

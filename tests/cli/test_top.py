@@ -29,7 +29,14 @@ def connection(*lanes: LaneStatus) -> ConnectionStatus:
         {
             **{"title": "Yotpo", "source": "yotpo", "mode": "live", "enabled": True},
             **{"modules": ["events"], "lanes": list(lanes), "audiences": [], "segments": []},
-            **{"streams": [], "skipped": {}, "actions": None, "people": None, "quota": []},
+            **{
+                "streams": [],
+                "skipped": {},
+                "unattached": 2,
+                "actions": None,
+                "people": None,
+                "quota": [],
+            },
             **{"last_received": None, "received": {}, "last_refusal": None, "refusals": []},
             "last_delivered": None,
         }

@@ -46,6 +46,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
         {
             "bulk_threshold": 50,
             "attach_wait": 1.0,
+            "attach_wait_max": 5.0,
             "retry_base": 1.0,
             "retry_max": 300.0,
             "retry_horizon": 3 * DAY,

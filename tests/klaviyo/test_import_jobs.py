@@ -276,9 +276,9 @@ async def test_an_error_without_a_pointer_makes_the_whole_job_be_sent_again(
     await follower.send()
     follower.klaviyo.jobs.fail_matching("p1@", "invalid", "Invalid input.")
     follower.klaviyo.jobs.run(follower.job)
-    from connector.sandbox.klaviyo import job_api
+    from connector.sandbox.klaviyo import views
 
-    monkeypatch.setattr(job_api, "pointer_of", lambda error: "/data/attributes")
+    monkeypatch.setattr(views, "pointer_of", lambda error: "/data/attributes")
     assert await follower.receipts.poll() == 0
     assert await follower.states() == [State.READY] * 3
     assert await follower.send() == 3

@@ -195,6 +195,7 @@ async def test_the_document_shows_intake_rates_people_and_quota(rig: Rig) -> Non
             "received": {"webhook": now - 5_000, "poll": now - 60_000},
             "refused": {"signature": refused},
             "skipped": {"shadow": 4},
+            "unattached": 6,
         }
     )
     use = QuotaUse(
@@ -220,6 +221,7 @@ async def test_the_document_shows_intake_rates_people_and_quota(rig: Rig) -> Non
     assert acme.last_refusal is not None
     assert (acme.last_refusal.problem, acme.last_refusal.in_a_row) == ("W401", 2)
     assert acme.skipped == {"shadow": 4}
+    assert acme.unattached == 6
     assert acme.people is not None
     assert (acme.people.synced, acme.people.without_email, acme.people.gone) == (10, 3, 1)
     assert [use.text for use in acme.quota] == ["Klaviyo events: 12 of 2,100 this minute"]
@@ -273,6 +275,7 @@ async def test_a_restart_continues_what_was_counted() -> None:
                     "received": {"webhook": now},
                     "refused": {"signature": RefusedCalls(count=5, in_a_row=1, last=now)},
                     "skipped": {"shadow": 2},
+                    "unattached": 3,
                 }
             )
         },
@@ -284,5 +287,6 @@ async def test_a_restart_continues_what_was_counted() -> None:
     assert activity.received == {("acme", "webhook"): now}
     assert activity.refused["acme", "signature"].count == 5
     assert activity.skipped == {("acme", "shadow"): 2}
+    assert activity.unattached == {"acme": 3}
     assert list(activity.delivered.values()) == [now]
     assert activity.per_second(next(iter(activity.delivered)), clock.monotonic()) == 0.0

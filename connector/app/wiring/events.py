@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
@@ -16,9 +16,11 @@ from connector.domain.lanes import (
     SEGMENT_MEMBERS,
     Millis,
 )
+from connector.domain.outcomes import Outcome
 from connector.domain.profiles import Observation
 from connector.domain.records import Record
 from connector.klaviyo.sink.events import EventSink
+from connector.pipeline.attach_wait import LeftWithout
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.profile_reads import EventFieldExtractor
 from connector.pipeline.rendering import EventRenderer, GatedRenderer
@@ -29,15 +31,24 @@ async def build_events(context: ConnectionContext) -> Dispatcher[Any]:
     """A settled event may free its person's profile for writing."""
     store = context.services.store
     reads = store.reads if context.reader else None
-    renderer = EventRenderer(context.mapping, context.platform.event_view, store.facts, reads)
+    left_without = LeftWithout() if reads else None
+    renderer = EventRenderer(
+        context.mapping, context.platform.event_view, store.facts, reads, left_without
+    )
     late_after = context.services.config.delivery.late_after
     sink = EventSink(context.api, context.services.clock, late_after=late_after)
     live = context.suppressed("events") is None
+
+    def settled(outcomes: Sequence[Outcome]) -> None:
+        context.signals.wake(PROFILES)
+        if left_without and (count := left_without.settled(outcomes)):
+            context.services.metrics.record_unattached(context.connection.name, count)
+
     dispatcher: Dispatcher[Any] = await context.dispatcher(
         EVENTS,
         sink,
         GatedRenderer(renderer, live=live),
-        settled=lambda _: context.signals.wake(PROFILES),
+        settled=settled,
     )
 
     async def resume(now: Millis) -> int:
@@ -59,7 +70,8 @@ def build_webhook_endpoint(
     services = context.services
     extracts = _extractor(context, profiles)
     signals = context.signals
-    woken = [EVENTS, READS, ACTIONS, LIST_MEMBERS, SEGMENT_MEMBERS]
+    # Reads first: an event waits for its person's.
+    woken = [READS, EVENTS, ACTIONS, LIST_MEMBERS, SEGMENT_MEMBERS]
     woken += [PROFILES] if extracts else []
     return WebhookEndpoint(
         events.lane,
@@ -80,13 +92,18 @@ def _read_rules(
     """Which events make their person be read; None where people are not read."""
     if reads is None:
         return None
-    wait = context.services.config.delivery.attach_wait if context.mapping.attach_profile else 0.0
+
+    def attach_wait() -> float:
+        waits = context.mapping.attach_profile and not events.backlogged
+        return reads.attach_wait.seconds() if waits else 0.0
+
     return ReadRules(
         reads.dispatcher.lane.id,
         triggers_read=context.mapping.refreshes,
         by_id=reads.reader.by_id,
-        attach_wait=round(wait * 1000),
-        backlogged=lambda: events.backlogged,
+        attach_wait=attach_wait,
+        # A second read within the shortest wait is in time for the event that causes it.
+        min_interval=context.services.config.delivery.attach_wait / 2,
     )
 
 

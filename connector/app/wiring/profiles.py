@@ -10,10 +10,11 @@ from typing import Any
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.flow_guard import build_flow_guard
 from connector.domain.lanes import EVENTS, KLAVIYO, PROFILES, READS, Millis
-from connector.domain.outcomes import Outcome, Pending
+from connector.domain.outcomes import Observed, Outcome, Pending
 from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.profiles import ProfileSink
+from connector.pipeline.attach_wait import AttachWait
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.profile_reads import PassThrough, ProfileReadSink
@@ -27,11 +28,13 @@ from connector.sync.mass_unset import CountingRenderer, MassUnsetWorker
 
 @dataclass(frozen=True, slots=True)
 class ReadParts:
-    """Reading people: the platform's side, the sink that observes, the lane."""
+    """Reading people: the platform's side, the sink that observes, the lane, and how long events
+    wait for it."""
 
     reader: Reader
     sink: ProfileReadSink
     dispatcher: Dispatcher[Any]
+    attach_wait: AttachWait
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,19 @@ async def _build_reads(
         reconfirm_after=context.reconfirm_after,
         goals=goals(connection.tiers, connection.rewards),
     )
+
+    def settled(outcomes: Sequence[Outcome]) -> None:
+        context.signals.wake(EVENTS, PROFILES)
+        now = context.services.clock.now()
+        for outcome in outcomes:
+            if isinstance(outcome, Observed) and not outcome.observation.backfill:
+                attach_wait.observe((now - outcome.observation.since) / 1000)
+
     dispatcher: Dispatcher[Any] = await context.dispatcher(
-        READS,
-        sink,
-        PassThrough(),
-        settled=lambda _: context.signals.wake(EVENTS, PROFILES),
+        READS, sink, PassThrough(), settled=settled
     )
-    return ReadParts(reader, sink, dispatcher)
+    delivery = context.services.config.delivery
+    attach_wait = AttachWait(
+        delivery.attach_wait, delivery.attach_wait_max, lambda: dispatcher.starts_in
+    )
+    return ReadParts(reader, sink, dispatcher, attach_wait)

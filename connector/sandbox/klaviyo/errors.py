@@ -24,7 +24,9 @@ _TITLES = {
 }
 _ATTRIBUTES = {"pointer": "/data/attributes"}
 _OTHER = ("error", "A server error occurred.")
-
+_APPLICATION = frozenset((400, 409, 413, 429))
+"""Statuses that are not the framework's own. 413 is a guess."""
+_RATE_LIMITS = "https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling#rate-limits"
 
 Problem = tuple[str, dict[str, str]]
 
@@ -45,8 +47,10 @@ def duplicate(id: str) -> Refused:
 
 
 def unknown(kind: str, id: str, pointer: str = "/data/") -> Refused:
-    """404: no resource of this kind has this id."""
-    return not_found(f"A {kind} with id {id} does not exist.", pointer)
+    """404: no resource of this kind has this id. Lists and segments are recorded with back-ticks
+    around the id."""
+    quoted = f"`{id}`" if kind in ("list", "segment") else id
+    return not_found(f"A {kind} with id {quoted} does not exist.", pointer)
 
 
 def not_found(detail: str, pointer: str = "/data/") -> Refused:
@@ -60,9 +64,22 @@ class ApiJSON(JSON):
     media_type = "application/vnd.api+json"
 
 
-def title(status: int) -> str:
-    """The title of an error with this status."""
-    return _TITLES.get(status, _OTHER)[1]
+def refusal(status: int, pointers: Sequence[str] = ()) -> Response:
+    """An error response without a text of its own."""
+    default = "/data" if status in _APPLICATION else "/data/"
+    detail = _TITLES.get(status, _OTHER)[1]
+    if status == 429:
+        return throttled(1)
+    return errors(status, [(detail, {"pointer": each}) for each in pointers or (default,)])
+
+
+def throttled(seconds: int) -> Response:
+    """429, with `Retry-After` in seconds."""
+    unit = "second" if seconds == 1 else "seconds"
+    detail = f"Request was throttled. Expected available in {seconds} {unit}."
+    response = errors(429, [(detail, {"pointer": "/data"})])
+    response.headers["retry-after"] = str(seconds)
+    return response
 
 
 def errors(
@@ -72,9 +89,12 @@ def errors(
     code: str | None = None,
     meta: dict[str, str] | None = None,
 ) -> Response:
-    """An error response from (detail, source) pairs; each has the same `meta`."""
+    """An error response from (detail, source) pairs; each has the same `meta`. Only refusals of the
+    application, and 429, have `links` and `meta`."""
     default_code, title_text = _TITLES.get(status, _OTHER)
-    return ApiJSON(
+    links = {"type": _RATE_LIMITS} if status == 429 else {}
+    more = {"links": links, "meta": meta or {}} if status in _APPLICATION else {}
+    response = ApiJSON(
         {
             "errors": [
                 {
@@ -84,11 +104,14 @@ def errors(
                     "title": title_text,
                     "detail": detail,
                     "source": source,
-                    "links": {},
-                    "meta": meta or {},
+                    **more,
                 }
                 for detail, source in found
             ]
         },
         status,
     )
+    if status == 429:
+        # Most recorded ones have none.
+        del response.headers["content-type"]
+    return response

@@ -49,6 +49,7 @@ class EventIn:
     time: int | None
     properties: dict[str, Any]
     value: float | None
+    currency: str | None
     backfill: bool
     pointer: str
 
@@ -177,11 +178,11 @@ class EventReader(Reader):
                 "A unique_id is a string of 1 to 255 characters.",
             )
         time = self._time(attributes.get("time"), f"{pointer}/time")
-        value = self._value(attributes, pointer)
+        value, currency = self._value(attributes, pointer)
         backfill = self._backfill(attributes, place)
         if len(self.violations) > before or not isinstance(properties, dict):
             return None
-        return EventIn(metric, unique_id, time, properties, value, backfill, place)
+        return EventIn(metric, unique_id, time, properties, value, currency, backfill, place)
 
     def profile(self, holder: Any, pointer: str) -> ProfileIn | None:
         before = len(self.violations)
@@ -213,7 +214,7 @@ class EventReader(Reader):
             )
         return int(seconds)
 
-    def _value(self, attributes: dict[str, Any], pointer: str) -> float | None:
+    def _value(self, attributes: dict[str, Any], pointer: str) -> tuple[float | None, str | None]:
         value = attributes.get("value")
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             self.add("value_invalid", f"{pointer}/value", "A number is required.")
@@ -225,7 +226,7 @@ class EventReader(Reader):
             self.add(
                 "currency_invalid", f"{pointer}/value_currency", "An ISO 4217 code is required."
             )
-        return value
+        return value, currency
 
     def _backfill(self, attributes: dict[str, Any], place: str) -> bool:
         backfill = attributes.get("backfill")

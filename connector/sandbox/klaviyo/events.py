@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from connector.sandbox.klaviyo import reads
 from connector.sandbox.klaviyo.account import AccountState
-from connector.sandbox.klaviyo.errors import ApiJSON
+from connector.sandbox.klaviyo.documents import Documents
 from connector.sandbox.klaviyo.event_rules import Group, Parsed, parse_bulk, parse_event
 from connector.sandbox.klaviyo.rules import Violation
 
@@ -25,9 +25,15 @@ class EventApi:
     first bad item."""
 
     def __init__(
-        self, account: AccountState, *, repeat: Literal["drop", "fail"], first: bool
+        self,
+        account: AccountState,
+        documents: Documents,
+        *,
+        repeat: Literal["drop", "fail"],
+        first: bool,
     ) -> None:
         self._account = account
+        self._documents = documents
         self._repeat = repeat
         self._first = first
         self.routes = [
@@ -89,13 +95,12 @@ class EventApi:
                 seen.add(key)
 
     async def _all(self, request: Request) -> Response:
-        return ApiJSON(reads.events(self._account.memory, request.query_params, request.url))
+        page = reads.events(self._account.memory, request.query_params, request.url)
+        return self._documents.page(request, *page, includes=("metric", "profile"))
 
     async def _metrics(self, request: Request) -> Response:
-        query, url = request.query_params, request.url
-        document = reads.metrics(self._account.memory, query, url)
-        shown = [(metric, metric["attributes"]["name"]) for metric in document["data"]]
-        return ApiJSON(self._account.flows.include(query, url, shown, document))
+        page = reads.metrics(self._account.memory, request.query_params, request.url)
+        return self._documents.page(request, *page, includes=("flow-triggers",))
 
 
 def _first_identifier(group: Group) -> tuple[str, str]:

@@ -6,17 +6,15 @@ Guesses: an unknown list makes the request fail with 404; jobs are listed oldest
 
 from __future__ import annotations
 
-from typing import Any
-
-from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.sandbox.klaviyo import reads
+from connector.sandbox.klaviyo import reads, views
 from connector.sandbox.klaviyo.account import AccountState
-from connector.sandbox.klaviyo.errors import ApiJSON, unknown
-from connector.sandbox.klaviyo.jobs import Failure, Job, pointer_of
+from connector.sandbox.klaviyo.documents import Documents
+from connector.sandbox.klaviyo.errors import not_found, unknown
+from connector.sandbox.klaviyo.jobs import Job
 from connector.sandbox.klaviyo.profile_rules import parse_job
 
 _PATH = "/api/profile-bulk-import-jobs"
@@ -26,8 +24,9 @@ _SORTS = ("created_at", "-created_at")
 class JobApi:
     """The endpoints. `first`: a 400 names only the first bad profile."""
 
-    def __init__(self, account: AccountState, *, first: bool) -> None:
+    def __init__(self, account: AccountState, documents: Documents, *, first: bool) -> None:
         self._account = account
+        self._documents = documents
         self._first = first
         self.routes = [
             Route(_PATH, self._create, methods=["POST"]),
@@ -46,7 +45,7 @@ class JobApi:
                 account.violations["list_unknown"] += 1
                 raise unknown("list", id, f"/data/relationships/lists/data/{index}/id")
         job = account.jobs.add(people, lists)
-        return ApiJSON({"data": self._view(job, request.url, new=True)}, 202)
+        return self._documents.one(request, self._view(job, request, new=True), status=202)
 
     async def _all(self, request: Request) -> Response:
         query, now = request.query_params, self._account.now()
@@ -64,18 +63,20 @@ class JobApi:
             found.reverse()
         size, start = reads.size_of(query, default=20, most=100), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None
-        page = [self._view(job, request.url) for job in found[start : start + size]]
-        return ApiJSON(reads.collection(page, request.url, query, following))
+        page = [self._view(job, request) for job in found[start : start + size]]
+        return self._documents.page(request, page, following)
 
     async def _one(self, request: Request) -> Response:
-        return ApiJSON({"data": self._view(self._job(request), request.url)})
+        return self._documents.one(
+            request, self._view(self._job(request), request), includes=("lists",)
+        )
 
     async def _errors(self, request: Request) -> Response:
         job, query = self._job(request), request.query_params
         size, start = reads.size_of(query, default=20, most=100), reads.offset_of(query)
         following = str(start + size) if len(job.errors) > start + size else None
-        page = [_failure(job, error) for error in job.errors[start : start + size]]
-        return ApiJSON(reads.collection(page, request.url, query, following))
+        page = [views.import_error(job, error) for error in job.errors[start : start + size]]
+        return self._documents.page(request, page, following)
 
     async def _profiles(self, request: Request) -> Response:
         job, query = self._job(request), request.query_params
@@ -83,65 +84,15 @@ class JobApi:
         size, start = reads.size_of(query, default=20, most=100), reads.offset_of(query)
         following = str(start + size) if len(job.profiles) > start + size else None
         people = [memory.by_number(number) for number in job.profiles[start : start + size]]
-        page = [reads.profile(person, request.url, shown) for person in people]
-        return ApiJSON(reads.collection(page, request.url, query, following))
+        page = [views.profile(person, request.url, shown) for person in people]
+        return self._documents.page(request, page, following)
 
     def _job(self, request: Request) -> Job:
         id = str(request.path_params["id"])
         job = self._account.jobs.get(id)
         if job is None:
-            raise unknown("profile-bulk-import-job", id)
+            raise not_found("Invalid job id")
         return job
 
-    def _view(self, job: Job, url: URL, *, new: bool = False) -> dict[str, Any]:
-        now = self._account.now()
-        status = "queued" if new else job.status(now)
-        place = f"{url.scheme}://{url.netloc}{_PATH}/{job.id}"
-        done = status == "complete"
-        return {
-            "type": "profile-bulk-import-job",
-            "id": job.id,
-            "attributes": {
-                "status": status,
-                "created_at": reads.iso(job.created),
-                "total_count": job.total,
-                "completed_count": job.total - len(job.errors) if done else 0,
-                "failed_count": len(job.errors) if done else 0,
-                "completed_at": reads.iso(job.result) if done and job.result is not None else None,
-                "expires_at": reads.iso(job.expires),
-                "started_at": reads.iso(job.begins)
-                if status in ("processing", "complete")
-                else None,
-            },
-            "relationships": {
-                "lists": {
-                    "data": [{"type": "list", "id": id} for id in job.lists],
-                    "links": {
-                        "self": f"{place}/relationships/lists/",
-                        "related": f"{place}/lists/",
-                    },
-                },
-                "profiles": {
-                    "links": {
-                        "self": f"{place}/relationships/profiles/",
-                        "related": f"{place}/profiles/",
-                    }
-                },
-                "import-errors": {"links": {"related": f"{place}/import-errors/"}},
-            },
-            "links": {"self": f"{place}/"},
-        }
-
-
-def _failure(job: Job, error: Failure) -> dict[str, Any]:
-    return {
-        "type": "import-error",
-        "id": f"{job.id}-{error.index}",
-        "attributes": {
-            "code": error.code,
-            "title": error.title,
-            "detail": error.detail,
-            "source": {"pointer": pointer_of(error)},
-            "original_payload": error.payload,
-        },
-    }
+    def _view(self, job: Job, request: Request, *, new: bool = False) -> views.Resource:
+        return views.job(job, self._account.now(), request.url, new=new)

@@ -7,30 +7,30 @@ of joining; `profile_count` counts members.
 
 from __future__ import annotations
 
-from typing import Any
-
-from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.sandbox.klaviyo import members, reads
+from connector.sandbox.klaviyo import members, reads, views
 from connector.sandbox.klaviyo.account import AccountState
-from connector.sandbox.klaviyo.errors import ApiJSON, unknown
+from connector.sandbox.klaviyo.documents import Documents
+from connector.sandbox.klaviyo.errors import unknown
 from connector.sandbox.klaviyo.lists import MemberList
 from connector.sandbox.klaviyo.profile_rules import parse_members
 from connector.sandbox.klaviyo.rules import Violation, dig
 from connector.sandbox.klaviyo.state import Profile
 
 _OPT_IN = ("single_opt_in", "double_opt_in")
+_INCLUDES = ("flow-triggers", "tags")
 _MEMBERS = "/api/lists/{id}/relationships/profiles"
 
 
 class ListApi:
     """The endpoints of lists."""
 
-    def __init__(self, account: AccountState) -> None:
+    def __init__(self, account: AccountState, documents: Documents) -> None:
         self._account = account
+        self._documents = documents
         self.routes = [
             Route("/api/lists", self._create, methods=["POST"]),
             Route("/api/lists", self._all, methods=["GET"]),
@@ -54,13 +54,18 @@ class ListApi:
             found.append(Violation("shape", "/data/attributes/opt_in_process", detail))
         account.check(found)
         created = account.lists.create(name, opt_in, account.now())
-        return ApiJSON({"data": _view(created, request.url)}, 201)
+        view = views.member_list(created, request.url, exact=True)
+        return self._documents.one(request, view, status=201)
 
     async def _all(self, request: Request) -> Response:
         query, found = request.query_params, self._account.lists.all
+        previous = None
         for operator, name, values in reads.terms(query.get("filter", "")):
             if operator in ("equals", "any") and name in ("id", "name"):
                 found = [each for each in found if getattr(each, name) in values]
+                if (operator, name) == ("any", "id"):
+                    # Recorded live on a first and only page: a link that leads nowhere.
+                    previous = f"<Filters: {query['filter']}>"
             elif operator == "greater-than" and name in ("created", "updated"):
                 edge = reads.parse_time(values[0])
                 found = [each for each in found if getattr(each, name) > edge]
@@ -70,24 +75,22 @@ class ListApi:
                 )
         size, start = reads.size_of(query, default=10, most=10), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None
-        page = [(_view(each, request.url), each.id) for each in found[start : start + size]]
-        document = reads.collection([view for view, _ in page], request.url, query, following)
-        return ApiJSON(self._account.flows.include(query, request.url, page, document))
+        page = [views.member_list(each, request.url) for each in found[start : start + size]]
+        return self._documents.page(request, page, following, includes=_INCLUDES, previous=previous)
 
     async def _one(self, request: Request) -> Response:
         found, query = self._list(request), request.query_params
-        view = _view(found, request.url)
+        view = views.member_list(found, request.url)
         if query.get("additional-fields[list]") == "profile_count":
             view["attributes"]["profile_count"] = len(found.members)
-        document = {"data": view}
-        shown = [(view, found.id)]
-        return ApiJSON(self._account.flows.include(query, request.url, shown, document))
+        return self._documents.one(request, view, includes=_INCLUDES)
 
     async def _profiles(self, request: Request) -> Response:
-        return ApiJSON(members.profiles(self._page(request), request.query_params, request.url))
+        page = members.profiles(self._page(request), request.query_params, request.url)
+        return self._documents.page(request, *page)
 
     async def _ids(self, request: Request) -> Response:
-        return ApiJSON(members.ids(self._page(request), request.query_params, request.url))
+        return self._documents.page(request, *members.ids(self._page(request)))
 
     async def _add(self, request: Request) -> Response:
         found, now = self._list(request), self._account.now()
@@ -124,27 +127,3 @@ class ListApi:
     def _page(self, request: Request) -> members.Page:
         people = self._list(request)
         return members.page_of(self._account.memory, people, request.query_params)
-
-
-def _view(found: MemberList, url: URL) -> dict[str, Any]:
-    place = f"{url.scheme}://{url.netloc}/api/lists/{found.id}"
-    return {
-        "type": "list",
-        "id": found.id,
-        "attributes": {
-            "name": found.name,
-            "created": reads.iso(found.created),
-            "updated": reads.iso(found.updated),
-            "opt_in_process": found.opt_in,
-        },
-        "relationships": {
-            name: {
-                "links": {
-                    "self": f"{place}/relationships/{name}/",
-                    "related": f"{place}/{name}/",
-                }
-            }
-            for name in ("profiles", "tags", "flow-triggers")
-        },
-        "links": {"self": f"{place}/"},
-    }

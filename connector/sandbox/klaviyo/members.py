@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from typing import Any
 
 from starlette.datastructures import URL, QueryParams
 
-from connector.sandbox.klaviyo import reads
+from connector.sandbox.klaviyo import reads, views
 from connector.sandbox.klaviyo.lists import MemberList
 from connector.sandbox.klaviyo.state import Memory, Profile
 
@@ -56,19 +55,16 @@ def page_of(
     return [(at / 1e6, memory.by_number(number)) for at, number in page], following
 
 
-def profiles(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:
-    """The members' profiles as a collection."""
+def profiles(page: Page, query: QueryParams, url: URL) -> reads.Page:
+    """The members' profiles, with the time of joining as the last attribute."""
     shown, (people, following) = reads.extras(query), page
-    data = []
-    for at, person in people:
-        view = reads.profile(person, url, shown)
-        view["attributes"]["joined_group_at"] = reads.iso(at)
-        data.append(view)
-    return reads.collection(data, url, query, following)
+    return [
+        views.profile(person, url, {**shown, "joined_group_at": views.iso(at)})
+        for at, person in people
+    ], following
 
 
-def ids(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:
-    """The members' ids as a collection."""
+def ids(page: Page) -> reads.Page:
+    """The members' ids alone."""
     people, following = page
-    data = [{"type": "profile", "id": person.id} for _, person in people]
-    return reads.collection(data, url, query, following)
+    return [{"type": "profile", "id": person.id} for _, person in people], following

@@ -235,10 +235,11 @@ class OAuthServer:
             self.install = None
         return JSON({"success": True})
 
-    async def _installs(self, _: Request) -> Response:
+    async def _installs(self, request: Request) -> Response:
         present = self.install is not None and self.install.refresh_token
         found = [{"type": "application-install", "id": "install-1"}] if present else []
-        return ApiJSON({"data": found, "links": {"self": "", "next": None, "prev": None}})
+        links = {"self": str(request.url), "next": None, "prev": None}
+        return ApiJSON({"data": found, "links": links})
 
 
 SCOPES = {

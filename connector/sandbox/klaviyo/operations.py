@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from connector.sandbox.gate import Operation
-from connector.sandbox.klaviyo.errors import errors
+from connector.sandbox.klaviyo.errors import errors, refusal
 from connector.sandbox.limits import Quota
 
 REVISION = "2026-10-15"
@@ -22,6 +22,12 @@ REVISION = "2026-10-15"
 _M, _L, _XL = Quota(10, 150), Quota(75, 750), Quota(350, 3500)
 _XS = Quota(1, 15)
 _JOB = "/api/profile-bulk-import-jobs"
+_CONSENT_JOBS = (
+    "subscription-bulk-create",
+    "subscription-bulk-delete",
+    "suppression-bulk-create",
+    "suppression-bulk-delete",
+)
 QUOTAS = {
     "POST /api/events": _XL,
     "GET /api/events": _XL,
@@ -52,6 +58,7 @@ QUOTAS = {
     "GET /api/flows": Quota(3, 60),
     "POST /api/data-privacy-deletion-jobs": Quota(3, 60),
     "GET /api/application-installs": _M,
+    **{f"POST /api/profile-{job}-jobs": _L for job in _CONSENT_JOBS},
 }
 """Requests per second, minute and day, per account, from the spec's `x-klaviyo-ratelimit`."""
 
@@ -80,16 +87,17 @@ def operation(method: str, path: str) -> Operation:
 OTHER = Operation("other", "other")
 
 
-def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota]]:
-    """Additional quotas of a read, by the additional fields that it requests."""
+def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota, bool]]:
+    """Additional quotas of a read, by the additional fields that it requests, and whether the
+    answer's headers show this quota instead of the operation's (recorded live)."""
     if query.get("additional-fields[profile]", "").find("predictive_analytics") >= 0:
-        yield "predictive_analytics", _M
+        yield "predictive_analytics", _M, False
     if label == "GET /api/profiles/{id}" and query.get("include"):
-        yield f"{label} include", _XS
+        yield f"{label} include", _XS, False
     if label == "GET /api/segments/{id}" and query.get("additional-fields[segment]"):
-        yield f"{label} profile_count", _XS
+        yield f"{label} profile_count", _XS, True
     if label == "GET /api/lists/{id}" and query.get("additional-fields[list]"):
-        yield f"{label} profile_count", _XS
+        yield f"{label} profile_count", _XS, True
 
 
 def reject(
@@ -103,6 +111,8 @@ def reject(
         return errors(401, [(detail, {"pointer": "/data/"})], code="not_authenticated")
     if not authorized:
         violations["authorization"] += 1
+        if given.startswith(b"Bearer "):
+            return refusal(401)
         return errors(401, [("Missing or invalid private key.", {"pointer": "/data/"})])
     revision = headers.get(b"revision")
     if revision is None:

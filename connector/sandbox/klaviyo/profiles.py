@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.sandbox.klaviyo import reads
+from connector.sandbox.klaviyo import reads, views
 from connector.sandbox.klaviyo.account import AccountState
-from connector.sandbox.klaviyo.errors import ApiJSON, duplicate, not_found, unknown
+from connector.sandbox.klaviyo.documents import Documents
+from connector.sandbox.klaviyo.errors import duplicate, not_found, unknown
 from connector.sandbox.klaviyo.profile_rules import (
     MAX_PROFILE_BYTES,
     parse_create,
@@ -25,12 +26,15 @@ from connector.sandbox.klaviyo.profile_rules import (
 from connector.sandbox.klaviyo.rules import EVENT_IDENTIFIERS, ProfileIn, Violation
 from connector.sandbox.klaviyo.state import Profile
 
+_INCLUDES = ("conversations", "lists", "push-tokens", "segments")
+
 
 class ProfileApi:
     """The endpoints of profiles."""
 
-    def __init__(self, account: AccountState) -> None:
+    def __init__(self, account: AccountState, documents: Documents) -> None:
         self._account = account
+        self._documents = documents
         self.routes = [
             Route("/api/profile-import", self._import, methods=["POST"]),
             Route("/api/profiles", self._create, methods=["POST"]),
@@ -45,15 +49,19 @@ class ProfileApi:
         account = self._account
         body = account.load(await request.body(), MAX_PROFILE_BYTES)
         try:
-            named = body["data"]["attributes"]["profile"]["data"]["attributes"]
+            data = body["data"]["attributes"]["profile"]["data"]
+            named = dict(data.get("attributes") or {}) | (
+                {"id": data["id"]} if "id" in data else {}
+            )
             [(name, value)] = named.items()
             valid = body["data"]["type"] == "data-privacy-deletion-job"
         except (KeyError, TypeError, ValueError, AttributeError):
             valid, name, value = False, "", ""
-        if not valid or name not in ("email", "phone_number") or not isinstance(value, str):
+        if not valid or name not in ("email", "phone_number", "id") or not isinstance(value, str):
             detail = "Exactly one of email, phone_number and id is required."
             account.check([Violation("erasure", "/data/attributes/profile", detail)])
-        if account.memory.by(name, value) is None:
+        memory = account.memory
+        if (memory.by_id(value) if name == "id" else memory.by(name, value)) is None:
             raise not_found(
                 f'No profile with {name} "{value}" found.  The profile may have already been '
                 "deleted."
@@ -115,10 +123,13 @@ class ProfileApi:
         if profile is None:
             profile = account.memory.create(now)
         account.memory.update(profile, given, now)
-        return ApiJSON({"data": reads.profile(profile, request.url, shown)}, status)
+        exact = ("created", "updated") if status == 201 else ("updated",)
+        view = views.profile(profile, request.url, shown, exact=exact)
+        return self._documents.one(request, view, status=status)
 
     async def _all(self, request: Request) -> Response:
-        return ApiJSON(reads.profiles(self._account.memory, request.query_params, request.url))
+        page = reads.profiles(self._account.memory, request.query_params, request.url)
+        return self._documents.page(request, *page, includes=("conversations", "push-tokens"))
 
     async def _one(self, request: Request) -> Response:
         id = str(request.path_params["id"])
@@ -126,4 +137,5 @@ class ProfileApi:
         if found is None:
             raise unknown("profile", id)
         shown = reads.extras(request.query_params)
-        return ApiJSON({"data": reads.profile(found, request.url, shown)})
+        view = views.profile(found, request.url, shown, conversations="conversations")
+        return self._documents.one(request, view, includes=_INCLUDES)

@@ -1,4 +1,4 @@
-"""Klaviyo's reads in JSON:API: filters, cursors, resources.
+"""Klaviyo's reads: filters, additional fields, cursors, pages.
 
 Guess: events are sorted newest first by default. Cursors are opaque, so their format is free.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from starlette.datastructures import URL, QueryParams
 
-from connector.sandbox.klaviyo.state import Event, Memory, Profile
+from connector.sandbox.klaviyo import views
+from connector.sandbox.klaviyo.state import Memory, Profile
+from connector.sandbox.klaviyo.views import Resource
 
 _TERM = re.compile(
     r'\s*([a-z-]+)\(\s*([\w.$]+)\s*,\s*(\[[^\]]*\]|"(?:[^"\\]|\\.)*"|[^()]*?)\s*\)\s*(?:,|$)'
@@ -40,24 +41,54 @@ class InvalidParameter(Exception):
 
 
 Term = tuple[str, str, list[str]]
-Resource = dict[str, Any]
+Page = tuple[list[Resource], str | None]
+"""Resources, and the position of the next page."""
 
 _NEVER = {"consent": "NEVER_SUBSCRIBED", "consent_timestamp": None}
+_METHOD = {**_NEVER, "method": None, "method_detail": None, "last_updated": None}
+_TRACKING = {
+    **_NEVER,
+    "last_updated": None,
+    "created_timestamp": None,
+    "metadata": None,
+    "can_receive": False,
+    "valid_until": None,
+}
 _EXTRAS: Mapping[str, Any] = {
     "subscriptions": {
         "email": {
             "marketing": {
-                "can_receive_email_marketing": False,
-                **_NEVER,
+                "can_receive_email_marketing": True,
+                **_METHOD,
+                "custom_method_detail": None,
+                "double_optin": None,
                 "suppression": [],
                 "list_suppressions": [],
-            }
+            },
+            "open_tracking": _TRACKING,
+            "click_tracking": _TRACKING,
         },
-        "sms": {"marketing": {"can_receive_sms_marketing": False, **_NEVER}},
+        "sms": {
+            "marketing": {"can_receive_sms_marketing": False, **_METHOD},
+            "transactional": {"can_receive_sms_transactional": False, **_METHOD},
+        },
         "mobile_push": {"marketing": {"can_receive_push_marketing": False, **_NEVER}},
         "whatsapp": None,
     },
-    "predictive_analytics": None,
+    "predictive_analytics": dict.fromkeys(
+        (
+            "historic_number_of_orders",
+            "predicted_number_of_orders",
+            "average_days_between_orders",
+            "average_order_value",
+            "historic_clv",
+            "predicted_clv",
+            "total_clv",
+            "churn_probability",
+            "expected_date_of_next_order",
+            "ranked_channel_affinity",
+        )
+    ),
 }
 
 
@@ -76,7 +107,13 @@ def terms(text: str) -> list[Term]:
     return found
 
 
-def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
+def allow(operator: str, name: str, filters: Mapping[str, Sequence[str]]) -> None:
+    """Raise InvalidParameter unless `filters` (name → operators) has this one."""
+    if operator not in filters.get(name, ()):
+        raise InvalidParameter("filter", f"'{name}' cannot be filtered by '{operator}'.")
+
+
+def events(memory: Memory, query: QueryParams, url: URL) -> Page:
     """`GET /api/events`: filter by profile_id, metric_id, datetime, timestamp."""
     profile: Profile | None = None
     no_match = False
@@ -110,7 +147,7 @@ def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     size = size_of(query, default=200, most=1000)
     page = keys[:size]
     following = f"{page[-1][0]}|{page[-1][1]}" if len(keys) > size else None
-    return collection([event(memory.event(n), url) for _, n in page], url, query, following)
+    return [views.event(memory.event(number), url) for _, number in page], following
 
 
 def _has_metric(number: int, _: int, metric: int) -> bool:
@@ -121,7 +158,7 @@ def _has_time(compare: Callable[[float, float], bool], limit: float, time: int, 
     return compare(time, limit)
 
 
-def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
+def profiles(memory: Memory, query: QueryParams, url: URL) -> Page:
     """`GET /api/profiles`: filter equals and any by id, email, phone_number, external_id."""
     shown = extras(query)
     found: Sequence[Profile] = memory.unmerged()
@@ -142,10 +179,12 @@ def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     start = offset_of(query)
     page = found[start : start + size]
     following = str(start + size) if len(found) > start + size else None
-    return collection([profile(p, url, shown) for p in page], url, query, following)
+    return [
+        views.profile(person, url, shown, conversations="conversations") for person in page
+    ], following
 
 
-def metrics(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
+def metrics(memory: Memory, query: QueryParams, url: URL) -> Page:
     """`GET /api/metrics`: 200 per page, no `page[size]`."""
     if "page[size]" in query:
         raise InvalidParameter("page[size]", "'page[size]' is not allowed here.")
@@ -159,29 +198,11 @@ def metrics(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     start = offset_of(query)
     page = names[start : start + 200]
     following = str(start + 200) if len(names) > start + 200 else None
-    data = [metric(memory, name, url) for name in page]
+    data = [views.metric(memory, name, url) for name in page]
     if following is None and not query.get("filter"):
-        data += [_foreign(at, *other, url) for at, other in enumerate(memory.foreign_metrics)]
-    return collection(data, url, query, following)
-
-
-def event(event: Event, url: URL) -> dict[str, Any]:
-    """An event as a resource; its unique id is in `event_properties.$event_id`."""
-    return {
-        "type": "event",
-        "id": event.id,
-        "attributes": {
-            "timestamp": event.time,
-            "event_properties": event.properties,
-            "datetime": iso(event.time),
-            "uuid": f"00000000-0000-1000-8000-{event.number:012d}",
-        },
-        "relationships": {
-            "profile": {"data": {"type": "profile", "id": event.profile.id}},
-            "metric": {"data": {"type": "metric", "id": metric_id(event.metric)}},
-        },
-        "links": {"self": f"{url.scheme}://{url.netloc}/api/events/{event.id}/"},
-    }
+        others = enumerate(memory.foreign_metrics)
+        data += [views.foreign_metric(at, *other, url) for at, other in others]
+    return data, following
 
 
 def extras(query: QueryParams) -> dict[str, Any]:
@@ -193,105 +214,6 @@ def extras(query: QueryParams) -> dict[str, Any]:
                 "additional-fields[profile]", f"'{name}' is not an additional field."
             )
     return {name: _EXTRAS[name] for name in requested.split(",") if name}
-
-
-def profile(person: Profile, url: URL, extra: Mapping[str, Any] = MappingProxyType({})) -> Resource:
-    """A profile as a resource, with `extra` among its attributes."""
-    shown = ("email", "phone_number", "external_id")
-    return {
-        "type": "profile",
-        "id": person.id,
-        "attributes": {
-            **{name: person.identifiers.get(name) for name in shown},
-            **{
-                name: person.standard.get(name)
-                for name in ("first_name", "last_name", "organization", "locale", "title", "image")
-            },
-            "created": iso(person.created),
-            "updated": iso(person.updated),
-            "last_event_date": None,
-            "location": person.location,
-            "properties": person.properties,
-            **extra,
-        },
-        "links": {"self": f"{url.scheme}://{url.netloc}/api/profiles/{person.id}/"},
-    }
-
-
-def metric(memory: Memory, name: str, url: URL) -> dict[str, Any]:
-    """A metric as a resource; its integration is the API."""
-    number = memory.metrics[name]
-    created = iso(memory.metric_created[number])
-    return {
-        "type": "metric",
-        "id": metric_id(number),
-        "attributes": {
-            "name": name,
-            "created": created,
-            "updated": created,
-            "integration": {
-                "object": "integration",
-                "id": "0rG4eQ",
-                "key": "api",
-                "name": "API",
-                "category": "API",
-            },
-        },
-        "links": {"self": f"{url.scheme}://{url.netloc}/api/metrics/{metric_id(number)}/"},
-    }
-
-
-def _foreign(at: int, name: str, integration: str, url: URL) -> dict[str, Any]:
-    """A metric of another integration."""
-    id = f"FRGN{at:02}"
-    about = {"object": "integration", "id": id, "key": integration.lower(), "name": integration}
-    return {
-        "type": "metric",
-        "id": id,
-        "attributes": {"name": name, "integration": {**about, "category": "eCommerce"}},
-        "links": {"self": f"{url.scheme}://{url.netloc}/api/metrics/{id}/"},
-    }
-
-
-def account(id: str, url: URL) -> dict[str, Any]:
-    """An account as a resource."""
-    return {
-        "type": "account",
-        "id": id,
-        "attributes": {
-            "test_account": True,
-            "contact_information": {
-                "default_sender_name": "Sandbox",
-                "default_sender_email": "sandbox@example.com",
-                "website_url": "https://shop.example.com",
-                "organization_name": "Sandbox",
-                "street_address": {
-                    "address1": "1 Example Street",
-                    "address2": "",
-                    "city": "Madrid",
-                    "region": "",
-                    "country": "Spain",
-                    "zip": "28001",
-                },
-            },
-            "industry": None,
-            "timezone": "Europe/Madrid",
-            "preferred_currency": "EUR",
-            "public_api_key": id,
-            "locale": "en-US",
-        },
-        "links": {"self": f"{url.scheme}://{url.netloc}/api/accounts/{id}/"},
-    }
-
-
-def metric_id(number: int) -> str:
-    """An id in Klaviyo's format: 6 characters."""
-    return f"M{number:05d}"
-
-
-def iso(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC, whole seconds."""
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat()
 
 
 def _metric_number(id: str) -> int:
@@ -339,12 +261,6 @@ def offset_of(query: QueryParams) -> int:
     return int(cursor[0]) if cursor else 0
 
 
-def collection(
-    data: list[dict[str, Any]], url: URL, query: QueryParams, following: str | None
-) -> dict[str, Any]:
-    """A page and its links. `following`: the cursor of the next page."""
-    more = None
-    if following is not None:
-        cursor = base64.urlsafe_b64encode(following.encode()).decode()
-        more = str(url.include_query_params(**{"page[cursor]": cursor}))
-    return {"data": data, "links": {"self": str(url), "next": more, "prev": None}}
+def cursor_text(position: str) -> str:
+    """The cursor of a position in a collection."""
+    return base64.urlsafe_b64encode(position.encode()).decode()

@@ -22,12 +22,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
-from connector.sandbox.klaviyo import reads
+from connector.sandbox.klaviyo import reads, views
 from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.control import AccountControl
-from connector.sandbox.klaviyo.errors import ApiJSON, Refused, errors, title
+from connector.sandbox.klaviyo.documents import Documents
+from connector.sandbox.klaviyo.errors import Refused, errors, refusal, throttled
 from connector.sandbox.klaviyo.events import EventApi
-from connector.sandbox.klaviyo.flows import FlowApi, Flows
+from connector.sandbox.klaviyo.flow_api import FlowApi
+from connector.sandbox.klaviyo.flows import Flows
 from connector.sandbox.klaviyo.job_api import JobApi
 from connector.sandbox.klaviyo.jobs import Job, Jobs
 from connector.sandbox.klaviyo.list_api import ListApi
@@ -36,7 +38,9 @@ from connector.sandbox.klaviyo.oauth import OAuthServer, required_scopes
 from connector.sandbox.klaviyo.operations import CONSENT, QUOTAS, extra_quotas, operation, reject
 from connector.sandbox.klaviyo.pointers import pointers_to
 from connector.sandbox.klaviyo.profiles import ProfileApi
-from connector.sandbox.klaviyo.segments import SegmentApi, Segments
+from connector.sandbox.klaviyo.related import relations
+from connector.sandbox.klaviyo.segment_api import SegmentApi
+from connector.sandbox.klaviyo.segments import Segments
 from connector.sandbox.klaviyo.state import Memory
 from connector.sandbox.klaviyo.write_ledger import Ledger
 from connector.sandbox.limits import Header, Limits
@@ -93,14 +97,16 @@ class KlaviyoSandbox(AccountControl):
             AccountState(memory, ledger, lists, jobs, self.violations, now, Flows()), Segments()
         )
         first = bulk_errors == "first"
+        documents = Documents(relations(self._account, self._segments))
+        self._documents = documents
         inner = Starlette(
             routes=[
-                *EventApi(self._account, repeat=bulk_repeat, first=first).routes,
-                *ProfileApi(self._account).routes,
-                *JobApi(self._account, first=first).routes,
-                *ListApi(self._account).routes,
-                *SegmentApi(self._account, self._segments).routes,
-                *FlowApi(self.flows, now).routes,
+                *EventApi(self._account, documents, repeat=bulk_repeat, first=first).routes,
+                *ProfileApi(self._account, documents).routes,
+                *JobApi(self._account, documents, first=first).routes,
+                *ListApi(self._account, documents).routes,
+                *SegmentApi(self._account, self._segments, documents).routes,
+                *FlowApi(self.flows, documents).routes,
                 *self.oauth.routes,
                 Route("/api/accounts", self._get_accounts, methods=["GET"]),
                 Route("/_sandbox/events", self._sandbox_events, methods=["GET"]),
@@ -159,36 +165,40 @@ class KlaviyoSandbox(AccountControl):
         rejected = reject(scope, headers, authorized, self.violations)
         if rejected is not None:
             return rejected, ()
-        if scopes is not None and not set(required_scopes(operation.label)) <= set(scopes):
-            return self.refusal(403, ()), ()
-        if scope["method"] != "GET" and scope["path"].startswith(CONSENT):
+        throttle, quota_headers = self._acquire(scope, operation, scopes)
+        if throttle is not None:
+            return throttle, ()
+        forbidden = scope["method"] != "GET" and scope["path"].startswith(CONSENT)
+        if forbidden:
             self.violations["consent_endpoint"] += 1
-            return self.refusal(403, ()), ()
+        required = set(required_scopes(operation.label))
+        if forbidden or (scopes is not None and not required <= set(scopes)):
+            return refusal(403), quota_headers
+        return None, quota_headers
+
+    def _acquire(
+        self, scope: Scope, operation: Operation, scopes: Sequence[str] | None
+    ) -> tuple[Response | None, Sequence[Header]]:
+        """The response if the request is above a limit, and the headers that show the quota."""
         quota = QUOTAS.get(operation.label)
         # Each installed app has a quota of its own; the private keys of an account share one.
         limits = self._limits and (self._limits if scopes is None else self._app_limits)
         if limits is None or quota is None:
             return None, ()
         query = QueryParams(scope["query_string"])
-        for name, extra in extra_quotas(operation.label, query):
-            verdict = limits.acquire(name, extra)
+        shown: Sequence[Header] = ()
+        quotas = [(operation.label, quota, True), *extra_quotas(operation.label, query)]
+        for name, limit, is_shown in quotas:
+            verdict = limits.acquire(name, limit)
             if verdict.retry_after is not None:
-                return self._throttle(verdict.retry_after), verdict.headers
-        verdict = limits.acquire(operation.label, quota)
-        if verdict.retry_after is None:
-            return None, verdict.headers
-        return self._throttle(verdict.retry_after), verdict.headers
-
-    def _throttle(self, seconds: int) -> Response:
-        self._throttled += 1
-        unit = "second" if seconds == 1 else "seconds"
-        detail = f"Request was throttled. Expected available in {seconds} {unit}."
-        return errors(429, [(detail, {"pointer": "/data/"})])
+                self._throttled += 1
+                return throttled(verdict.retry_after), ()
+            shown = verdict.headers if is_shown else shown
+        return None, shown
 
     def refusal(self, status: int, pointers: Sequence[str]) -> Response:
         """An error response in Klaviyo's format."""
-        detail = title(status)
-        return errors(status, [(detail, {"pointer": p}) for p in pointers or ("/data",)])
+        return refusal(status, pointers)
 
     def locate(self, body: bytes, match: str) -> Sequence[str]:
         """JSON pointers to what contains `match`."""
@@ -197,9 +207,7 @@ class KlaviyoSandbox(AccountControl):
     # ── routes ───────────────────────────────────────────────────────────────────────────────────
 
     async def _get_accounts(self, request: Request) -> Response:
-        url = request.url
-        account = reads.account(self.account_id, url)
-        return ApiJSON({"data": [account], "links": {"self": str(url), "next": None, "prev": None}})
+        return self._documents.page(request, [views.account(self.account_id, request.url)])
 
     async def _sandbox_events(self, request: Request) -> Response:
         names = list(self._account.memory.metrics)
@@ -209,7 +217,7 @@ class KlaviyoSandbox(AccountControl):
                 "id": event.id,
                 "metric": names[event.metric],
                 "profile": {"id": event.profile.id, **event.profile.identifiers},
-                "time": reads.iso(event.time),
+                "time": views.iso(event.time),
                 "properties": event.properties,
             }
             for event in found

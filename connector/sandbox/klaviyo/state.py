@@ -291,6 +291,8 @@ class Memory:
         shown: dict[str, Any] = {**event.properties, "$event_id": unique_id}
         if event.value is not None:
             shown["$value"] = event.value
+        if event.currency is not None:
+            shown["$value_currency"] = event.currency
         # orjson returns a 4 KB buffer; the decoded copy is only as large as the text.
         self._properties[number] = orjson.dumps(shown).decode()
         self._properties.pop(number - self._bodies, None)

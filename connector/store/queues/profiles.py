@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, exists, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
@@ -31,6 +43,7 @@ from connector.store.queues.receipts import ReceiptedQueue, is_joining_list
 from connector.store.tables import in_state, journal, outbox, profiles, profiles_queue
 
 _RECHECK_AFTER_MS = 1_000
+_EVENT_LEAVES_WITHIN_MS = 2_000
 _CLAIMS = 50
 """How often one transaction claims, while it finds only people who are held."""
 _SHADOW_BATCH = 5_000
@@ -125,7 +138,11 @@ class SqlProfiles(ReceiptedQueue):
                 spec,
                 values={"receipt": None, "position": None, "sent": None},
                 returning=COLUMNS,
-                conditions=(*_NOT_EXCLUDED, profiles.c.ambiguous_until <= spec.now),
+                conditions=(
+                    *_NOT_EXCLUDED,
+                    _no_event_leaves(spec.now),
+                    profiles.c.ambiguous_until <= spec.now,
+                ),
             )
             claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
             entries = [entry for entry in claimed if entry is not None]
@@ -212,6 +229,20 @@ _NOT_EXCLUDED = (
     ~is_joining_list(profiles.c.address),
 )
 """No write to the address, no event of the person and no list join is in flight."""
+
+
+def _no_event_leaves(now: Millis) -> ColumnElement[bool]:
+    """No event of the person has just become due: it goes first, because it carries the same fields
+    unless a write of the profile is in flight. One that does not go soon holds nothing up."""
+    return ~exists(
+        select(literal(1)).where(
+            outbox.c.person == profiles.c.person,
+            in_state(State.READY),
+            outbox.c.attempts == 0,
+            outbox.c.priority == 0,
+            outbox.c.due.between(now - _EVENT_LEAVES_WITHIN_MS, now),
+        )
+    )
 
 
 def _claim_write(

@@ -28,9 +28,6 @@ from connector.store.tables import in_state, reads
 Values = dict[str, Any]
 """Column → new value."""
 
-MIN_READ_INTERVAL = 2_000
-"""ms between two reads of one person when no event waits for the second."""
-
 
 class ReadRow(NamedTuple):
     """A stored read. The names are those of the columns."""
@@ -38,6 +35,7 @@ class ReadRow(NamedTuple):
     person: int
     requested_at: Millis
     sent_at: Millis
+    due: Millis
     attempts: int
     failing_since: Millis | None
     view: bytes | None
@@ -111,7 +109,7 @@ def _after_answer(row: ReadRow, outcome: Observed | Gone, now: Millis) -> Values
     again = row.requested_at > row.sent_at
     values: Values = {
         "state": State.READY if again else State.ACCEPTED,
-        "due": row.sent_at + MIN_READ_INTERVAL if again else row.sent_at,
+        "due": row.due if again else row.sent_at,
         "attempts": 0,
         "failing_since": None,
         "problem": None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import orjson
 from sqlalchemy import Connection, bindparam, exists, literal, or_, select, update
 
 from connector.domain.lanes import Lane, LaneId, Millis
-from connector.domain.outcomes import Gone, Observed, Outcome
+from connector.domain.outcomes import Ambiguous, Gone, Observed, Outcome, Retry
 from connector.domain.records import Checkpoint, Claim, Entry, State
 from connector.ports import FreshView, ListedPerson, RetryPolicy
 from connector.store.admin import facts
@@ -43,9 +44,13 @@ class SqlReads(queue.SqlQueue):
     ) -> int:
         rows = read_rows.lock(c, [outcome.seq for outcome in outcomes], claim.token)
         current = [outcome for outcome in outcomes if outcome.seq in rows]
+        failed: list[_Release] = []
         for outcome in current:
             values = read_rows.after_outcome(rows[outcome.seq], outcome, now, policy.horizon)
             c.execute(update(reads).where(reads.c.person == outcome.seq).values(values))
+            if not isinstance(outcome, Observed | Gone):
+                again = isinstance(outcome, Retry | Ambiguous) and values["state"] == State.READY
+                failed.append(_Release(outcome.seq, now, values["due"] if again else _NEVER))
         observed = observed_people.identify(
             c,
             claim.lane.connection,
@@ -58,7 +63,9 @@ class SqlReads(queue.SqlQueue):
         if gone:
             old = frozenset(person for person in gone if rows[person].priority)
             profile_observations.mark_gone(c, gone, at=now, now=now, backfill=old)
-        _release_events(c, [o.person for o in observed] + list(gone), now)
+        read = [_Release(o.person, o.at) for o in observed]
+        read += [_Release(person, rows[person].sent_at) for person in gone]
+        _release_events(c, [*read, *failed], now)
         return len(current)
 
     def _recover(self, c: Connection, now: Millis) -> int:
@@ -130,17 +137,34 @@ _VIEWS = select(reads.c.person, reads.c.view, reads.c.view_at, _WRITE_IN_FLIGHT)
 )
 
 
-def _release_events(c: Connection, people: Sequence[int], now: Millis) -> None:
-    """Events that waited for a read of these people are due now."""
-    if people:
+_NEVER = 2**62
+
+
+class _Release(NamedTuple):
+    """Events of a person that need not wait any longer: those received by `received`, whose wait
+    ends before `until`, when the read is tried again. Later ones wait for the next read."""
+
+    person: int
+    received: int
+    until: int = _NEVER
+
+
+def _release_events(c: Connection, released: Sequence[_Release], now: Millis) -> None:
+    """Events that wait for their person's read are due now."""
+    if released:
         c.execute(
             update(outbox)
             .where(
                 outbox.c.person == bindparam("read"),
                 in_state(State.READY),
                 outbox.c.due > now,
+                outbox.c.due < bindparam("until"),
+                outbox.c.received_at <= bindparam("received"),
                 outbox.c.attempts == 0,
             )
             .values(due=now),
-            [{"read": person} for person in people],
+            [
+                {"read": each.person, "received": each.received, "until": each.until}
+                for each in released
+            ],
         )

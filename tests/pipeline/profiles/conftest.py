@@ -178,6 +178,7 @@ class Environment:
         self.starts = 0
         self.runtime: ConnectionRuntime
         self.store: SqlStore
+        self.metrics: Metrics
         self._outside: set[asyncio.Task[Any]] = set()
         self._webhook_count = 0
 
@@ -206,7 +207,7 @@ class Environment:
         now = self.clock.now()
         for queue in (self.store.outbox, self.store.reads, self.store.profiles):
             await queue.recover(fence, now=now)
-        metrics = Metrics("test")
+        self.metrics = metrics = Metrics("test")
         network = Network(
             {
                 _PLATFORM_PORT: self.fault_transports["jericommerce"],
