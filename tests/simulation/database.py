@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, TypeVar, cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from connector.domain.errors import Problem, StoreError
 from connector.store.engine_errors import store_errors
@@ -25,29 +25,34 @@ Fault = Literal["before", "after"]
 class Disk:
     """The database itself, empty. What `execute` commits survives every process.
 
-    All share one engine, which keeps compiled statements: making a new one is to empty it.
+    All share one engine, which keeps compiled statements, and one connection, which SQLAlchemy
+    would otherwise prepare for every call: making a new one is to empty it.
     """
 
     def __init__(self) -> None:
-        self.engine = _engine()
-        with self.engine.connect() as connection:
-            _empty_store().backup(_raw(connection))
+        self._connection = _connection()
+        self.engine = self._connection.engine
+        self._sqlite = _raw(self._connection)
+        _empty_store().backup(self._sqlite)
 
     def execute(self, work: Work[T]) -> T:
         """Do `work` in one transaction."""
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN")
-            result = work(connection)
-            connection.commit()
-            return result
+        self._sqlite.execute("BEGIN")
+        try:
+            result = work(self._connection)
+        except BaseException:
+            self._sqlite.rollback()
+            raise
+        self._sqlite.commit()
+        return result
 
     def rows(self, query: Any) -> list[Any]:
-        return self.execute(lambda c: list(c.execute(query)))
+        return list(self._connection.execute(query))
 
 
 @cache
-def _engine() -> Engine:
-    return sqlite_engine("sqlite://")
+def _connection() -> Connection:
+    return sqlite_engine("sqlite://").connect()
 
 
 @cache
