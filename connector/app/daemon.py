@@ -364,7 +364,8 @@ class App:
         await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in stopped))
 
     def _all_workers(self) -> Sequence[SupervisedWorker]:
-        return (*self._workers, *self._notifications.workers)
+        # Where none was started, a stop came before the store was open.
+        return (*self._workers, *self._notifications.workers) if self._workers else ()
 
     async def _execute_commands(self) -> None:
         """Commands belong to whoever holds the store."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from connector.app.daemon import App, read_config
 from connector.sandbox import JeriCommerceSandbox
 from connector.service import CommandHandler, CommandResult
 from tests.paths import ROOT
 from tests.platforms.plugins.daemon import running
+from tests.waiting import async_until, free_port
 
 from .test_reload import CONFIG
 
@@ -52,3 +54,17 @@ async def test_a_stop_cancels_long_running_commands_before_it_closes_their_conne
         async with asyncio.timeout(10):
             await started.wait()
     assert endings == ["cancelled"]
+
+
+async def test_a_daemon_that_waits_for_its_database_can_be_stopped(
+    tmp_path: Path, restore_logging_config: None
+) -> None:
+    path = tmp_path / "connector.toml"
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nowhere"
+    path.write_text(f'[store]\nurl = "{url}"\n[server]\nport = {free_port()}\n')
+    app = App(read_config(path))
+    starting = asyncio.create_task(app.start())
+    await async_until("the port is open", lambda: app.listeners.servers)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await app.stop()

@@ -11,11 +11,12 @@ import pytest
 
 from connector.app.daemon import App, read_config
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import QuotaUsage
+from connector.domain.lanes import DeliveryMode, Millis, QuotaUsage
+from connector.domain.outcomes import Held
 from connector.domain.records import Claim
 from connector.klaviyo.limits import CREATE_EVENT
 from connector.pipeline import lease
-from connector.ports import Fence
+from connector.ports import Fence, RetryPolicy
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import account_label
 from connector.service import Commands
@@ -27,6 +28,8 @@ from tests.waiting import async_until
 from .start import World, opened
 
 _TTL = 60_000
+_READ_WAIT = 30_000
+"""ms after which no event waits for the read of its person."""
 
 
 @pytest.fixture
@@ -64,6 +67,25 @@ class Thief:
         await self.store.facts.save_usage(
             [QuotaUsage(account_label("SANDBX"), CREATE_EVENT, second, count)]
         )
+
+    async def hold_everything(self) -> None:
+        """As a process whose configuration switches the module off."""
+        for lane, _ in await self.store.lanes.all():
+            if lane.kind != "event":
+                continue
+            claim = await self.store.outbox.claim(
+                lane,
+                self._fence,
+                now=Millis(self.clock.now() + _READ_WAIT),
+                limit=10,
+                mode=DeliveryMode.BATCH,
+                mapping="",
+            )
+            assert claim
+            held = [Held(entry.seq, Problem.NOT_LIVE, "") for entry in claim.entries]
+            await self.store.outbox.settle(
+                claim, held, now=self.clock.now(), policy=RetryPolicy(_TTL)
+            )
 
     async def give_back(self) -> None:
         await self.store.leases.release(self._fence)
@@ -106,6 +128,18 @@ async def test_what_came_while_another_process_had_the_lease_is_delivered(world:
         await thief.take()
         await async_until("the loss is noticed", lambda: not is_deliverable(app))
         id = await world.post()
+        await thief.give_back()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
+async def test_what_another_process_held_by_its_configuration_is_delivered(world: World) -> None:
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        thief = Thief(app.store)
+        await thief.take()
+        await async_until("the loss is noticed", lambda: not is_deliverable(app))
+        id = await world.post()
+        await thief.hold_everything()
         await thief.give_back()
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
 

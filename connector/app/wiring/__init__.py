@@ -44,7 +44,8 @@ def _build_resume(context: ConnectionContext) -> Worker | None:
     if not context.resumptions:
         return None
     name, clock = context.connection.name, context.services.clock
-    return context.supervise("resume", ResumeWorker(name, context.resumptions, clock))
+    resume = ResumeWorker(name, context.resumptions, context.services.lease, clock)
+    return context.supervise("resume", resume)
 
 
 @dataclass(frozen=True, slots=True)
