@@ -1,4 +1,4 @@
-"""What a stop does to commands that are under way."""
+"""What a stop does to what is under way, and what it leaves in the store."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from connector.sandbox import JeriCommerceSandbox
+from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.service import CommandHandler, CommandResult
+from connector.store.sql import open_store
 from tests.paths import ROOT
 from tests.platforms.plugins.daemon import running
 
@@ -52,3 +53,20 @@ async def test_a_stop_cancels_long_running_commands_before_it_closes_their_conne
         async with asyncio.timeout(10):
             await started.wait()
     assert endings == ["cancelled"]
+
+
+async def test_what_a_process_delivered_is_in_the_charts_of_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    config = CONFIG.format(mapping=ROOT / "mappings" / "jericommerce.toml")
+    double = JeriCommerceSandbox()
+    async with running(tmp_path, config, {"jericommerce": double.app}, {}, monkeypatch) as daemon:
+        url = f"http://127.0.0.1:{daemon.app.port}/webhooks/acme"
+        traffic = Traffic(double, url, redelivery_share=0.0)
+        await traffic.burst(5)
+        await daemon.until(lambda: len(daemon.klaviyo.unique_ids()) == 5)
+        lane = daemon.app.runtimes["acme"].events.lane.id
+    store = await open_store(f"sqlite:///{tmp_path}/state.db")
+    counted = [x.count for x in await store.facts.throughput(since_minute=0) if x.lane == lane]
+    await store.aclose()
+    assert sum(counted) == 5

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from connector.domain.actions import Caps
-from connector.domain.lanes import DeliveryMode, Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, MinuteCount
 from connector.domain.records import Page, State
 from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence
 from connector.store.sql import SqlStore, open_store
@@ -160,6 +160,17 @@ async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
     await store.process_reports.save("store", "{}", now=NOW)
     report = await explain(store, "process_reports", lambda: store.process_reports.load("store"))
     assert report.scans == []
+
+
+async def test_the_throughput_of_the_last_hours_is_read_by_its_index(store: SqlStore) -> None:
+    async def work() -> None:
+        for minute in range(3):
+            await store.facts.add_throughput([MinuteCount(LaneId(1), minute, 1)])
+        await store.facts.throughput(since_minute=2)
+
+    plans = await explain(store, "throughput", work)
+    assert plans.scans == []
+    assert plans.count("throughput_by_minute") == 4
 
 
 async def test_fields_that_wait_read_only_the_people_who_wait(store: SqlStore) -> None:
