@@ -171,7 +171,7 @@ async def _watch(
 async def render_view(
     app: App, klaviyo: KlaviyoSandbox, platforms: Sequence[RunningPlatform], elapsed: float
 ) -> RenderableType:
-    found = await app.commands.status()
+    found = await app.commands.latest_status()
     state, recorded = klaviyo.state(), klaviyo.unique_ids().keys()
     cards = []
     for platform in platforms:

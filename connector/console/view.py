@@ -65,7 +65,7 @@ def environment() -> Environment:
 
 async def page(visit: Visit, template: str, *, status: int = 200, **values: Any) -> Response:
     """A page for `visit`. `values` are the template's."""
-    shown = await visit.services.commands.attention()
+    attention = (await visit.services.commands.latest_status()).attention
     now = visit.services.clock.now()
     text = (
         environment()
@@ -79,7 +79,7 @@ async def page(visit: Visit, template: str, *, status: int = 200, **values: Any)
             can_change=visit.principal.is_operator,
             signed_in=visit.principal.session is not None,
             flash=visit.flash(),
-            needs_you=len(shown),
+            needs_you=len(attention),
             now=now,
             ago=lambda at: "never" if at is None else f"{format_age((now - at) / 1000)} ago",
             **values,

@@ -36,7 +36,7 @@ async def show(request: Request) -> Response:
     except ValueError:
         raise HTTPException(404) from None
     found = list(await commands.dead_letters(which, _PAGE + 1, before=before))
-    status = await commands.status()
+    status = await commands.latest_status()
     return await page(
         visit,
         "dead_letters.html",

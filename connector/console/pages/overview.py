@@ -74,7 +74,7 @@ def cards(status: Status) -> list[Card]:
 
 async def show(request: Request) -> Response:
     visit = Visit.of(request)
-    status = await visit.services.commands.status()
+    status = await visit.services.commands.latest_status()
     return await page(visit, "overview.html", document=status, cards=cards(status))
 
 
