@@ -15,28 +15,26 @@ LIFE: Final = 1.0
 
 
 class LatestStatus:
-    """Builds a status once for all who ask within a second, however many they are."""
+    """Builds a status once for all who ask within a second, however many they are, and one at a
+    time."""
 
     def __init__(self, build: Callable[[], Awaitable[Status]], clock: Clock) -> None:
         self._build = build
         self._clock = clock
-        self._current: asyncio.Task[Status] | None = None
-        self._began = 0.0
+        self._building = asyncio.Lock()
+        self._status: Status | None = None
+        self._began = self._expired = float("-inf")
 
     def expire(self) -> None:
         """A person changed something: whoever asks from now on sees it."""
-        self._current = None
+        self._expired = self._clock.monotonic()
 
     async def get(self) -> Status:
-        """Raises StoreError; the next call then builds again."""
-        task, now = self._current, self._clock.monotonic()
-        if task is None or now - self._began >= LIFE or _failed(task):
-            task, self._began = asyncio.ensure_future(self._build()), now
-            task.add_done_callback(_failed)
-            self._current = task
-        # One of several readers may be cancelled.
-        return await asyncio.shield(task)
-
-
-def _failed(task: asyncio.Task[Status]) -> bool:
-    return task.done() and (task.cancelled() or task.exception() is not None)
+        """One that was begun at most a second before this call. Raises StoreError."""
+        oldest = max(self._clock.monotonic() - LIFE, self._expired)
+        async with self._building:
+            if self._status is None or self._began <= oldest:
+                began = self._clock.monotonic()
+                self._status = await self._build()
+                self._began = began
+            return self._status

@@ -53,6 +53,19 @@ async def test_a_change_of_a_person_is_in_the_next_one() -> None:
     assert await asyncio.gather(before, after) == [1, 2]
 
 
+async def test_while_a_status_takes_long_one_more_is_built_for_all_who_wait() -> None:
+    clock, builds = FakeClock(), Builds()
+    latest = LatestStatus(builds, clock)
+    builds.go.clear()
+    first = asyncio.create_task(latest.get())
+    await clock.advance(5.0)
+    later = [asyncio.create_task(latest.get()) for _ in range(50)]
+    await asyncio.sleep(0)
+    builds.go.set()
+    assert await first == 1
+    assert await asyncio.gather(*later) == [2] * 50
+
+
 async def test_one_reader_who_leaves_costs_the_others_nothing() -> None:
     builds = Builds()
     latest = LatestStatus(builds, FakeClock())
@@ -61,7 +74,7 @@ async def test_one_reader_who_leaves_costs_the_others_nothing() -> None:
     await asyncio.sleep(0)
     leaves.cancel()
     builds.go.set()
-    assert await stays == 1
+    assert await stays == 2
 
 
 async def test_a_failure_is_not_kept() -> None:
