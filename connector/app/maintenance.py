@@ -88,7 +88,7 @@ class Maintenance:
             await self._store.facts.save_usage(())
 
     async def save_throughput(self) -> None:
-        """What the charts show. Raises StoreError; a commit without an answer may be counted twice."""
+        """For charts. Raises StoreError; a commit without an answer may be counted twice."""
         activity = self._metrics.activity
         counts = activity.take_minutes()
         try:

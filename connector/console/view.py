@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from connector import __version__
+from connector.console.chart import HEIGHT, WIDTH
 from connector.console.session import Visit
 from connector.domain.wording import counted, format_age
 
@@ -59,7 +60,12 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"duration": duration, "number": number, "rate": rate}
-    found.globals |= {"asset": asset, "version": __version__, "counted": counted}
+    found.globals |= {
+        "asset": asset,
+        "version": __version__,
+        "counted": counted,
+        "chart_size": (WIDTH, HEIGHT),
+    }
     return found
 
 

@@ -148,11 +148,11 @@ class LaneState:
 
 
 class MinuteCount(NamedTuple):
-    """Entries of a lane that reached an end within one minute since 1970 UTC."""
+    """How many entries of a lane reached an end within one minute, counted since 1970 UTC."""
 
     lane: LaneId
     minute: int
-    count: int
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Activity:
         found.last = now
 
     def take_minutes(self) -> list[MinuteCount]:
-        """What was counted since the last call. Give it to `return_minutes` if it was not stored."""
+        """What was counted since the last call. `return_minutes` takes back what is not stored."""
         taken, self.minutes = self.minutes, Counter()
         return [MinuteCount(lane, at, count) for (lane, at), count in taken.items() if count]
 

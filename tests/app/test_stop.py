@@ -67,6 +67,6 @@ async def test_what_a_process_delivered_is_in_the_charts_of_the_next_one(
         await daemon.until(lambda: len(daemon.klaviyo.unique_ids()) == 5)
         lane = daemon.app.runtimes["acme"].events.lane.id
     store = await open_store(f"sqlite:///{tmp_path}/state.db")
-    counted = [x.count for x in await store.facts.throughput(since_minute=0) if x.lane == lane]
+    counted = [x.entries for x in await store.facts.throughput(since_minute=0) if x.lane == lane]
     await store.aclose()
     assert sum(counted) == 5

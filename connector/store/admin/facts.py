@@ -77,7 +77,7 @@ class SqlFacts:
             c.execute(
                 statement.on_conflict_do_update(
                     index_elements=["lane", "minute"],
-                    set_={"count": throughput.c.count + statement.excluded.count},
+                    set_={"entries": throughput.c.entries + statement.excluded.entries},
                 ),
                 [each._asdict() for each in counts],
             )
@@ -87,7 +87,7 @@ class SqlFacts:
 
     async def throughput(self, *, since_minute: int) -> Sequence[MinuteCount]:
         t = throughput.c
-        query = select(t.lane, t.minute, t.count).where(t.minute >= since_minute)
+        query = select(t.lane, t.minute, t.entries).where(t.minute >= since_minute)
 
         def work(c: Connection) -> list[MinuteCount]:
             return [MinuteCount(LaneId(lane), at, n) for lane, at, n in c.execute(query)]

@@ -89,7 +89,7 @@ class Throughput(SQLModel, table=True):
 
     lane: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     minute: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
-    count: int = Field(sa_type=BigInteger)
+    entries: int = Field(sa_type=BigInteger)
 
 
 class Mappings(SQLModel, table=True):

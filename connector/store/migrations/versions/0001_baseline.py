@@ -687,7 +687,7 @@ def upgrade() -> None:
         "throughput",
         sa.Column("lane", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("minute", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("entries", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("lane", "minute"),
     )
     op.create_index("throughput_by_minute", "throughput", ["minute"], unique=False)
