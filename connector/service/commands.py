@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from connector.domain.errors import ConfigError, ConnectorError, Problem, StoreError
@@ -144,7 +143,10 @@ class Commands(Queries):
         return handler is not None and handler.long_running
 
     async def _finish(self, command: Command) -> None:
-        report = partial(self._store.commands.report, command.id)
+        async def report(progress: Mapping[str, Any]) -> None:
+            await self._store.commands.report(command.id, progress)
+            self._on_executed()
+
         self._results[command.id] = await self.execute(
             command.kind, command.args, by=command.by, report=report
         )

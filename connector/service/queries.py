@@ -25,6 +25,7 @@ from connector.ports import (
     StoredSetting,
 )
 from connector.service import attention, grants
+from connector.service.mapping_trials import MappingTrials
 from connector.service.overview import Facts, build
 from connector.service.process import Process, ProcessReport, aged, read_report
 from connector.service.runtime import ConnectionRuntime
@@ -56,6 +57,7 @@ class Queries:
         self._clock = clock
         self._process = process
         self._runtimes: Mapping[str, ConnectionRuntime] = process.runtimes if process else {}
+        self.mapping_trials = MappingTrials(store.dead_letters, clock, self._runtimes)
 
     async def holder(self) -> str | None:
         """Who holds this store's lease now, if anyone."""

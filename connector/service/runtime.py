@@ -10,6 +10,8 @@ from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.domain.attention import AttentionItem, Check
+from connector.domain.messages import EventMessage, Fault, Skip
+from connector.domain.records import Entry
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.webhook_endpoint import WebhookEndpoint
@@ -19,6 +21,11 @@ _CANCEL_TIMEOUT = 1.0
 
 CommandResult = tuple[bool, Mapping[str, Any]]
 """Whether a command was done, and its result or the error."""
+
+
+Rendered = EventMessage | Skip | Fault
+Rendering = Callable[[Sequence[Entry]], Awaitable[Sequence[Rendered]]]
+"""Renders records with the mapping in use, and sends nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +44,8 @@ class ConnectionRuntime:
     configured. `mapping` is the version in use, `account` Klaviyo's account id as far as it is
     known. Lanes: `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform,
     `actions` delivers points and pushes to the platform, `memberships` keep lists and segments.
-    `commands` are those that name this connection. `signals` wakes its lanes, `exit_stack` closes
-    what it has open.
+    `commands` are those that name this connection, `render` tries events with its mapping.
+    `signals` wakes its lanes, `exit_stack` closes what it has open.
     """
 
     name: str
@@ -57,6 +64,7 @@ class ConnectionRuntime:
     workers: tuple[Worker, ...] = ()
     commands: Mapping[str, CommandHandler] = field(default_factory=dict)
     checks: tuple[Callable[[], Awaitable[Sequence[Check]]], ...] = ()
+    render: Rendering | None = None
     webhook_endpoint: WebhookEndpoint | None = None
     flow_endpoint: FlowEndpoint | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx
 import pytest
 
+from connector.domain.errors import Problem
 from connector.sandbox import JeriCommerceSandbox
 from tests.paths import ROOT
 from tests.platforms.plugins.daemon import running
@@ -35,6 +37,13 @@ webhook_secret = "jeri_webhook_secret"
 private_key = "pk_sandbox"
 """
 PAGE = "/connections/acme"
+STRICT = f"""\
+extends = "{ROOT / "mappings" / "jericommerce.toml"}"
+
+[events]
+unknown = "dead-letter"
+"""
+"""A mapping that refuses events that it does not name."""
 
 
 async def test_modules_and_connections_are_switched_without_a_restart(
@@ -66,3 +75,40 @@ async def test_modules_and_connections_are_switched_without_a_restart(
         use = (await browser.get("/use-in-klaviyo/acme")).text
         assert "jericommerce_tier_name" in use
         assert "platform=ios" in use
+
+
+async def test_a_record_that_failed_is_fixed_by_a_change_of_the_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    double = JeriCommerceSandbox()
+    (tmp_path / "strict.toml").write_text(STRICT)
+    config = re.sub('mapping = ".*"', 'mapping = "strict.toml"', CONFIG)
+    async with (
+        running(tmp_path, config, {"jericommerce": double.app}, {}, monkeypatch) as daemon,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
+        ) as http,
+    ):
+        browser = Browser(http)
+        for number in range(3):
+            sent = double.custom_event("Quiz completed", {"score": number})
+            assert (await daemon.post("acme", sent.body, sent.headers))[0] == 202
+        letters = daemon.app.store.dead_letters
+        problems, unnamed = daemon.app.metrics.activity.problems, ("acme", Problem.UNKNOWN_EVENT)
+        await daemon.until(lambda: unnamed in problems and problems[unnamed].count == 3)
+        before = (await browser.get("/dead-letters")).text
+        assert "The mapping has changed" not in before
+        [first, *_] = await letters.find()
+        page = f"/dead-letters/{first.id}"
+        text = (await browser.get(page)).text
+        assert "With the present mapping nothing would be sent" in text
+        assert "No request was made" in text
+        text = (await browser.submit(page, f"{page}/name-event")).text
+        assert "Events named Quiz completed are sent from now on." in text
+        assert "&#34;score&#34;: 2" in text
+        page = "/dead-letters?cause=M20"
+        text = (await browser.get(page)).text
+        assert "The mapping has changed: 3 of these 3 would now pass" in text
+        fields = {"what": "retry", "all": "yes", "cause": "M20", "count": "3", "confirmed": "yes"}
+        assert "3 will be sent again." in (await browser.submit(page, page, **fields)).text
+        await daemon.until(lambda: len(daemon.klaviyo.unique_ids()) == 3)
