@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +15,7 @@ from starlette.routing import Route
 from connector.console.chart import Chart, chart
 from connector.console.session import Visit
 from connector.console.view import page
+from connector.domain.errors import Problem
 from connector.domain.lanes import KLAVIYO
 from connector.service.status import Attention, ConnectionStatus, LaneStatus, QuotaStatus, Status
 
@@ -27,6 +30,10 @@ _WORDS = {
 }
 """State of a lane → what a marketer reads."""
 _WORST_FIRST = ("stopped", "blocked", "held", "degraded", "paused", "running", "off")
+
+
+_DECIDED = frozenset((Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON))
+"""Problems that a decision under "Needs you" ends, as an approval does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +111,29 @@ def _connection_of(item: Attention) -> str:
     return re.split("[: ]", item.text, maxsplit=1)[0]
 
 
+def _where(status: Status) -> Callable[[Attention], str]:
+    """The page on which a person can do something about an item: failed records by their cause,
+    decisions, else the connection."""
+    failed = {(group.connection, group.problem) for group in status.dead_letters}
+
+    def where(item: Attention) -> str:
+        name = _connection_of(item)
+        if (name, item.code) in failed:
+            return "/dead-letters?" + urlencode({"connection": name, "cause": item.code})
+        decided = item.code in _DECIDED or item.key.startswith("approval ")
+        return (
+            f"/connections/{name}" if name in status.connections and not decided else "/attention"
+        )
+
+    return where
+
+
 async def show(request: Request) -> Response:
     visit = Visit.of(request)
     status = await visit.services.commands.latest_status()
-    return await page(visit, "overview.html", document=status, cards=cards(status))
+    return await page(
+        visit, "overview.html", document=status, cards=cards(status), where=_where(status)
+    )
 
 
 routes = [Route("/", show, name="overview")]
