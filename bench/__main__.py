@@ -17,7 +17,19 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import attacks, audience, backfill, backlog, blast, drain, intake, quota, segment, states
+from bench import (
+    attacks,
+    audience,
+    backfill,
+    backlog,
+    blast,
+    console,
+    drain,
+    intake,
+    quota,
+    segment,
+    states,
+)
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -63,6 +75,10 @@ def _attacks(options: argparse.Namespace, folder: Path) -> str:
     return attacks.text(attacks.measure(folder))
 
 
+def _console(options: argparse.Namespace, folder: Path) -> str:
+    return console.text([console.measure(folder)])
+
+
 def _segment(options: argparse.Namespace, folder: Path) -> str:
     return segment.text(asyncio.run(segment.measure(options.people or 100_000, folder)))
 
@@ -73,6 +89,7 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "backfill": _backfill,
     "backlog": _backlog,
     "blast": _blast,
+    "console": _console,
     "quota": _quota,
     "segment": _segment,
     "states": _states,

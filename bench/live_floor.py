@@ -11,7 +11,6 @@ import asyncio
 import queue
 import sys
 import threading
-
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote

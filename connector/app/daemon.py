@@ -9,6 +9,7 @@ everything else in the reverse order of its start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -29,6 +30,7 @@ from connector.app.reload import Reloader
 from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.config import load as load_config
+from connector.domain.errors import StoreError
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
 from connector.pipeline.store_outage import until_available
@@ -241,6 +243,8 @@ class App:
             await self.commands.stop()
             delay = min(server.drain_delay, server.shutdown_timeout)
             await asyncio.gather(self._stop_connections(), self.clock.sleep(delay))
+            with contextlib.suppress(StoreError):
+                await self.maintenance.save_throughput()
         self._scheduler.stop()
         await self._stop_workers()
         self.changes.close()

@@ -81,10 +81,21 @@ class Maintenance:
         """Raises StoreError. A process that lost the lease must not replace the holder's report."""
         self._metrics.activity.sample(self._clock.monotonic())
         self._problem_log.update(self._clock.now())
+        await self.save_throughput()
         if self._lease.valid():
             await self._commands.save_report()
         else:
             await self._store.facts.save_usage(())
+
+    async def save_throughput(self) -> None:
+        """For charts. Raises StoreError; a commit without an answer may be counted twice."""
+        activity = self._metrics.activity
+        counts = activity.take_minutes()
+        try:
+            await self._store.facts.add_throughput(counts)
+        except StoreError:
+            activity.return_minutes(counts)
+            raise
 
     def _check_disk(self, settings: StoreSettings) -> None:
         """Intake closes below `min_free`. Space that comes and goes is logged once a minute."""

@@ -18,13 +18,15 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from connector.app.daemon import App, read_config
-from connector.cli import demo_view, terminal
+from connector.cli import demo_tour, demo_view, terminal
+from connector.cli.demo_panel import Panel
 from connector.config import Connection
 from connector.domain.outcomes import Request
 from connector.platforms import registry
 from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
 from connector.sandbox.demo_platforms import DEMO_PLATFORMS, DemoPlatform, PlatformSandbox
+from connector.sandbox.jericommerce.server import JeriCommerceSandbox
 from connector.tools.templates import shipped_mappings
 
 _CONFIG = """\
@@ -34,6 +36,9 @@ url = "sqlite:///state/demo.db"
 [server]
 port = {port}
 
+[delivery]
+probe_every = "5s"     # how soon a lane notices that Klaviyo is well again
+
 [log]
 level = "warning"
 """
@@ -41,6 +46,7 @@ _CONNECTION = """
 [[connections]]
 name = "{source}"
 source = "{source}"
+mapping = "mappings/{mapping}.toml"
 
 [connections.settings]
 {settings}
@@ -49,8 +55,11 @@ base_url = "{klaviyo}"
 private_key = "pk_sandbox"
 
 [connections.actions]
-secret = "demo_flow_secret_of_{source}"
+secret = "{secret}"
 """
+_SECRET = "demo_flow_secret_of_{source}"
+_STRICT = "tour"
+"""The name of the mapping that the tour needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +86,18 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
         {"klaviyo": (klaviyo.app, 0)} | {name: (double.app, 0) for name, double in doubles.items()}
     )
     shutil.copytree(shipped_mappings(), folder / "mappings")
-    config = read_config(_write(folder, port, servers.url))
+    (folder / "mappings" / f"{_STRICT}.toml").write_text(demo_tour.MAPPING)
+    path = _write(folder, port, servers.url)
+    config = read_config(path)
     log_file = (folder / "demo.log").open("a")
     log.configure(level="warning", stream=log_file)
-    app = App(config)
+    app = App(config, reread=lambda: read_config(path, complete=False))
+    panel = Panel(klaviyo, lambda: app.commands.latest_status())
     try:
         print("starting the connector: store, lease, connections …", file=sys.stderr)
         await app.start()
-        url = f"http://127.0.0.1:{app.port}"
+        url = panel.console = f"http://127.0.0.1:{app.port}"
+        await servers.start("panel", panel.app, 0)
         shares = sum(demo_platform.share for demo_platform in DEMO_PLATFORMS)
         platforms = [
             RunningPlatform(
@@ -99,7 +112,10 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
             )
             for demo_platform in DEMO_PLATFORMS
         ]
-        await _watch(console, app, klaviyo, platforms, url, folder, seconds)
+        await _prepare_tour(doubles[demo_tour.SOURCE], url)
+        tour = servers.url("panel")
+        await _watch(console, app, klaviyo, platforms, (url, tour), folder, seconds)
+        panel.heal()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(app.until_idle(), 30)
         return await print_summary(console, app, klaviyo, platforms)
@@ -111,13 +127,22 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+async def _prepare_tour(double: PlatformSandbox, url: str) -> None:
+    assert isinstance(double, JeriCommerceSandbox)
+    await demo_tour.prepare(double, url, _SECRET.format(source=demo_tour.SOURCE))
+
+
 def _write(folder: Path, port: int, url: Callable[[str], str]) -> Path:
     """Write connector.toml: one connection per platform, all to one Klaviyo account."""
     text = _CONFIG.format(port=port)
     for demo_platform in DEMO_PLATFORMS:
         settings = demo_platform.settings.format(url=url(demo_platform.source))
         text += _CONNECTION.format(
-            source=demo_platform.source, settings=settings, klaviyo=url("klaviyo")
+            source=demo_platform.source,
+            mapping=_STRICT if demo_platform.source == demo_tour.SOURCE else demo_platform.source,
+            settings=settings,
+            klaviyo=url("klaviyo"),
+            secret=_SECRET.format(source=demo_platform.source),
         )
     path = folder / "connector.toml"
     path.write_text(text)
@@ -142,11 +167,13 @@ async def _watch(
     app: App,
     klaviyo: KlaviyoSandbox,
     platforms: Sequence[RunningPlatform],
-    url: str,
+    urls: tuple[str, str],
     folder: Path,
     seconds: float | None,
 ) -> None:
-    """Send traffic and show progress, for `seconds` or until Ctrl-C."""
+    """Send traffic and show progress, for `seconds` or until Ctrl-C. `urls`: of the connector and
+    of the tour."""
+    url, tour = urls
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -155,7 +182,8 @@ async def _watch(
         loop.call_later(seconds, stop.set)
     names = ", ".join(platform.demo_platform.title for platform in platforms)
     console.print(f"connector demo: sandboxes of {names} → connector ({url}) → Klaviyo sandbox")
-    console.print(f"console: {url}/   metrics: {url}/metrics   files: {folder}   stop: Ctrl-C\n")
+    console.print(f"console: {url}/   what to try, and buttons that break Klaviyo: {tour}/")
+    console.print(f"metrics: {url}/metrics   files: {folder}   stop: Ctrl-C\n")
     sending = [asyncio.create_task(platform.traffic.run(stop)) for platform in platforms]
     started_at = loop.time()
     with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
@@ -171,7 +199,7 @@ async def _watch(
 async def render_view(
     app: App, klaviyo: KlaviyoSandbox, platforms: Sequence[RunningPlatform], elapsed: float
 ) -> RenderableType:
-    found = await app.commands.status()
+    found = await app.commands.latest_status()
     state, recorded = klaviyo.state(), klaviyo.unique_ids().keys()
     cards = []
     for platform in platforms:

@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
@@ -42,6 +43,8 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+_COMPRESS_FROM = 16_000
+"""Bytes. Compressing small pages costs more than it saves, for every open tab."""
 _STATIC_CACHE = "public, max-age=31536000, immutable"
 """Its URLs contain a digest of their content."""
 
@@ -67,7 +70,10 @@ class Console:
         routes.append(Mount("/static", static))
         self._app = Starlette(
             routes=routes,
-            middleware=[Middleware(_Headers)],
+            middleware=[
+                Middleware(_Headers),
+                Middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM, compresslevel=4),
+            ],
             exception_handlers={
                 AccessDenied: _access_denied,
                 Forbidden: _forbidden,

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from connector import __version__
+from connector.console.chart import HEIGHT, WIDTH
 from connector.console.session import Visit
 from connector.domain.wording import counted, format_age
 
@@ -59,13 +60,18 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"duration": duration, "number": number, "rate": rate}
-    found.globals |= {"asset": asset, "version": __version__, "counted": counted}
+    found.globals |= {
+        "asset": asset,
+        "version": __version__,
+        "counted": counted,
+        "chart_size": (WIDTH, HEIGHT),
+    }
     return found
 
 
 async def page(visit: Visit, template: str, *, status: int = 200, **values: Any) -> Response:
     """A page for `visit`. `values` are the template's."""
-    shown = await visit.services.commands.attention()
+    attention = (await visit.services.commands.latest_status()).attention
     now = visit.services.clock.now()
     text = (
         environment()
@@ -79,7 +85,7 @@ async def page(visit: Visit, template: str, *, status: int = 200, **values: Any)
             can_change=visit.principal.is_operator,
             signed_in=visit.principal.session is not None,
             flash=visit.flash(),
-            needs_you=len(shown),
+            needs_you=len(attention),
             now=now,
             ago=lambda at: "never" if at is None else f"{format_age((now - at) / 1000)} ago",
             **values,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NewType
+from typing import Literal, NamedTuple, NewType
 
 from connector.domain.errors import Problem
 
@@ -145,6 +145,14 @@ class LaneState:
     problem: Problem | None = None
     detail: str = ""
     since: Millis = Millis(0)
+
+
+class MinuteCount(NamedTuple):
+    """How many entries of a lane reached an end within one minute, counted since 1970 UTC."""
+
+    lane: LaneId
+    minute: int
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from connector.mapping.compile import compile_mapping, parse_toml
 from connector.mapping.render import CompiledMapping
 from connector.mapping.table_reader import quote
 
+_OPEN_TABLES = (("events",), ("events", "metrics"))
+"""Tables, and what leads to them, whose entries need not be in the file."""
+
 
 @dataclass(frozen=True)
 class MappingFile:
@@ -27,7 +30,8 @@ class MappingFile:
 def load(path: Path, changes: Mapping[str, Any] | None = None) -> MappingFile:
     """Reads and compiles a mapping file. The text and the version of the mapping cover the files
     that it extends, so that it can be compiled again without them. `changes` are tables that lie
-    above the file; of those, an entry that the file does not have is left out.
+    above the file; of those, an entry that the file does not have is left out, unless it is a
+    metric: it stands for an event that the file does not name.
 
     Raises ConfigError with every fault of the file, also when it cannot be read.
     """
@@ -47,15 +51,17 @@ def entries(mapping: CompiledMapping, *tables: str) -> list[str]:
     return list(table)
 
 
-def known_entries(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables of `changes` that `base` has as well, with all their values."""
+def known_entries(
+    base: Mapping[str, Any], changes: Mapping[str, Any], where: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The tables of `changes` that `base` has as well, with all their values, and all metrics."""
     found: dict[str, Any] = {}
     for key, value in changes.items():
-        known = base.get(key)
+        known = base.get(key, {} if (*where, key)[:2] in _OPEN_TABLES else None)
         if not isinstance(value, dict):
             found[key] = value
         elif isinstance(known, dict):
-            found[key] = known_entries(known, value)
+            found[key] = known_entries(known, value, (*where, key))
     return found
 
 

@@ -79,6 +79,10 @@ class DeadLetters(Protocol):
 
     async def show(self, id: int) -> DeadLetterDetail | None: ...
 
+    async def entries(self, which: DeadLetterFilter, *, limit: int) -> Sequence[Entry]:
+        """The newest as their lane claimed them, with the mapping version of that time."""
+        ...
+
     async def retry(
         self, which: DeadLetterFilter, *, after: int = 0, limit: int = 1_000, now: Millis
     ) -> tuple[int, int | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from connector.domain.errors import StoreError
-from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
+from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, MinuteCount, QuotaUsage
 from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionDecisions, ActionIntake, ActionQueue, ActionViews
 from connector.ports.admin import Approvals, CommandQueue, DeadLetters, Notifications
@@ -68,6 +68,14 @@ class Facts(Protocol):
     async def usage_since(self, *, since_second: int) -> Sequence[QuotaUsage]: ...
 
     async def save_usage(self, usage: Sequence[QuotaUsage]) -> None: ...
+
+    async def add_throughput(self, counts: Sequence[MinuteCount]) -> None:
+        """Add to the stored minutes; those older than a day before the newest are deleted."""
+        ...
+
+    async def throughput(self, *, since_minute: int) -> Sequence[MinuteCount]:
+        """Stored minutes from then on, in no order."""
+        ...
 
     async def save_mapping(self, version: str, text: str, *, now: Millis) -> None:
         """Keep the text of a mapping version for as long as an ambiguous entry names it."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import LaneId, Millis, MinuteCount
 
 RATE_WINDOW: Final = 60.0
 """Seconds over which a rate is taken."""
+_MINUTE_MS = 60_000
 ACCEPTED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("signature", "malformed"),
     "flow": ("flow_secret",),
@@ -45,7 +46,8 @@ class Activity:
     """`received`: (connection, via) → time of the last record, in ms. `refused`: (connection,
     reason). `delivered`: lane → time of the last success. `skipped`: (connection, reason) → number
     of records. `unattached`: connection → number of events without their person's fields.
-    `problems`: (connection, problem) while it occurs."""
+    `problems`: (connection, problem) while it occurs. `minutes`: (lane, minute since 1970) →
+    entries that reached an end and are not stored yet."""
 
     received: dict[tuple[str, str], Millis] = field(default_factory=dict)
     refused: dict[tuple[str, str], Refusals] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Activity:
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
     unattached: Counter[str] = field(default_factory=Counter)
     problems: dict[tuple[str, Problem], Occurrences] = field(default_factory=dict)
+    minutes: Counter[tuple[LaneId, int]] = field(default_factory=Counter)
     _settled: Counter[LaneId] = field(default_factory=Counter)
     _samples: deque[tuple[float, Mapping[LaneId, int]]] = field(default_factory=deque)
 
@@ -74,6 +77,7 @@ class Activity:
     def record_settled(self, lane: LaneId, count: int, *, accepted: bool, now: Millis) -> None:
         """`count` entries of the lane reached an end."""
         self._settled[lane] += count
+        self.minutes[lane, now // _MINUTE_MS] += count
         if accepted:
             self.delivered[lane] = now
 
@@ -81,6 +85,15 @@ class Activity:
         found = self.problems.setdefault((connection, problem), Occurrences(began=now))
         found.count += 1
         found.last = now
+
+    def take_minutes(self) -> list[MinuteCount]:
+        """What was counted since the last call. `return_minutes` takes back what is not stored."""
+        taken, self.minutes = self.minutes, Counter()
+        return [MinuteCount(lane, at, count) for (lane, at), count in taken.items() if count]
+
+    def return_minutes(self, counts: Sequence[MinuteCount]) -> None:
+        for lane, at, count in counts:
+            self.minutes[lane, at] += count
 
     def sample(self, now: float) -> None:
         """Note the counts at the monotonic second `now`. Called every few seconds."""

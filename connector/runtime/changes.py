@@ -12,8 +12,9 @@ from connector.ports import Clock
 Topic = Literal["status", "dead-letters", "actions", "approvals", "backfills", "connections"]
 TOPICS: tuple[Topic, ...] = get_args(Topic)
 
-_DEBOUNCE = 0.25
-"""Seconds for which changes are collected before a subscriber gets them."""
+_COLLECT = 1.0
+"""Seconds for which changes are collected before a subscriber gets them: as long as a status may be
+given out (connector.service.latest_status)."""
 _KEEP_ALIVE = 15.0
 
 
@@ -68,7 +69,7 @@ class ChangeFeed:
                 if not await self._clock.wait(subscription.changed, _KEEP_ALIVE):
                     yield []
                     continue
-                await self._clock.wait(self._closed, _DEBOUNCE)
+                await self._clock.wait(self._closed, _COLLECT)
                 if topics := subscription.take():
                     yield topics
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from connector.domain.errors import ConfigError, ConnectorError, Problem, StoreError
@@ -20,11 +19,13 @@ from connector.runtime import log
 from connector.service import dead_letters
 from connector.service.audit import audit_entry
 from connector.service.dead_letters import CountChanged, Report
+from connector.service.latest_status import LatestStatus
 from connector.service.oauth import OAuthService
 from connector.service.process import Process
 from connector.service.queries import Queries
 from connector.service.runtime import CommandResult, ConnectionRuntime
 from connector.service.settings import SettingsService
+from connector.service.status import Status
 
 _AUDITED_ELSEWHERE = frozenset(("settings", "modules"))
 """Their entries are stored with the change, and say what was before."""
@@ -68,7 +69,12 @@ class Commands(Queries):
         """Of commands that were executed; the store does not have them yet."""
         self._started: set[int] = set()
         self._fetch_unanswered = False
+        self._latest = LatestStatus(self.status, clock)
         self._log = log.get("operate")
+
+    async def latest_status(self) -> Status:
+        """A status that is at most a second old, and not older than what was last waited for."""
+        return await self._latest.get()
 
     async def save_report(self) -> None:
         """Save what this process says about itself. Raises StoreError."""
@@ -102,6 +108,7 @@ class Commands(Queries):
             if command is None:
                 raise KeyError(id)
             if command.ok is not None or self._clock.monotonic() >= give_up:
+                self._latest.expire()
                 return command
             await self._clock.sleep(_POLL_INTERVAL)
 
@@ -136,7 +143,10 @@ class Commands(Queries):
         return handler is not None and handler.long_running
 
     async def _finish(self, command: Command) -> None:
-        report = partial(self._store.commands.report, command.id)
+        async def report(progress: Mapping[str, Any]) -> None:
+            await self._store.commands.report(command.id, progress)
+            self._on_executed()
+
         self._results[command.id] = await self.execute(
             command.kind, command.args, by=command.by, report=report
         )

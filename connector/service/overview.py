@@ -11,7 +11,17 @@ from urllib.parse import urlsplit
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.hosts import is_loopback
-from connector.domain.lanes import ACTIONS, KLAVIYO, PROFILES, READS, Millis
+from connector.domain.lanes import (
+    ACTIONS,
+    EVENTS,
+    KLAVIYO,
+    PROFILES,
+    READS,
+    LaneId,
+    LaneKind,
+    Millis,
+    MinuteCount,
+)
 from connector.domain.records import State
 from connector.domain.wording import counted, format_age
 from connector.pipeline.lease import STORE_RESOURCE
@@ -24,6 +34,8 @@ from connector.service.process import (
     QuotaUse,
 )
 
+_MINUTES = 120
+"""How far back the throughput of a status goes."""
 _NO_LANE = LaneReport(per_second=0.0)
 
 
@@ -57,6 +69,9 @@ async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> view
     streams = await store.reports.streams()
     uncertain = await store.action_views.uncertain()
     skipped = await store.reports.skipped_people()
+    minutes = _by_lane(
+        await store.facts.throughput(since_minute=_first_minute(facts.now)), facts.now
+    )
     connections = {
         name: await _Connection(store, facts, name, mappings.get(name)).view(
             [
@@ -66,6 +81,7 @@ async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> view
             ],
             uncertain.get(name, 0),
             {problem: n for (c, problem), n in skipped.items() if c == name},
+            minutes,
         )
         for name in names
     }
@@ -162,6 +178,18 @@ def _how(items: Sequence[AttentionItem]) -> str:
     return "limiting requests" if all(i.problem in _THROTTLED for i in items) else "away"
 
 
+def _first_minute(now: Millis) -> int:
+    return now // 60_000 - _MINUTES + 1
+
+
+def _by_lane(minutes: Sequence[MinuteCount], now: Millis) -> Mapping[LaneId, list[int]]:
+    found: dict[LaneId, list[int]] = defaultdict(lambda: [0] * _MINUTES)
+    for lane, minute, count in minutes:
+        if 0 <= (place := minute - _first_minute(now)) < _MINUTES:  # another clock may be ahead
+            found[lane][place] = count
+    return found
+
+
 def _age(at: int | None, now: Millis) -> float | None:
     return None if at is None else max(0, now - at) / 1000
 
@@ -191,7 +219,11 @@ class _Connection:
         self._items = {item.key: item for item in (*facts.attention, *facts.degraded)}
 
     async def view(
-        self, streams: list[views.StreamStatus], uncertain: int, skipped: dict[str, int]
+        self,
+        streams: list[views.StreamStatus],
+        uncertain: int,
+        skipped: dict[str, int],
+        minutes: Mapping[LaneId, list[int]],
     ) -> views.ConnectionStatus:
         report = self._report or ConnectionReport(
             title="", source="", mode="", enabled=False, modules=()
@@ -221,12 +253,20 @@ class _Connection:
                 for use in self._facts.report.quota
                 if self._facts.running and self._name in use.connections
             ],
+            throughput=views.Throughput(
+                events=self._throughput(EVENTS, minutes),
+                profiles=self._throughput(PROFILES, minutes),
+            ),
             last_received=max(report.received.values(), default=None),
             received=report.received,
             last_refusal=refusals[0] if refusals else None,
             refusals=refusals,
             last_delivered=max(delivered, default=None),
         )
+
+    def _throughput(self, kind: LaneKind, minutes: Mapping[LaneId, list[int]]) -> list[int]:
+        lanes = (b.lane.id for b in self._backlogs if b.lane.lane_kind is kind)
+        return next((minutes[id] for id in lanes if id in minutes), [0] * _MINUTES)
 
     def _lane(self, b: Backlog) -> views.LaneStatus:
         title = b.lane.title

@@ -25,9 +25,10 @@ from connector.ports import (
     StoredSetting,
 )
 from connector.service import attention, grants
+from connector.service.mapping_trials import MappingTrials
 from connector.service.overview import Facts, build
 from connector.service.process import Process, ProcessReport, aged, read_report
-from connector.service.runtime import ConnectionRuntime
+from connector.service.runtime import ConnectionRuntime, PersonNow
 from connector.service.settings import HIDDEN
 from connector.service.status import BackfillStatus, Status
 from connector.service.views import run_view, timeline_view
@@ -56,6 +57,7 @@ class Queries:
         self._clock = clock
         self._process = process
         self._runtimes: Mapping[str, ConnectionRuntime] = process.runtimes if process else {}
+        self.mapping_trials = MappingTrials(store.dead_letters, clock, self._runtimes)
 
     async def holder(self) -> str | None:
         """Who holds this store's lease now, if anyone."""
@@ -168,6 +170,14 @@ class Queries:
     async def timeline(self, id: int) -> dict[str, Any]:
         """One person with what happened to them. Raises KeyError for one who is not stored."""
         return timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT))
+
+    async def person_now(self, connection: str, id: int) -> PersonNow | None:
+        """One person as both remote APIs show them now; None where the connection does not run in
+        this process. Raises KeyError for a person who is not stored."""
+        runtime = self._runtimes.get(connection)
+        if runtime is None or runtime.person_now is None or not runtime.enabled:
+            return None
+        return await runtime.person_now(id)
 
     async def erased_at(self, connection: str, who: str) -> int | None:
         """When the person was erased, in ms since 1970; None without a tombstone."""

@@ -10,6 +10,9 @@ from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.domain.attention import AttentionItem, Check
+from connector.domain.lanes import Millis
+from connector.domain.messages import EventMessage, Fault, Skip
+from connector.domain.records import Entry
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.webhook_endpoint import WebhookEndpoint
@@ -19,6 +22,29 @@ _CANCEL_TIMEOUT = 1.0
 
 CommandResult = tuple[bool, Mapping[str, Any]]
 """Whether a command was done, and its result or the error."""
+
+
+Rendered = EventMessage | Skip | Fault
+Rendering = Callable[[Sequence[Entry]], Awaitable[Sequence[Rendered]]]
+"""Renders records with the mapping in use, and sends nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSide:
+    """A person's fields by their names at Klaviyo (its own with a leading `@`); None: not known,
+    and `note` says why."""
+
+    fields: Mapping[str, Any] | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonNow:
+    """A person as read at both remote APIs. `platform` is what the mapping makes of them."""
+
+    platform: RemoteSide
+    klaviyo: RemoteSide
+    at: Millis
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +63,9 @@ class ConnectionRuntime:
     configured. `mapping` is the version in use, `account` Klaviyo's account id as far as it is
     known. Lanes: `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform,
     `actions` delivers points and pushes to the platform, `memberships` keep lists and segments.
-    `commands` are those that name this connection. `signals` wakes its lanes, `exit_stack` closes
-    what it has open.
+    `commands` are those that name this connection, `render` tries events with its mapping,
+    `person_now` reads one person (by number) at both sides. `signals` wakes its lanes,
+    `exit_stack` closes what it has open.
     """
 
     name: str
@@ -57,6 +84,8 @@ class ConnectionRuntime:
     workers: tuple[Worker, ...] = ()
     commands: Mapping[str, CommandHandler] = field(default_factory=dict)
     checks: tuple[Callable[[], Awaitable[Sequence[Check]]], ...] = ()
+    render: Rendering | None = None
+    person_now: Callable[[int], Awaitable[PersonNow]] | None = None
     webhook_endpoint: WebhookEndpoint | None = None
     flow_endpoint: FlowEndpoint | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)

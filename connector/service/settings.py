@@ -287,7 +287,8 @@ def _parsed(connection: str, text: str) -> Key:
 
 
 def _check_entry(config: Config, connection: str, key: Key, value: Any) -> None:
-    """A mapping's entry exists and is switched by a boolean."""
+    """A mapping's entry exists, or is of an event that the mapping does not name, and is switched
+    by a boolean."""
     label = f"connections.{connection}.{dotted_key(key)}"
     if not isinstance(value, bool):
         raise ConfigError([f"{label}: found another type, allowed true or false"])
@@ -296,7 +297,7 @@ def _check_entry(config: Config, connection: str, key: Key, value: Any) -> None:
     except KeyError:
         raise ConfigError([f"no connection {connection!r} in the files"]) from None
     known = mapping_entries(mapping, key[1], key[2])
-    if key[3] not in known:
+    if key[3] not in known and key[1] != "events":
         close = difflib.get_close_matches(key[3], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError([f"{label}: the mapping has no such entry{hint}"])

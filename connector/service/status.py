@@ -147,6 +147,14 @@ class QuotaStatus(View):
     text: str = Field(description="In words: `Klaviyo events: 12 of 2,100 this minute`.")
 
 
+class Throughput(View):
+    """Entries that reached an end at Klaviyo in each of the last 120 minutes, the oldest first; the
+    last minute is not over yet."""
+
+    events: list[int]
+    profiles: list[int]
+
+
 class Refusal(View):
     """The newest call of one kind that was refused."""
 
@@ -175,6 +183,7 @@ class ConnectionStatus(View):
     actions: ActionsStatus | None
     people: PeopleStatus | None
     quota: list[QuotaStatus]
+    throughput: Throughput
     last_received: int | None
     received: dict[str, int] = Field(description="Time of the last record, by how it arrived.")
     last_refusal: Refusal | None

@@ -53,6 +53,7 @@ class FieldView(View):
 
     value: Any = Field(description="What it should be; null: unset.")
     confirmed: bool = Field(description="Whether Klaviyo has accepted that.")
+    confirmed_at: int | None = Field(description="When Klaviyo last accepted a value of it.")
 
 
 class PersonTimeline(View):

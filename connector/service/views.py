@@ -97,6 +97,7 @@ def timeline_view(person: PersonState) -> dict[str, Any]:
         name: {
             "value": value,
             "confirmed": person.confirmed.get(name, (None,))[0] == digest(value),
+            "confirmed_at": person.confirmed.get(name, (None, None))[1],
         }
         for name, (value, _) in person.wanted.items()
     }

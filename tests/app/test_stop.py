@@ -1,4 +1,4 @@
-"""What a stop does to commands that are under way."""
+"""What a stop does to what is under way, and what it leaves in the store."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from connector.app.daemon import App, read_config
-from connector.sandbox import JeriCommerceSandbox
+from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.service import CommandHandler, CommandResult
+from connector.store.sql import open_store
 from tests.paths import ROOT
 from tests.platforms.plugins.daemon import running
 from tests.waiting import async_until, free_port
@@ -68,3 +69,20 @@ async def test_a_daemon_that_waits_for_its_database_can_be_stopped(
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await app.stop()
+
+
+async def test_what_a_process_delivered_is_in_the_charts_of_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    config = CONFIG.format(mapping=ROOT / "mappings" / "jericommerce.toml")
+    double = JeriCommerceSandbox()
+    async with running(tmp_path, config, {"jericommerce": double.app}, {}, monkeypatch) as daemon:
+        url = f"http://127.0.0.1:{daemon.app.port}/webhooks/acme"
+        traffic = Traffic(double, url, redelivery_share=0.0)
+        await traffic.burst(5)
+        await daemon.until(lambda: len(daemon.klaviyo.unique_ids()) == 5)
+        lane = daemon.app.runtimes["acme"].events.lane.id
+    store = await open_store(f"sqlite:///{tmp_path}/state.db")
+    counted = [x.entries for x in await store.facts.throughput(since_minute=0) if x.lane == lane]
+    await store.aclose()
+    assert sum(counted) == 5

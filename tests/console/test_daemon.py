@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx
 import pytest
 
-from connector.sandbox import JeriCommerceSandbox
+from connector.domain.errors import Problem
+from connector.sandbox import JeriCommerceSandbox, Traffic
 from tests.paths import ROOT
 from tests.platforms.plugins.daemon import running
 
@@ -35,6 +37,13 @@ webhook_secret = "jeri_webhook_secret"
 private_key = "pk_sandbox"
 """
 PAGE = "/connections/acme"
+STRICT = f"""\
+extends = "{ROOT / "mappings" / "jericommerce.toml"}"
+
+[events]
+unknown = "dead-letter"
+"""
+"""A mapping that refuses events that it does not name."""
 
 
 async def test_modules_and_connections_are_switched_without_a_restart(
@@ -66,3 +75,80 @@ async def test_modules_and_connections_are_switched_without_a_restart(
         use = (await browser.get("/use-in-klaviyo/acme")).text
         assert "jericommerce_tier_name" in use
         assert "platform=ios" in use
+
+
+async def test_a_record_that_failed_is_fixed_by_a_change_of_the_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    double = JeriCommerceSandbox()
+    (tmp_path / "strict.toml").write_text(STRICT)
+    config = re.sub('mapping = ".*"', 'mapping = "strict.toml"', CONFIG)
+    async with (
+        running(tmp_path, config, {"jericommerce": double.app}, {}, monkeypatch) as daemon,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
+        ) as http,
+    ):
+        browser = Browser(http)
+        for number in range(3):
+            sent = double.custom_event("Quiz completed", {"score": number})
+            assert (await daemon.post("acme", sent.body, sent.headers))[0] == 202
+        letters = daemon.app.store.dead_letters
+        problems, unnamed = daemon.app.metrics.activity.problems, ("acme", Problem.UNKNOWN_EVENT)
+        await daemon.until(lambda: unnamed in problems and problems[unnamed].count == 3)
+        before = (await browser.get("/dead-letters")).text
+        assert "The mapping has changed" not in before
+        [first, *_] = await letters.find()
+        page = f"/dead-letters/{first.id}"
+        text = (await browser.get(page)).text
+        assert "With the present mapping nothing would be sent" in text
+        assert "No request was made" in text
+        text = (await browser.submit(page, f"{page}/name-event")).text
+        assert "Events named Quiz completed are sent from now on." in text
+        assert "&#34;score&#34;: 2" in text
+        page = "/dead-letters?cause=M20"
+        text = (await browser.get(page)).text
+        assert "The mapping has changed: 3 of these 3 would now pass" in text
+        fields = {"what": "retry", "all": "yes", "cause": "M20", "count": "3", "confirmed": "yes"}
+        assert "3 will be sent again." in (await browser.submit(page, page, **fields)).text
+        await daemon.until(lambda: len(daemon.klaviyo.unique_ids()) == 3)
+
+
+async def test_a_person_is_compared_on_request_and_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    double = JeriCommerceSandbox(people=1)
+    [ana] = double.people
+    async with (
+        running(tmp_path, CONFIG, {"jericommerce": double.app}, {}, monkeypatch) as daemon,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
+        ) as http,
+    ):
+        browser = Browser(http)
+        url = f"http://127.0.0.1:{daemon.app.port}/webhooks/acme"
+        await Traffic(double, url, redelivery_share=0.0).burst(1)
+        await daemon.until(lambda: daemon.properties(ana.email).get("balance") == ana.balance)
+        found = await browser.submit("/people", "/people", who=ana.email)
+        page, reads = found.url.path, len(double.read_log)
+        text = (await browser.get(page)).text
+        assert "Platform now" not in text
+        assert len(double.read_log) == reads
+        text = (await browser.submit(page, f"{page}/compare")).text
+        assert "The platform and Klaviyo agree on every field." in text
+        assert len(double.read_log) == reads + 1
+        ana.change(balance=ana.balance + 7)
+        text = (await browser.submit(page, f"{page}/compare")).text
+        assert "1 field differs between the platform and Klaviyo." in text
+        assert f"<td>{ana.balance}</td><td>{ana.balance - 7}</td>" in text
+        daemon.klaviyo.faults.add("*", "status", status=500)
+        text = (await browser.submit(page, f"{page}/compare")).text
+        assert "At Klaviyo:" in text
+        assert "differs" not in text
+        daemon.klaviyo.faults.clear()
+        assert str((await browser.get(f"{page}/compare")).url).endswith(page)
+        asked = await browser.submit(page, f"{page}/forget")
+        assert "This cannot be undone." in asked.text
+        done = await browser.submit(page, f"{page}/forget", confirmed="yes")
+        assert "The person is forgotten" in done.text
+        assert (await browser.get(page)).status_code == 404

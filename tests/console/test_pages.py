@@ -280,3 +280,21 @@ async def test_a_form_with_what_no_row_can_have_is_refused(console: ConsoleHarne
         assert (await browser.submit("/people", action, **fields)).status_code == 400
     decided = await browser.submit("/people", f"/attention/actions/{'9' * 20}/applied")
     assert decided.status_code == 404
+
+
+async def test_tokens_of_one_browser_differ_and_all_count(console: ConsoleHarness) -> None:
+    browser = console.browser()
+    pages = [(await browser.get("/people")).text for _ in range(2)]
+    tokens = {t for page in pages for t in re.findall(r'csrf_token" value="([^"]+)"', page)}
+    assert len(tokens) == 2
+    for token in tokens:
+        assert await post(browser.http, data={"csrf_token": token}) == 200
+    for forged in ("", "00", "zz", "0" * len(next(iter(tokens))), next(iter(tokens))[:-2]):
+        assert await post(browser.http, data={"csrf_token": forged}) == 403
+
+
+async def test_a_long_page_is_compressed(console: ConsoleHarness) -> None:
+    await console.api.dead_letters(*(f"a-record-with-a-long-key-{n}" for n in range(50)))
+    answer = await console.browser().get("/dead-letters")
+    assert answer.headers["content-encoding"] == "gzip"
+    assert int(answer.headers["content-length"]) < len(answer.content) / 3

@@ -10,7 +10,7 @@ import pytest
 
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneState, Millis
+from connector.domain.lanes import Lane, LaneState, Millis, MinuteCount
 from connector.domain.records import Page, Record
 from connector.service import Commands
 from connector.service.process import (
@@ -232,6 +232,16 @@ async def test_the_json_is_what_the_schema_says(rig: Rig) -> None:
     document = (await rig.status()).model_dump_json()
     assert Status.model_validate_json(document).model_dump_json() == document
     assert set(json.loads(document)) == set(Status.model_json_schema()["properties"])
+
+
+async def test_the_minutes_of_the_last_two_hours_are_in_the_status(rig: Rig) -> None:
+    minute = rig.clock.now() // 60_000
+    counts = [MinuteCount(rig.lane.id, minute - ago, n) for ago, n in ((0, 5), (119, 2), (120, 9))]
+    await rig.store.facts.add_throughput(counts)
+    found = (await rig.status()).connections["acme"].throughput
+    assert len(found.events) == len(found.profiles) == 120
+    assert (found.events[-1], found.events[0], sum(found.events)) == (5, 2, 7)
+    assert sum(found.profiles) == 0
 
 
 # ── what the process reports about itself ────────────────────────────────────────────────────────

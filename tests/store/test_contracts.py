@@ -18,6 +18,7 @@ from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.secrets import SecretsContract
 from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.throughput import ThroughputContract
 from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
 from connector.testing.contracts.unset_fields import UnsetFieldsContract
 
@@ -35,6 +36,10 @@ class TestNotifications(NotificationsContract):
 
 
 class TestProcessReports(ProcessReportsContract):
+    pass
+
+
+class TestThroughput(ThroughputContract):
     pass
 
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from connector.domain.actions import Caps
-from connector.domain.lanes import DeliveryMode, Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, MinuteCount
 from connector.domain.records import Page, State
 from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence
 from connector.store.sql import SqlStore, open_store
@@ -143,12 +143,13 @@ async def test_reports_and_dead_letters_do_not_scan_the_outbox(store: SqlStore) 
         await store.dead_letters.find()
         await store.dead_letters.find(DeadLetterFilter(text="x"), before=900)
         await store.dead_letters.count(DeadLetterFilter(connection="acme", state=State.DEAD))
+        await store.dead_letters.entries(DeadLetterFilter(connection="acme", cause="M20"), limit=9)
         await store.dead_letters.retry(DeadLetterFilter(cause="K400"), now=NOW)
         await store.dead_letters.discard(DeadLetterFilter(), reason="", after=5, now=NOW)
 
     plans = await explain(store, "outbox", look)
     assert plans.scans == []
-    assert plans.count("outbox_stuck") >= 7
+    assert plans.count("outbox_stuck") >= 8
 
 
 async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
@@ -160,6 +161,17 @@ async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
     await store.process_reports.save("store", "{}", now=NOW)
     report = await explain(store, "process_reports", lambda: store.process_reports.load("store"))
     assert report.scans == []
+
+
+async def test_the_throughput_of_the_last_hours_is_read_by_its_index(store: SqlStore) -> None:
+    async def work() -> None:
+        for minute in range(3):
+            await store.facts.add_throughput([MinuteCount(LaneId(1), minute, 1)])
+        await store.facts.throughput(since_minute=2)
+
+    plans = await explain(store, "throughput", work)
+    assert plans.scans == []
+    assert plans.count("throughput_by_minute") == 4
 
 
 async def test_fields_that_wait_read_only_the_people_who_wait(store: SqlStore) -> None:

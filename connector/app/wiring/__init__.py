@@ -17,10 +17,11 @@ from connector.app.wiring.actions import build_actions
 from connector.app.wiring.backfills import build_backfills
 from connector.app.wiring.context import ConnectionContext, SharedServices
 from connector.app.wiring.erasure import build_erasure
-from connector.app.wiring.events import build_events, build_webhook_endpoint
+from connector.app.wiring.events import build_events, build_rendering, build_webhook_endpoint
 from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.memberships import build_memberships
 from connector.app.wiring.oauth import build_token_refresh
+from connector.app.wiring.person_now import build_person_now
 from connector.app.wiring.polls import build_poll
 from connector.app.wiring.profiles import build_profiles
 from connector.app.wiring.reconcile import build_reconcile
@@ -167,6 +168,8 @@ class ConnectionBuilder:
             workers=tuple(worker for worker in workers if worker is not None),
             commands=commands,
             checks=(context.api.check, *((context.client.check,) if context.client else ())),
+            render=build_rendering(context),
+            person_now=build_person_now(context),
             webhook_endpoint=webhook_endpoint,
             flow_endpoint=actions.endpoint,
             signals=context.signals,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,13 +19,14 @@ from connector.domain.lanes import (
 )
 from connector.domain.outcomes import Outcome
 from connector.domain.profiles import Observation
-from connector.domain.records import Record
+from connector.domain.records import Entry, Record
 from connector.klaviyo.sink.events import EventSink
 from connector.pipeline.attach_wait import LeftWithout
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.profile_reads import EventFieldExtractor
-from connector.pipeline.rendering import EventRenderer, GatedRenderer
+from connector.pipeline.rendering import EventRenderer, GatedRenderer, render_entry
 from connector.pipeline.webhook_endpoint import ReadRules, WebhookEndpoint
+from connector.service.runtime import Rendered, Rendering
 
 
 async def build_events(context: ConnectionContext) -> Dispatcher[Any]:
@@ -59,6 +61,21 @@ async def build_events(context: ConnectionContext) -> Dispatcher[Any]:
     if live:
         context.resumptions.append(resume)
     return dispatcher
+
+
+def build_rendering(context: ConnectionContext) -> Rendering:
+    """With a renderer of its own, because one keeps what it has read for its lane's entries."""
+    reads = context.services.store.reads if context.reader else None
+    facts = context.services.store.facts
+    renderer = EventRenderer(context.mapping, context.platform.event_view, facts, reads)
+    rendering = asyncio.Lock()
+
+    async def render(entries: Sequence[Entry]) -> Sequence[Rendered]:
+        async with rendering:
+            await renderer.prepare(entries)
+            return [render_entry(renderer, entry) for entry in entries]
+
+    return render
 
 
 def build_webhook_endpoint(

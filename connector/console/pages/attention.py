@@ -24,7 +24,7 @@ _ANSWERS = {
 async def show(request: Request) -> Response:
     visit = Visit.of(request)
     commands = visit.services.commands
-    status = await commands.status()
+    status = await commands.latest_status()
     return await page(
         visit,
         "attention.html",

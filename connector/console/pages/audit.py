@@ -18,7 +18,7 @@ _LIMIT = 100
 async def show(request: Request) -> Response:
     visit = Visit.of(request)
     connection = request.query_params.get("connection") or None
-    status = await visit.services.commands.status()
+    status = await visit.services.commands.latest_status()
     return await page(
         visit,
         "audit.html",

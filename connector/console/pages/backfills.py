@@ -17,7 +17,7 @@ async def show(request: Request) -> Response:
     visit = Visit.of(request)
     commands = visit.services.commands
     found = await commands.backfills(request.query_params.get("connection") or None)
-    status = await commands.status()
+    status = await commands.latest_status()
     running = {run.id for run in status.backfills}
     return await page(
         visit,

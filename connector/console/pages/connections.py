@@ -26,7 +26,7 @@ _MODULES = {
 
 async def show(request: Request) -> Response:
     visit, name = Visit.of(request), request.path_params["name"]
-    status = await visit.services.commands.status()
+    status = await visit.services.commands.latest_status()
     if name not in status.connections:
         raise HTTPException(404)
     connection = status.connections[name]

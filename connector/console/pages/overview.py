@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from connector.console.chart import Chart, chart
 from connector.console.session import Visit
 from connector.console.view import page
-from connector.service.status import ConnectionStatus, LaneStatus, Status
+from connector.domain.errors import Problem
+from connector.domain.lanes import KLAVIYO
+from connector.service.status import Attention, ConnectionStatus, LaneStatus, QuotaStatus, Status
 
 _WORDS = {
     "running": "Working",
@@ -25,10 +32,17 @@ _WORDS = {
 _WORST_FIRST = ("stopped", "blocked", "held", "degraded", "paused", "running", "off")
 
 
+_DECIDED = frozenset((Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON))
+"""Problems that a decision under "Needs you" ends, as an approval does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """A connection as its card shows it. `state` is that of its worst lane, `lane` that lane if it
-    does not run."""
+    does not run. `lag`: age of the oldest entry that waits, in seconds; `eta`: until nothing waits,
+    at the present rates, None where something waits and nothing moves. `needs_you`: how many things
+    of this connection need a person. `quota`: the endpoint that is nearest to its limit.
+    `last_full_sync`: of the link whose last one is the oldest, `links` how many there are."""
 
     name: str
     connection: ConnectionStatus
@@ -37,22 +51,32 @@ class Card:
     lane: LaneStatus | None
     waiting: int
     failed: int
+    lag: float | None
+    eta: float | None
+    needs_you: int
     events_per_second: float
     profiles_per_second: float
+    quota: QuotaStatus | None
+    links: int
+    last_full_sync: int | None
+    chart: Chart
 
     @property
     def paused(self) -> bool:
         return self.state == "paused"
 
 
-def card(name: str, connection: ConnectionStatus) -> Card:
+def card(name: str, connection: ConnectionStatus, needs_you: int = 0) -> Card:
     lanes = connection.lanes
     worst = min(lanes, key=lambda lane: _WORST_FIRST.index(lane.state), default=None)
     state = "off" if not connection.enabled or worst is None else worst.state
     pace = {"event": 0.0, "profile": 0.0}
     for lane in lanes:
-        if lane.destination == "klaviyo" and lane.kind in pace:
+        if lane.destination == KLAVIYO and lane.kind in pace:
             pace[lane.kind] += lane.per_second
+    waits = [lane for lane in lanes if lane.ready or lane.in_flight]
+    etas = [lane.eta_seconds for lane in waits]
+    synced = [link.last_full_sync for link in (*connection.audiences, *connection.segments)]
     return Card(
         name=name,
         connection=connection,
@@ -61,21 +85,55 @@ def card(name: str, connection: ConnectionStatus) -> Card:
         lane=worst if worst and state not in ("running", "off") else None,
         waiting=sum(lane.ready + lane.in_flight for lane in lanes),
         failed=sum(lane.dead for lane in lanes),
+        lag=max((lane.oldest_seconds or 0.0 for lane in waits), default=None),
+        eta=None if None in etas else max((eta or 0.0 for eta in etas), default=0.0),
+        needs_you=needs_you,
         events_per_second=pace["event"],
         profiles_per_second=pace["profile"],
+        quota=max(connection.quota, key=lambda use: use.used / max(1, use.allowed), default=None),
+        links=len(synced),
+        last_full_sync=min((at or 0 for at in synced), default=0) or None,
+        chart=chart(connection.throughput),
     )
 
 
 def cards(status: Status) -> list[Card]:
     """The connections in trouble first."""
-    found = [card(name, connection) for name, connection in status.connections.items()]
+    open_items = Counter(_connection_of(item) for item in status.attention)
+    found = [
+        card(name, connection, open_items[name]) for name, connection in status.connections.items()
+    ]
     return sorted(found, key=lambda x: (_WORST_FIRST.index(x.state), -x.failed, x.name))
+
+
+def _connection_of(item: Attention) -> str:
+    """Texts about a connection begin with its name."""
+    return re.split("[: ]", item.text, maxsplit=1)[0]
+
+
+def _where(status: Status) -> Callable[[Attention], str]:
+    """The page on which a person can do something about an item: failed records by their cause,
+    decisions, else the connection."""
+    failed = {(group.connection, group.problem) for group in status.dead_letters}
+
+    def where(item: Attention) -> str:
+        name = _connection_of(item)
+        if (name, item.code) in failed:
+            return "/dead-letters?" + urlencode({"connection": name, "cause": item.code})
+        decided = item.code in _DECIDED or item.key.startswith("approval ")
+        return (
+            f"/connections/{name}" if name in status.connections and not decided else "/attention"
+        )
+
+    return where
 
 
 async def show(request: Request) -> Response:
     visit = Visit.of(request)
-    status = await visit.services.commands.status()
-    return await page(visit, "overview.html", document=status, cards=cards(status))
+    status = await visit.services.commands.latest_status()
+    return await page(
+        visit, "overview.html", document=status, cards=cards(status), where=_where(status)
+    )
 
 
 routes = [Route("/", show, name="overview")]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,6 +14,7 @@ from starlette.routing import Route
 
 from connector.console.session import Visit, error_text
 from connector.console.view import page
+from connector.service.runtime import PersonNow
 from connector.web.access import AccessDenied
 from connector.web.person_keys import open_person, seal_person
 
@@ -33,33 +37,110 @@ async def find(request: Request) -> Response:
 
 async def show_one(request: Request) -> Response:
     visit = Visit.of(request)
-    if not visit.principal.is_operator:
-        raise AccessDenied(403, "a viewer cannot see data about people: sign in as operator")
-    name, person = await _person(visit)
+    name, _, person = await _person(visit)
+    return await _page(visit, name, person, None)
+
+
+async def compare(request: Request) -> Response:
+    """Read the person at both sides, once, for this page alone: nothing of it is kept."""
+    visit = Visit.of(request)
+    await visit.form()
+    name, id, person = await _person(visit)
+    return await _page(visit, name, person, await visit.services.commands.person_now(name, id))
+
+
+async def compared(request: Request) -> Response:
+    """After a comparison the browser has this address."""
+    return RedirectResponse(f"/people/{request.path_params['key']}", 303)
+
+
+async def _page(visit: Visit, name: str, person: dict[str, Any], now: PersonNow | None) -> Response:
     return await page(
         visit,
         "person.html",
         name=name,
         person=person,
-        key=request.path_params["key"],
+        key=visit.request.path_params["key"],
+        rows=_rows(person["fields"], now),
+        compared=now,
+        asked=visit.request.method == "POST",
         as_json=lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One field: what the platform and Klaviyo have now, as far as they were asked, and what was
+    sent last. `confirmed_at` is when Klaviyo accepted it, None where it has not."""
+
+    name: str
+    platform: str
+    sent: str
+    confirmed: bool
+    confirmed_at: int | None
+    klaviyo: str
+    differs: bool
+
+
+def _rows(fields: Mapping[str, Any], now: PersonNow | None) -> list[Row]:
+    """Our fields; Klaviyo's other properties are nobody's business here."""
+    platform = (now.platform.fields if now else None) or {}
+    klaviyo = (now.klaviyo.fields if now else None) or {}
+    known = now is not None and None not in (now.platform.fields, now.klaviyo.fields)
+    found = []
+    for name in dict.fromkeys([*fields, *platform]):
+        field = fields.get(name, {})
+        found.append(
+            Row(
+                name.removeprefix("@"),
+                _written(platform.get(name)),
+                _written(field.get("value")),
+                bool(field.get("confirmed")),
+                field.get("confirmed_at"),
+                _written(klaviyo.get(name)),
+                differs=known and _written(platform.get(name)) != _written(klaviyo.get(name)),
+            )
+        )
+    return found
+
+
+def _written(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+async def forget(request: Request) -> Response:
+    """Erase the person for good, after a second page."""
+    visit = Visit.of(request)
+    form = await visit.form()
+    name, _, person = await _person(visit)
+    path = f"/people/{request.path_params['key']}"
+    if form.get("confirmed") != "yes":
+        return await page(visit, "confirm_forget.html", name=name, person=person, back=path)
+    args = {"connection": name, "person": person["platform_id"] or person["email"]}
+    done, result = await visit.run("forget", {**args, "klaviyo": form.get("klaviyo") == "yes"})
+    if not done:
+        return visit.redirect(path, error_text(result), failed=True)
+    return visit.redirect("/people", "The person is forgotten, and does not come back by itself.")
 
 
 async def refresh(request: Request) -> Response:
     visit = Visit.of(request)
     await visit.form()
-    name, person = await _person(visit)
+    name, _, person = await _person(visit)
     args = {"connection": name, "person": person["platform_id"] or person["email"]}
     done, result = await visit.run("refresh", args)
     message = "The person is being read at the platform." if done else error_text(result)
     return visit.redirect(f"/people/{request.path_params['key']}", message, failed=not done)
 
 
-async def _person(visit: Visit) -> tuple[str, dict[str, object]]:
+async def _person(visit: Visit) -> tuple[str, int, dict[str, Any]]:
+    """The connection, the person's number and what is stored of them. Raises AccessDenied for a
+    viewer."""
+    if not visit.principal.is_operator:
+        raise AccessDenied(403, "a viewer cannot see data about people: sign in as operator")
     try:
         name, id = open_person(visit.services.seal, visit.request.path_params["key"])
-        return name, await visit.services.commands.timeline(id)
+        return name, id, await visit.services.commands.timeline(id)
     except KeyError:
         raise HTTPException(404) from None
 
@@ -69,4 +150,7 @@ routes = [
     Route("/people", find, methods=["POST"]),
     Route("/people/{key}", show_one, name="person"),
     Route("/people/{key}/refresh", refresh, methods=["POST"]),
+    Route("/people/{key}/compare", compare, methods=["POST"]),
+    Route("/people/{key}/compare", compared),
+    Route("/people/{key}/forget", forget, methods=["POST"]),
 ]

@@ -164,6 +164,12 @@ class JeriCommerceSandbox:
             event = PendingEvent(name, person, self.apply_event(name, person, rng))
         return self._webhooks.webhook(event, self.moment(), rng)
 
+    def custom_event(self, name: str, properties: dict[str, Any]) -> Webhook:
+        """The webhook of an event with a name of the merchant's own, about one of the members."""
+        rng = random.Random(name + repr(properties))
+        event = PendingEvent(name, rng.choice(self.people), properties)
+        return self._webhooks.webhook(event, self.moment(), rng)
+
     @property
     def waiting(self) -> deque[PendingEvent]:
         """Events caused by API calls, whose webhooks were not sent yet."""

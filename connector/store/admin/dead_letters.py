@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, func, or_, select, true, update
 
 from connector.domain.lanes import Kind, Millis
-from connector.domain.records import State
+from connector.domain.records import Entry, State
 from connector.ports import ANY_DEAD_LETTER, DeadLetter, DeadLetterDetail, DeadLetterFilter
 from connector.store.admin import requests as request_rows
 from connector.store.database import Database
@@ -136,6 +136,18 @@ class SqlDeadLetters:
             )
 
         return await self._database.read(work)
+
+    async def entries(self, which: DeadLetterFilter, *, limit: int) -> Sequence[Entry]:
+        query = (
+            select(*COLUMNS)
+            .join(lanes, lanes.c.id == outbox.c.lane)
+            .where(*_conditions(which))
+            .order_by((outbox.c.seq + 0).desc())
+            .limit(limit)
+        )
+        return await self._database.read(
+            lambda c: [OutboxRow._make(row).entry() for row in c.execute(query)]
+        )
 
     async def retry(
         self, which: DeadLetterFilter, *, after: int = 0, limit: int = 1_000, now: Millis

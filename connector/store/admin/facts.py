@@ -1,4 +1,5 @@
-"""Small durable facts: quota usage, mapping versions in use, pinned accounts, checkpoints."""
+"""Small durable facts: quota usage, throughput, mapping versions in use, pinned accounts,
+checkpoints."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, insert, select
 
-from connector.domain.lanes import Millis, QuotaUsage
+from connector.domain.lanes import LaneId, Millis, MinuteCount, QuotaUsage
 from connector.domain.records import Checkpoint
 from connector.store.database import Database
 from connector.store.statements import upsert
-from connector.store.tables import accounts, checkpoints, mappings, quota_usage
+from connector.store.tables import accounts, checkpoints, mappings, quota_usage, throughput
 
 _DAY = 86_400
+_DAY_OF_MINUTES = 1_440
 
 
 def add_quota_usage(c: Connection, usage: Sequence[QuotaUsage]) -> None:
@@ -64,6 +66,33 @@ class SqlFacts:
 
     async def save_usage(self, usage: Sequence[QuotaUsage]) -> None:
         await self._database.write(lambda c: add_quota_usage(c, usage))
+
+    async def add_throughput(self, counts: Sequence[MinuteCount]) -> None:
+        if not counts:
+            return
+        newest = max(each.minute for each in counts)
+
+        def work(c: Connection) -> None:
+            statement = upsert(c.dialect.name, throughput)
+            c.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["lane", "minute"],
+                    set_={"entries": throughput.c.entries + statement.excluded.entries},
+                ),
+                [each._asdict() for each in counts],
+            )
+            c.execute(delete(throughput).where(throughput.c.minute <= newest - _DAY_OF_MINUTES))
+
+        await self._database.write(work)
+
+    async def throughput(self, *, since_minute: int) -> Sequence[MinuteCount]:
+        t = throughput.c
+        query = select(t.lane, t.minute, t.entries).where(t.minute >= since_minute)
+
+        def work(c: Connection) -> list[MinuteCount]:
+            return [MinuteCount(LaneId(lane), at, n) for lane, at, n in c.execute(query)]
+
+        return await self._database.read(work)
 
     async def save_mapping(self, version: str, text: str, *, now: Millis) -> None:
         def work(c: Connection) -> None:

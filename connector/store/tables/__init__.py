@@ -17,6 +17,7 @@ from connector.store.tables.admin import (
     notifications,
     process_reports,
     quota_usage,
+    throughput,
 )
 from connector.store.tables.columns import metadata
 from connector.store.tables.people import (
@@ -90,6 +91,7 @@ __all__ = [
     "secrets",
     "settings",
     "source_members",
+    "throughput",
     "tombstones",
     "unset_fields",
 ]

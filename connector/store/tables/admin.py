@@ -80,6 +80,18 @@ class QuotaUsages(SQLModel, table=True):
     count: int = Field(sa_type=Integer)
 
 
+class Throughput(SQLModel, table=True):
+    """Entries of a lane that reached an end in one minute (since 1970), for charts of the last
+    hours; kept for a day. A kill loses the seconds since the last report of its process."""
+
+    __tablename__ = "throughput"
+    __table_args__ = (Index("throughput_by_minute", "minute"),)
+
+    lane: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    minute: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    entries: int = Field(sa_type=BigInteger)
+
+
 class Mappings(SQLModel, table=True):
     """Texts of the mapping versions that ambiguous entries were rendered with."""
 
@@ -173,6 +185,7 @@ checkpoints = metadata.tables["checkpoints"]
 leases = metadata.tables["leases"]
 commands = metadata.tables["commands"]
 quota_usage = metadata.tables["quota_usage"]
+throughput = metadata.tables["throughput"]
 mappings = metadata.tables["mappings"]
 accounts = metadata.tables["accounts"]
 backfills = metadata.tables["backfills"]

@@ -74,7 +74,7 @@ class ConnectionChange(Input):
 @router.get("")
 async def list_connections(services: Services, caller: Viewer) -> Page[ConnectionView]:
     """Connections that run, or have run on this store."""
-    status = await services.commands.status()
+    status = await services.commands.latest_status()
     return Page(
         items=[await _view(services, name, found) for name, found in status.connections.items()]
     )

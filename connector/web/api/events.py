@@ -20,7 +20,7 @@ router = APIRouter(tags=["events"], responses=RESPONSES)
     responses={200: {"content": {"text/event-stream": {}}}},
 )
 async def watch(services: Services, caller: Viewer) -> StreamingResponse:
-    """`event: change` with `data: {"topics": […]}` within half a second of a change. The data
+    """`event: change` with `data: {"topics": […]}` within two seconds of a change. The data
     itself is in the lists. A comment keeps the connection open every 15 s; it ends when the process
     stops."""
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}

@@ -14,4 +14,4 @@ router = APIRouter(tags=["status"], responses=RESPONSES)
 @router.get("/status")
 async def show_status(services: Services, caller: Viewer) -> Status:
     """Connections, lanes, what waits, what needs a person."""
-    return await services.commands.status()
+    return await services.commands.latest_status()

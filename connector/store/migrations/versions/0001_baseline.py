@@ -684,6 +684,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("join_pending = 1"),
     )
     op.create_table(
+        "throughput",
+        sa.Column("lane", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("minute", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("entries", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("lane", "minute"),
+    )
+    op.create_index("throughput_by_minute", "throughput", ["minute"], unique=False)
+    op.create_table(
         "tombstones",
         sa.Column("connection", sa.Text(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),

@@ -1,0 +1,80 @@
+"""What the demo prepares for a guided tour of the console: a record that failed and an action whose
+outcome is not known. Everything else to try is there anyway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from connector.net.http import client
+from connector.sandbox.jericommerce.server import JeriCommerceSandbox
+
+SOURCE = "jericommerce"
+"""The connection and the sandbox that both are prepared at."""
+EVENT = "Quiz completed"
+MAPPING = """\
+# As shipped, except that an event that is not named fails instead of being sent under its own name.
+extends = "jericommerce.toml"
+
+[events]
+unknown = "dead-letter"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to try: `path` is a page of the console."""
+
+    title: str
+    text: str
+    path: str
+
+
+STEPS = (
+    Step(
+        "Fix a record that failed",
+        f"The platform sent an event “{EVENT}” that the mapping does not name. Open the record, "
+        "let events of this name be sent, then retry it.",
+        "/dead-letters?cause=M20",
+    ),
+    Step(
+        "Decide an action that nobody knows the outcome of",
+        "A flow requested 25 points; the platform's answer was lost, and it cannot be asked. "
+        "Decide under “Needs you”.",
+        "/attention",
+    ),
+    Step(
+        "Keep an audience as a list",
+        "White Label Loyalty has an audience for each tier, such as “Gold”. Map it to a list under "
+        "“Lists and segments”; it is created and filled within seconds.",
+        "/connections/wll",
+    ),
+    Step(
+        "Look at one person",
+        "Find a person by e-mail address and compare the platform with Klaviyo.",
+        "/people",
+    ),
+    Step(
+        "Break Klaviyo",
+        "With the buttons of this page. Watch the overview: what happened, what it affects, and "
+        "how it recovers without losing an event.",
+        "/",
+    ),
+)
+
+
+async def prepare(platform: JeriCommerceSandbox, url: str, flow_secret: str) -> None:
+    """Send the webhook and the flow call at the connector at `url`."""
+    unnamed = platform.custom_event(EVENT, {"score": 9, "quiz": "Which roast are you?"})
+    person = platform.people[0]
+    # The points are given, and the answer is lost.
+    platform.faults.add("balance/increase", "reset_after", count=1)
+    action = {"email": person.email, "amount": 25, "reason": "Quiz bonus"}
+    async with client(timeout=10.0, max_connections=2) as http:
+        await http.post(f"{url}/webhooks/{SOURCE}", content=unnamed.body, headers=unnamed.headers)
+        await http.post(
+            f"{url}/flows/{SOURCE}/balance/increase",
+            content=orjson.dumps(action),
+            headers={"api-key": flow_secret, "content-type": "application/json"},
+        )
