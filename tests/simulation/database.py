@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 from sqlalchemy import Connection, Engine
 
 from connector.domain.errors import Problem, StoreError
+from connector.store import counters
 from connector.store.engine_errors import store_errors
 from connector.store.sqlite import Work, sqlite_engine
 from connector.store.tables import metadata
@@ -55,6 +56,8 @@ def _empty_store() -> sqlite3.Connection:
     """Copying the tables is faster than creating them."""
     engine, template = sqlite_engine("sqlite://"), sqlite3.connect(":memory:")
     metadata.create_all(engine)
+    with engine.begin() as connection:
+        counters.install(connection)
     with engine.connect() as connection:
         _raw(connection).backup(template)
     engine.dispose()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from connector.store import counters
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.fakes.store import memory_store
@@ -16,12 +17,15 @@ from connector.testing.fakes.store import memory_store
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
     """An empty store, on each engine in turn."""
     if request.param == "memory":
-        yield memory_store()
+        made = memory_store()
+        yield made
+        assert await made.database.read(counters.miscounted) == []
         return
     on_file = request.param == "sqlite"
     url = f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
     made = await open_store(url)
     yield made
+    assert await made.database.read(counters.miscounted) == []
     await made.database.write(
         lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, exists, func, insert, literal, select, update
+from sqlalchemy import Connection, Select, and_, case, exists, insert, literal, select, update
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
@@ -16,6 +16,7 @@ from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Dead, Outcome
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts, RetryPolicy
+from connector.store import counters
 from connector.store.database import Database
 from connector.store.queues import profile_merging, profile_rows, profile_unsets, queue
 from connector.store.queues.profile_addresses import is_in_flight, transfer_address
@@ -98,8 +99,8 @@ class SqlProfiles(ReceiptedQueue):
             after = found[-1]
 
     async def count_outdated(self, lane: LaneId, mapping: str) -> int:
-        query = select(func.count()).where(profiles.c.lane == lane, profiles.c.mapping != mapping)
-        return await self._database.read(lambda c: c.execute(query).scalar_one())
+        found = await self._database.read(lambda c: counters.load(c, "mappings", lane))
+        return sum(rows for (_, version), rows in found.items() if version != mapping)
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         """Ready rows may not be claimable: while an event of the person is or may be in flight, or

@@ -37,9 +37,12 @@ from connector.store.database import Database
 from connector.store.tables import (
     QueueTable,
     in_state,
+    is_retrying,
 )
 
 Condition = ColumnElement[bool]
+_EXTENDED = 2_000
+"""Rows of one transaction of `extend`."""
 
 
 def ready(
@@ -168,18 +171,19 @@ def _evaluated_once(c: Connection, keys: Select[Any]) -> Select[Any]:
     return select(*found.c)
 
 
-def extend(c: Connection, source: QueueTable, lane: LaneId, pause: int) -> int:
-    """Move `failing_since` of a lane's rows by `pause` ms; how many were retrying."""
-    table = source.table
-    return c.execute(
-        update(table)
-        .where(
-            table.c.lane == lane,
-            in_state(State.READY, table),
-            table.c.failing_since.is_not(None),
-        )
-        .values(failing_since=table.c.failing_since + pause)
-    ).rowcount
+def extend(
+    c: Connection, source: QueueTable, lane: LaneId, pause: int, after: int
+) -> tuple[int, int | None]:
+    """Move `failing_since` of a lane's rows by `pause` ms, a part of the rows at a time; how many
+    were retrying, and the key to continue after."""
+    table, key = source.table, source.key
+    retrying = table.c.lane == lane, is_retrying(table), key > after
+    found = list(c.execute(select(key).where(*retrying).order_by(key).limit(_EXTENDED)).scalars())
+    if not found:
+        return 0, None
+    part = update(table).where(*retrying, key <= found[-1])
+    changed = c.execute(part.values(failing_since=table.c.failing_since + pause)).rowcount
+    return changed, found[-1] if len(found) == _EXTENDED else None
 
 
 RESET = {"claim": None, "problem": None, "detail": "", "settled_at": None}
@@ -314,4 +318,14 @@ class SqlQueue(ABC):
         return await self._database.write(work)
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
-        return await self._database.write(lambda c: extend(c, self._source, lane, pause))
+        total, after = 0, 0
+        while True:
+
+            def part(c: Connection, after: int = after) -> tuple[int, int | None]:
+                return extend(c, self._source, lane, pause, after)
+
+            changed, more = await self._database.write(part)
+            total += changed
+            if more is None:
+                return total
+            after = more

@@ -14,6 +14,7 @@ from connector.ports import FreshView, ListedPerson, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations, identifiers, merging, observed_people
+from connector.store.people import people as people_rows
 from connector.store.queues import profile_observations, queue, read_requests, read_rows
 from connector.store.queues.receipts import is_joining_list
 from connector.store.statements import chunks
@@ -53,6 +54,8 @@ class SqlReads(queue.SqlQueue):
             now,
         )
         gone = {o.seq: o.on_leave for o in current if isinstance(o, Gone)}
+        people_rows.mark_known(c, [o.seq for o in current if isinstance(o, Observed)])
+        people_rows.mark_gone(c, list(gone), now)
         if observed:
             profile_observations.observe(c, observed, now=now)
         if gone:

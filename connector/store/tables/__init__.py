@@ -19,6 +19,7 @@ from connector.store.tables.admin import (
     quota_usage,
 )
 from connector.store.tables.columns import metadata
+from connector.store.tables.counts import counts
 from connector.store.tables.people import (
     deferred_memberships,
     groups,
@@ -47,7 +48,14 @@ from connector.store.tables.queues import (
 )
 from connector.store.tables.secrets import authorizations, secrets
 from connector.store.tables.settings import audit, settings
-from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
+from connector.store.tables.states import (
+    STUCK,
+    TableOrAlias,
+    in_state,
+    is_retrying,
+    is_stuck,
+    is_waiting_record,
+)
 
 __all__ = [
     "STUCK",
@@ -62,11 +70,14 @@ __all__ = [
     "backfills",
     "checkpoints",
     "commands",
+    "counts",
     "deferred_memberships",
     "groups",
     "identifiers",
     "in_state",
+    "is_retrying",
     "is_stuck",
+    "is_waiting_record",
     "journal",
     "lanes",
     "leases",

@@ -7,6 +7,7 @@ import weakref
 from typing import TypeVar
 
 from connector.domain.errors import Problem, StoreError
+from connector.store import counters
 from connector.store.engine_errors import store_errors
 from connector.store.sql import SqlStore, store_on
 from connector.store.sqlite import Work, sqlite_engine
@@ -29,6 +30,8 @@ class InlineDatabase:
         if other is None:
             self.engine = sqlite_engine("sqlite://")
             metadata.create_all(self.engine)
+            with self.engine.begin() as connection:
+                counters.install(connection)
             weakref.finalize(self, self.engine.dispose)
         else:
             self.engine = other.engine
