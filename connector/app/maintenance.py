@@ -25,7 +25,7 @@ from connector.store.sql import file_of
 from connector.web.health import Health
 
 _DISK_LOG_INTERVAL = 60.0
-_BATCH = 2_000
+_BATCH = 500
 _PAUSE = 0.05
 """Seconds between two batches, so that retention hardly delays live traffic."""
 
@@ -133,7 +133,7 @@ class Maintenance:
             await self._clock.sleep(_PAUSE)
         after: int | None = 0
         while after is not None:
-            after = await self._upkeep.clear_bodies(before=before, after=after, limit=5_000)
+            after = await self._upkeep.clear_bodies(before=before, after=after, limit=1_000)
             await self._clock.sleep(_PAUSE / 5)
         before = self._before(keep.action_keys)
         while count := await self._store.actions.prune(before=before, limit=_BATCH):

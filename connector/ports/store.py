@@ -31,7 +31,8 @@ class Outbox(Queue, Protocol):
     """Records from receipt to confirmation (guarantees 1, 2 and 10)."""
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        """Store all pages with their checkpoints in one transaction; one result per page.
+        """Store the pages with their checkpoints; one result per page. Many records are stored part
+        by part, so that they hold up no other writer, and a page's checkpoint with its last part.
 
         A record whose key is known is a duplicate and changes nothing. One without an address gets
         the address of its person if that is known, else it is held; a page that brings a person's

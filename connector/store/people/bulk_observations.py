@@ -21,6 +21,9 @@ from connector.store.queues.outbox_append import release_held
 from connector.store.statements import chunks, upsert
 from connector.store.tables import reads
 
+ROWS_PER_TRANSACTION = 50
+"""People that one transaction observes, of 0.9 ms each."""
+
 
 def observe_listed(
     c: Connection, lane: Lane, listed: Sequence[ListedPerson], *, now: Millis

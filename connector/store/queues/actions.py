@@ -36,7 +36,9 @@ class SqlActionQueue(queue.SqlQueue):
             lambda c: queue.ready(c, actions_queue, lane, now, limit, batch_only=(_NO_EARLIER,))
         )
 
-    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+    def _claim_entries(
+        self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
+    ) -> list[Entry]:
         looks_up = spec.mode is DeliveryMode.SINGLE
         found = queue.claim(
             c,

@@ -22,7 +22,7 @@ ROWS: Select[Any] = select(
     *((groups.c if name in _OF_TARGET else _M)[name] for name in MembershipRow._fields)
 ).join(groups, groups.c.id == _M.target)
 """Columns of a MembershipRow."""
-_BATCH = 1_000
+_BATCH = 500
 """Rows that one transaction of `requeue` writes."""
 
 

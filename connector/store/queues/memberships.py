@@ -75,11 +75,17 @@ class SqlMembershipQueue(ReceiptedQueue):
                 total += await requeue(self._database, now, *at_rest)
         return total
 
-    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+    def _claim_entries(
+        self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
+    ) -> list[Entry]:
         """Changes of one target, those that wait longest first."""
         free = () if spec.mode is DeliveryMode.SINGLE else _not_in_flight()
         conditions = (*free, _target_is_known())
-        target = _first_target(c, spec, conditions)
+        if before:
+            same = select(_M.target).where(_M.id == before[0].seq)
+            target: int | None = c.execute(same).scalar()
+        else:
+            target = _first_target(c, spec, conditions)
         if target is None:
             return []
         rows = queue.claim(

@@ -34,7 +34,7 @@ from connector.store.tables import in_state, journal, outbox, profiles, profiles
 _RECHECK_AFTER_MS = 1_000
 _CLAIMS = 50
 """How often one transaction claims, while it finds only people who are held."""
-_SHADOW_BATCH = 5_000
+_SHADOW_BATCH = 1_000
 """People that one transaction of `end_shadow` makes ready."""
 
 
@@ -115,7 +115,9 @@ class SqlProfiles(ReceiptedQueue):
 
     # ── claim and settle ─────────────────────────────────────────────────────────────────────────
 
-    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+    def _claim_entries(
+        self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
+    ) -> list[Entry]:
         """People with nothing to write but what waits for approval are held on the way."""
         addresses: set[str] = set()
         held = profile_unsets.held_fields(c, spec.lane)
