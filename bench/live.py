@@ -1,10 +1,10 @@
-"""Webhooks at a steady rate through the whole pipeline, against a straight-line program that makes the
-same HTTP calls.
+"""Webhooks at a steady rate through the whole pipeline, against a straight-line program that makes
+the same HTTP calls.
 
-Ours is `connector run` with every module on (only Klaviyo's limits are lifted, in that process). A
-webhook becomes an event with the person's fields, after a read of the person at the platform, and a
-profile write. The floor is `bench.live_floor`. Both remote APIs are `bench.remote`; 5,000 people, 16
-keep-alive connections. Server on one core, everything else on the other.
+Ours is `connector run` with every module on; only Klaviyo's limits are lifted, in that process. A
+webhook becomes an event with the person's fields, after a read of the person at the platform, and
+a profile write. The floor is `bench.live_floor`. Both remote APIs are `bench.remote`; 5,000 people,
+16 keep-alive connections. Server on one core, everything else on the other.
 """
 
 from __future__ import annotations

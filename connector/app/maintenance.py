@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from connector.app.connections import Connections
 from connector.app.problem_log import ProblemLog
 from connector.app.problems import ProcessProblems
@@ -22,10 +24,8 @@ from connector.service.process import Process
 from connector.store.sql import file_of
 from connector.web.health import Health
 
-_MANY_PEOPLE = 10_000
-_COUNT_PEOPLE_EVERY = 300.0
 _DISK_LOG_INTERVAL = 60.0
-_BATCH = 2_000
+_BATCH = 500
 _PAUSE = 0.05
 """Seconds between two batches, so that retention hardly delays live traffic."""
 
@@ -56,7 +56,6 @@ class Maintenance:
         self._clock = clock
         self._metrics = metrics
         self._problem_log = ProblemLog(metrics.activity)
-        self._count_people_at = 0.0
         self._disk_logged_at = float("-inf")
         self._log = log.get("maintenance")
 
@@ -67,6 +66,7 @@ class Maintenance:
             if fault := self._upkeep.fault():
                 raise fault
             await self._write_something()
+            await self._upkeep.fold_counters()
             self._problems.clear("store")
         except StoreError as error:
             # The event loop moves and the store has answered, even if it refused.
@@ -75,7 +75,7 @@ class Maintenance:
         finally:
             health.heartbeat()
         self._check_disk(settings)
-        await self._count_people()
+        await self._show_people()
 
     async def _write_something(self) -> None:
         """Raises StoreError. A process that lost the lease must not replace the holder's report."""
@@ -125,38 +125,26 @@ class Maintenance:
         )
         self._problems.set("disk", Problem.DISK_LOW, text)
 
-    async def _count_people(self) -> None:
-        """Every person is counted, so not at every scrape once they are many."""
-        if self._clock.monotonic() < self._count_people_at:
-            return
+    async def _show_people(self) -> None:
         people = await self._store.reports.people_by_state()
-        if sum(people.values()) >= _MANY_PEOPLE:
-            self._count_people_at = self._clock.monotonic() + _COUNT_PEOPLE_EVERY
         self._process.people = people
         self._metrics.set_people(people)
 
     async def apply_retention(self, keep: Retention) -> None:
         """Delete what is older than `[retention]` allows, batch by batch."""
-        ages = {
+        stuck = {State.HELD: keep.held, State.DEAD: keep.dead_letters}
+        ended = {
             State.ACCEPTED: keep.event_ids,
             State.SKIPPED: keep.event_ids,
-            State.HELD: keep.held,
-            State.DEAD: keep.dead_letters,
             State.DISCARDED: keep.dead_letters,
         }
-        wanted = {state: round(age * 1000) for state, age in ages.items()}
-        deleted = 0
-        while count := await self._upkeep.prune_records(
-            now=self._clock.now(), keep=wanted, limit=_BATCH
-        ):
-            deleted += count
-            await self._clock.sleep(_PAUSE)
+        deleted = await self._prune_records(stuck) + await self._prune_records(ended)
         before = self._before(keep.timeline)
         while await self._upkeep.prune_timeline(before=before, limit=_BATCH):
             await self._clock.sleep(_PAUSE)
         after: int | None = 0
         while after is not None:
-            after = await self._upkeep.clear_bodies(before=before, after=after, limit=5_000)
+            after = await self._upkeep.clear_bodies(before=before, after=after, limit=1_000)
             await self._clock.sleep(_PAUSE / 5)
         before = self._before(keep.action_keys)
         while count := await self._store.actions.prune(before=before, limit=_BATCH):
@@ -171,6 +159,19 @@ class Maintenance:
             await self._clock.sleep(_PAUSE)
         self._log.info("retention_applied", records_deleted=deleted, pages_freed=freed)
 
+    async def _prune_records(self, keep: Mapping[State, float]) -> int:
+        wanted = {state: round(age * 1000) for state, age in keep.items()}
+        deleted, after = 0, 0
+        while True:
+            part = await self._upkeep.prune_records(
+                now=self._clock.now(), keep=wanted, limit=_BATCH, after=after
+            )
+            deleted += part.deleted
+            if part.after is None:
+                return deleted
+            after = part.after
+            await self._clock.sleep(_PAUSE)
+
     def _before(self, age: float) -> Millis:
         return Millis(self._clock.now() - round(age * 1000))
 
@@ -184,7 +185,7 @@ class Maintenance:
         metrics.set_approvals(await store.approvals.find())
         names = list(self._connections.runtimes)
         metrics.set_uncertain(await store.action_views.uncertain(), names)
-        await self._count_people()
+        await self._show_people()
         metrics.set_groups(await store.member_groups.all())
         for secret in await store.secrets.all():
             if secret.name == KLAVIYO_OAUTH:

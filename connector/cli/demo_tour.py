@@ -71,7 +71,7 @@ async def prepare(platform: JeriCommerceSandbox, url: str, flow_secret: str) -> 
     # The points are given, and the answer is lost.
     platform.faults.add("balance/increase", "reset_after", count=1)
     action = {"email": person.email, "amount": 25, "reason": "Quiz bonus"}
-    async with client(timeout=10.0, max_connections=2) as http:
+    async with client(timeout=10.0) as http:
         await http.post(f"{url}/webhooks/{SOURCE}", content=unnamed.body, headers=unnamed.headers)
         await http.post(
             f"{url}/flows/{SOURCE}/balance/increase",

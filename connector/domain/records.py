@@ -53,7 +53,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records for one lane and the checkpoint that covers them: stored together or not at all.
+    """Records for one lane and the checkpoint that covers them, which is never stored without them.
     `checkpoint` belongs to the lane's connection.
 
     `read_lane` is the lane on which people are read again, for records with `refresh`: not before
@@ -87,6 +87,16 @@ class Appended:
     held: int = 0
     released: int = 0
     forgotten: int = 0
+
+    def __add__(self, other: Appended) -> Appended:
+        """The result of both parts of a page."""
+        return Appended(
+            self.accepted + other.accepted,
+            self.duplicates + other.duplicates,
+            self.held + other.held,
+            self.released + other.released,
+            self.forgotten + other.forgotten,
+        )
 
 
 class State(IntEnum):

@@ -92,6 +92,7 @@ class RateLimiter:
     ) -> None:
         """Other limits or another share from now on; earlier grants still count."""
         before = self._windows
+        self.limits = limits
         self._windows = {
             endpoint: [
                 _window("second", limit.burst, 1.0, share, live_reserve),

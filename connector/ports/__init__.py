@@ -121,6 +121,7 @@ from connector.ports.store import (
     Maintenance,
     Outbox,
     ProcessReports,
+    Pruned,
     Store,
 )
 from connector.ports.unsets import UnsetFields
@@ -209,6 +210,7 @@ __all__ = [
     "Platform",
     "ProcessReports",
     "Profiles",
+    "Pruned",
     "Queue",
     "Quota",
     "Reader",

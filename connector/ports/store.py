@@ -31,7 +31,8 @@ class Outbox(Queue, Protocol):
     """Records from receipt to confirmation (guarantees 1, 2 and 10)."""
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        """Store all pages with their checkpoints in one transaction; one result per page.
+        """Store the pages with their checkpoints; one result per page. Many records are stored part
+        by part, so that they hold up no other writer, and a page's checkpoint with its last part.
 
         A record whose key is known is a duplicate and changes nothing. One without an address gets
         the address of its person if that is known, else it is held; a page that brings a person's
@@ -65,7 +66,9 @@ class Checkpoints(Protocol):
 class Facts(Protocol):
     """Small durable facts that the loops need after a restart."""
 
-    async def usage_since(self, *, since_second: int) -> Sequence[QuotaUsage]: ...
+    async def usage_since(self, account: str, since: Mapping[str, int]) -> Sequence[QuotaUsage]:
+        """What an account was granted: endpoint → the first second (since 1970) that counts."""
+        ...
 
     async def save_usage(self, usage: Sequence[QuotaUsage]) -> None: ...
 
@@ -130,12 +133,23 @@ class ProcessReports(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A part of retention: how many records it deleted, and where to continue; None at the end."""
+
+    deleted: int
+    after: int | None
+
+
 class Maintenance(Protocol):
     """Retention, disk space and the end of the store."""
 
-    async def prune_records(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-        """Delete settled records older than `keep[state]` ms, at most `limit`; returns how many.
-        What is ready, claimed or not named in `keep` stays."""
+    async def prune_records(
+        self, *, now: Millis, keep: Mapping[State, int], limit: int, after: int = 0
+    ) -> Pruned:
+        """Delete settled records older than `keep[state]` ms, looking at `limit` records after
+        `after`. What is ready, claimed or not named in `keep` stays. Held and dead records are
+        found by an index of their own where `keep` names no other state."""
         ...
 
     async def prune_timeline(self, *, before: Millis, limit: int) -> int:
@@ -146,6 +160,11 @@ class Maintenance(Protocol):
     async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
         """Delete the bodies of settled records received before then, looking at `limit` records
         after `after`; returns where to continue, None at the end. Their ids stay known."""
+        ...
+
+    async def fold_counters(self) -> None:
+        """Add up what statements have added to the counters since the last call. Call it every few
+        seconds."""
         ...
 
     async def free_pages(self, pages: int) -> int:

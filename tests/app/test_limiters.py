@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ LIMITS = {"events": Limit(10, 100)}
 async def test_concurrent_callers_of_one_account_share_one_quota() -> None:
     lookups = 0
 
-    async def usage_since(*, since_second: int) -> list[QuotaUsage]:
+    async def usage_since(account: str, since: Mapping[str, int]) -> list[QuotaUsage]:
         nonlocal lookups
         lookups += 1
         await asyncio.sleep(0)

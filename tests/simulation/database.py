@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 
 from connector.domain.errors import Problem, StoreError
 from connector.store.engine_errors import store_errors
-from connector.store.sqlite import Work, sqlite_engine
-from connector.store.tables import metadata
+from connector.store.sqlite import Work
+from connector.testing.fakes.store import empty_database, empty_pages
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Disk:
         self._connection = _connection()
         self.engine = self._connection.engine
         self._sqlite = _raw(self._connection)
-        _empty_store().backup(self._sqlite)
+        empty_pages().backup(self._sqlite)
 
     def execute(self, work: Work[T]) -> T:
         """Do `work` in one transaction."""
@@ -52,18 +52,7 @@ class Disk:
 
 @cache
 def _connection() -> Connection:
-    return sqlite_engine("sqlite://").connect()
-
-
-@cache
-def _empty_store() -> sqlite3.Connection:
-    """Copying the tables is faster than creating them."""
-    engine, template = sqlite_engine("sqlite://"), sqlite3.connect(":memory:")
-    metadata.create_all(engine)
-    with engine.connect() as connection:
-        _raw(connection).backup(template)
-    engine.dispose()
-    return template
+    return empty_database().connect()
 
 
 def _raw(connection: Connection) -> sqlite3.Connection:

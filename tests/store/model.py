@@ -29,6 +29,7 @@ from connector.ports import (
     DeadLetterFilter,
     Fence,
     Holder,
+    Pruned,
     ReadyCounts,
     RetryPolicy,
 )
@@ -302,17 +303,19 @@ class OutboxModel:
             row.failing_since = Millis((row.failing_since or 0) + pause)
         return len(failing)
 
-    async def prune_records(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
+    async def prune_records(
+        self, *, now: Millis, keep: Mapping[State, int], limit: int, after: int = 0
+    ) -> Pruned:
         old = [
             row
             for state, age in keep.items()
             for row in sorted(self.rows.values(), key=lambda row: row.seq)
             if row.state == state and self._kept_since(row) < now - age
-        ][:limit]
+        ]
         for row in old:
             del self.rows[row.seq]
             self._keys = {key: kept for key, kept in self._keys.items() if kept is not row}
-        return len(old)
+        return Pruned(len(old), None)
 
     def _kept_since(self, row: Row) -> int:
         ended = row.state in (*_STUCK, State.DISCARDED)
@@ -409,11 +412,11 @@ class OutboxModel:
         rows.sort(key=lambda row: -row.seq)
         return [(row.settled_at or 0) - row.page.received_at for row in rows[:limit]]
 
-    async def usage_since(self, *, since_second: int) -> Sequence[QuotaUsage]:
+    async def usage_since(self, account: str, since: Mapping[str, int]) -> Sequence[QuotaUsage]:
         found = [
-            QuotaUsage(account, endpoint, second, count)
-            for (account, endpoint, second), count in self._spend.items()
-            if second >= since_second
+            QuotaUsage(of, endpoint, second, count)
+            for (of, endpoint, second), count in self._spend.items()
+            if of == account and second >= since.get(endpoint, second + 1)
         ]
         return sorted(found, key=lambda spend: spend.second)
 

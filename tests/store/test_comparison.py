@@ -134,7 +134,7 @@ class Comparison:
                 await store.reports.dead_by_cause(),
                 await store.reports.streams(),
                 [await store.reports.latencies(lane.id, 100) for lane in lanes],
-                await store.facts.usage_since(since_second=0),
+                await store.facts.usage_since("acc", {"events": 0}),
             )
 
         self.on_both(step)
@@ -302,9 +302,15 @@ class Comparison:
         age = self.rng.choice([0, 1_000, 60_000])
 
         async def step(side: StoreSide, _: Any) -> Any:
-            return await side.store.maintenance.prune_records(
-                now=Millis(self.now), keep={state: age}, limit=3
-            )
+            deleted, after = 0, 0
+            while True:
+                part = await side.store.maintenance.prune_records(
+                    now=Millis(self.now), keep={state: age}, limit=3, after=after
+                )
+                deleted += part.deleted
+                if part.after is None:
+                    return deleted
+                after = part.after
 
         return self.on_both(step)
 

@@ -188,8 +188,12 @@ async def test_vacuum_returns_space_in_steps_and_keeps_some(url: str, tmp_path: 
     assert await store.maintenance.free_pages(100) == 0
     keep = dict.fromkeys(State, 0)
     await store.database.write(lambda c: c.execute(update(outbox).values(state=State.SKIPPED)))
-    while await store.maintenance.prune_records(now=Millis(NOW + 1), keep=keep, limit=1_000):
-        pass
+    after: int | None = 0
+    while after is not None:
+        part = await store.maintenance.prune_records(
+            now=Millis(NOW + 1), keep=keep, limit=1_000, after=after
+        )
+        after = part.after
     steps = []
     while pages := await store.maintenance.free_pages(100):
         steps.append(pages)

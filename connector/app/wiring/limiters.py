@@ -37,8 +37,7 @@ class RateLimiters:
         uses = self._uses.setdefault(account, {})
         uses[connection] = (share, live_reserve)
         if account not in self._limiters:
-            longest = _DAY if any(limit.daily for limit in limits.values()) else _MINUTES
-            spent = await self._spent(longest)
+            spent = await self._spent(account, limits)
             # Connections start together: another may have created it meanwhile.
             if account not in self._limiters:
                 self._limiters[account] = self._create(account, limits)
@@ -62,14 +61,13 @@ class RateLimiters:
     async def reload(self) -> None:
         """Count again what was granted, because another process may have called the accounts.
         Raises StoreError."""
-        if self._limiters:
-            spent = await self._spent(_DAY)
-            for limiter in self._limiters.values():
-                limiter.load(spent)
+        for account, limiter in list(self._limiters.items()):
+            limiter.load(await self._spent(account, limiter.limits))
 
-    async def _spent(self, seconds: int) -> Sequence[QuotaUsage]:
-        since = self._clock.now() // 1000 - seconds
-        return await self._store.facts.usage_since(since_second=since)
+    async def _spent(self, account: str, limits: Mapping[str, Limit]) -> Sequence[QuotaUsage]:
+        now = self._clock.now() // 1000
+        since = {name: now - (_DAY if limits[name].daily else _MINUTES) for name in limits}
+        return await self._store.facts.usage_since(account_label(account), since)
 
     def reset_uses(self) -> None:
         """Before a configuration is built: which connection uses which account is set again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
@@ -113,28 +114,27 @@ class SqlBackfills:
     async def append_page(
         self, id: int, read_lane: Lane, page: BackfillPage, *, now: Millis
     ) -> int | None:
-        def work(c: Connection) -> int | None:
-            run = _load(c, id)
-            if run.state != "running":
-                return None
-            new = self._store_people(c, run, read_lane, page, now)
-            counts = Counter(run.counts)
-            counts.update(page.counts)
-            counts["people"] += new
-            c.execute(
-                update(table)
-                .where(table.c.id == id)
-                .values(
-                    cursor=page.cursor,
-                    exhausted=int(not page.more),
-                    total=run.total if page.total is None else page.total,
-                    counts=orjson.dumps(counts).decode(),
-                    notes=_notes_json(run, page.notes),
-                )
-            )
-            return new
+        added = 0
+        parts = _parts(page)
+        for number, part in enumerate(parts, 1):
 
-        return await self._database.write(work)
+            def work(c: Connection, part: BackfillPage = part, number: int = number) -> int | None:
+                run = _load(c, id)
+                if run.state != "running":
+                    return None
+                new = self._store_people(c, run, read_lane, part, now)
+                counts = Counter(run.counts)
+                counts["people"] += new
+                values = {} if number < len(parts) else _progress(run, page, counts)
+                values["counts"] = orjson.dumps(counts).decode()
+                c.execute(update(table).where(table.c.id == id).values(values))
+                return new
+
+            new = await self._database.write(work)
+            if new is None:
+                return None
+            added += new
+        return added
 
     def _store_people(
         self, c: Connection, run: Backfill, lane: Lane, page: BackfillPage, now: Millis
@@ -161,6 +161,28 @@ class SqlBackfills:
             outbox_table.c.lane == events.id, outbox_table.c.via != "backfill"
         )
         return await self._database.read(lambda c: c.execute(query).scalar_one())
+
+
+def _parts(page: BackfillPage) -> list[BackfillPage]:
+    """What one transaction stores each, so that a page does not hold the writer for long."""
+    size = bulk_observations.ROWS_PER_TRANSACTION
+    if page.listed:
+        starts = range(0, len(page.listed), size)
+        return [replace(page, listed=page.listed[start : start + size]) for start in starts]
+    size *= 4  # keys are stored in a quarter of the time
+    starts = range(0, max(len(page.keys), 1), size)
+    return [replace(page, keys=page.keys[start : start + size]) for start in starts]
+
+
+def _progress(run: Backfill, page: BackfillPage, counts: Counter[str]) -> dict[str, Any]:
+    """The columns of a run whose page is stored whole; adds to `counts`."""
+    counts.update(page.counts)
+    return {
+        "cursor": page.cursor,
+        "exhausted": int(not page.more),
+        "total": run.total if page.total is None else page.total,
+        "notes": _notes_json(run, page.notes),
+    }
 
 
 def _resolve_keys(c: Connection, connection: str, page: BackfillPage, now: Millis) -> list[int]:

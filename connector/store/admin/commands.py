@@ -81,7 +81,7 @@ class SqlCommands:
     async def fetch(self, *, now: Millis) -> Sequence[Command]:
         query = (
             select(*_COLUMNS)
-            .where(commands.c.claimed_at.is_(None))
+            .where(commands.c.claimed_at.is_(None), commands.c.done_at.is_(None))
             .order_by(commands.c.id)
             .with_for_update(skip_locked=True)
         )

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select, true, update
 
-from connector.domain.lanes import Kind, Millis
+from connector.domain.lanes import LaneId, Millis, QueueName
 from connector.domain.records import Entry, State
 from connector.ports import ANY_DEAD_LETTER, DeadLetter, DeadLetterDetail, DeadLetterFilter
 from connector.store.admin import requests as request_rows
+from connector.store.admin.lanes import LaneRow
+from connector.store.admin.reports import stuck_rows
 from connector.store.database import Database
-from connector.store.queues.outbox_rows import COLUMNS, OutboxRow
+from connector.store.queues.outbox_rows import COLUMNS, OutboxRow, by_stuck_index
 from connector.store.queues.queue import RESET
 from connector.store.statements import chunks
 from connector.store.tables import (
     in_state,
     is_stuck,
-    lanes,
-    memberships,
     outbox,
-    profiles,
     requests,
 )
 
 
 class _DeadLetterRow(NamedTuple):
-    """A stuck record and its lane. The names are those of the columns."""
+    """A stuck record. The names are those of the columns."""
 
     seq: int
-    connection: str
-    destination: str
-    kind: Kind
+    lane: LaneId
     state: int
     name: str
     unique_id: str
@@ -42,12 +40,13 @@ class _DeadLetterRow(NamedTuple):
     received_at: Millis
     settled_at: Millis | None
 
-    def dead_letter(self) -> DeadLetter:
+    def dead_letter(self, lanes: Mapping[LaneId, LaneRow]) -> DeadLetter:
+        lane = lanes[self.lane]
         return DeadLetter(
             id=self.seq,
-            connection=self.connection,
-            destination=self.destination,
-            kind=self.kind,
+            connection=lane.connection,
+            destination=lane.destination,
+            kind=lane.kind,
             state=State(self.state),
             name=self.name,
             unique_id=self.unique_id,
@@ -59,10 +58,8 @@ class _DeadLetterRow(NamedTuple):
         )
 
 
-_OF_LANE = ("connection", "destination", "kind")
-_DEAD_LETTERS = select(
-    *((lanes.c if name in _OF_LANE else outbox.c)[name] for name in _DeadLetterRow._fields)
-).join(lanes, lanes.c.id == outbox.c.lane)
+_DEAD_LETTERS = select(*(outbox.c[name] for name in _DeadLetterRow._fields))
+_GROUPED: tuple[QueueName, ...] = ("outbox", "profiles", "memberships")
 
 
 class SqlDeadLetters:
@@ -73,18 +70,9 @@ class SqlDeadLetters:
 
     async def groups(self) -> Sequence[tuple[str, State, str, int]]:
         def work(c: Connection) -> list[tuple[str, State, str, int]]:
-            found: dict[tuple[str, State, str], int] = {}
-            for table in (outbox, profiles, memberships):
-                keys = (lanes.c.connection, table.c.state, table.c.problem)
-                query = (
-                    select(*keys, func.count())
-                    .join(lanes, lanes.c.id == table.c.lane)
-                    .where(is_stuck(table))
-                    .group_by(*keys)
-                )
-                for connection, state, problem, count in c.execute(query):
-                    key = (connection, State(state), problem or "")
-                    found[key] = found.get(key, 0) + count
+            found: Counter[tuple[str, State, str]] = Counter()
+            for connection, state, problem, rows in stuck_rows(c, _GROUPED):
+                found[connection, state, problem] += rows
             groups = [(*key, count) for key, count in found.items()]
             return sorted(groups, key=lambda group: (-group[3], group[0], group[2]))
 
@@ -98,25 +86,30 @@ class SqlDeadLetters:
         limit: int = 100,
     ) -> Sequence[DeadLetter]:
         def work(c: Connection) -> list[DeadLetter]:
-            query = (
-                _DEAD_LETTERS.where(*_conditions(which))
-                .order_by((outbox.c.seq + 0).desc())  # by the index of stuck rows, not all rows
-                .limit(limit)
-            )
+            lanes = _lanes(c)
+            query = _DEAD_LETTERS.where(*_conditions(which, lanes))
             if before is not None:
                 query = query.where(outbox.c.seq < before)
-            return [_DeadLetterRow._make(row).dead_letter() for row in c.execute(query)]
+            newest = by_stuck_index(query).order_by(outbox.c.seq.desc()).limit(limit)
+            return [_DeadLetterRow._make(row).dead_letter(lanes) for row in c.execute(newest)]
 
         return await self._database.read(work)
 
     async def count(self, which: DeadLetterFilter) -> int:
-        query = (
-            select(func.count())
-            .select_from(outbox)
-            .join(lanes, lanes.c.id == outbox.c.lane)
-            .where(*_conditions(which))
-        )
-        return await self._database.read(lambda c: int(c.execute(query).scalar_one()))
+        def work(c: Connection) -> int:
+            if not (which.ids or which.text):
+                return sum(
+                    rows
+                    for connection, state, cause, rows in stuck_rows(c, ("outbox",))
+                    if which.connection in (None, "", connection)
+                    and which.state in (None, state)
+                    and which.cause in (None, "", cause)
+                )
+            query = select(func.count()).select_from(outbox)
+            query = query.where(*_conditions(which, _lanes(c)))
+            return int(c.execute(by_stuck_index(query)).scalar_one())
+
+        return await self._database.read(work)
 
     async def show(self, id: int) -> DeadLetterDetail | None:
         def work(c: Connection) -> DeadLetterDetail | None:
@@ -130,7 +123,7 @@ class SqlDeadLetters:
                 .where(outbox.c.seq == id)
             ).one_or_none()
             return DeadLetterDetail(
-                _DeadLetterRow._make(row).dead_letter(),
+                _DeadLetterRow._make(row).dead_letter(_lanes(c)),
                 OutboxRow._make(entry).entry(),
                 request_rows.RequestRow._make(sent).request() if sent else None,
             )
@@ -138,16 +131,12 @@ class SqlDeadLetters:
         return await self._database.read(work)
 
     async def entries(self, which: DeadLetterFilter, *, limit: int) -> Sequence[Entry]:
-        query = (
-            select(*COLUMNS)
-            .join(lanes, lanes.c.id == outbox.c.lane)
-            .where(*_conditions(which))
-            .order_by((outbox.c.seq + 0).desc())
-            .limit(limit)
-        )
-        return await self._database.read(
-            lambda c: [OutboxRow._make(row).entry() for row in c.execute(query)]
-        )
+        def work(c: Connection) -> list[Entry]:
+            query = select(*COLUMNS).where(*_conditions(which, _lanes(c)))
+            newest = by_stuck_index(query).order_by(outbox.c.seq.desc()).limit(limit)
+            return [OutboxRow._make(row).entry() for row in c.execute(newest)]
+
+        return await self._database.read(work)
 
     async def retry(
         self, which: DeadLetterFilter, *, after: int = 0, limit: int = 1_000, now: Millis
@@ -178,16 +167,10 @@ class SqlDeadLetters:
         after: int,
         limit: int,
     ) -> tuple[int, int | None]:
-        query = (
-            select(outbox.c.seq)
-            .join(lanes, lanes.c.id == outbox.c.lane)
-            .where(*_conditions(which), condition, outbox.c.seq > after)
-            .order_by(outbox.c.seq + 0)
-            .limit(limit)
-        )
-
         def work(c: Connection) -> tuple[int, int | None]:
-            found = list(c.execute(query).scalars())
+            query = select(outbox.c.seq).where(*_conditions(which, _lanes(c)), condition)
+            page = query.where(outbox.c.seq > after).order_by(outbox.c.seq).limit(limit)
+            found = list(c.execute(by_stuck_index(page)).scalars())
             if not found:
                 return 0, None
             for part in chunks(found):
@@ -197,12 +180,19 @@ class SqlDeadLetters:
         return await self._database.write(work)
 
 
-def _conditions(which: DeadLetterFilter) -> list[ColumnElement[Any]]:
+def _lanes(c: Connection) -> dict[LaneId, LaneRow]:
+    return {row.id: row for row in LaneRow.all(c)}
+
+
+def _conditions(
+    which: DeadLetterFilter, lanes: Mapping[LaneId, LaneRow]
+) -> list[ColumnElement[Any]]:
     found = [is_stuck(outbox) if which.state is None else in_state(which.state)]
     if which.ids:
         found.append(outbox.c.seq.in_(which.ids))
     if which.connection:
-        found.append(lanes.c.connection == which.connection)
+        of = [id for id, lane in lanes.items() if lane.connection == which.connection]
+        found.append(outbox.c.lane.in_(of))
     if which.cause:
         found.append(outbox.c.problem == which.cause)
     if which.text:

@@ -3,7 +3,7 @@ checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, delete, insert, select
 
@@ -57,10 +57,15 @@ class SqlFacts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def usage_since(self, *, since_second: int) -> Sequence[QuotaUsage]:
+    async def usage_since(self, account: str, since: Mapping[str, int]) -> Sequence[QuotaUsage]:
         def work(c: Connection) -> list[QuotaUsage]:
-            query = select(quota_usage).where(quota_usage.c.second >= since_second)
-            return [QuotaUsage(*row) for row in c.execute(query.order_by(quota_usage.c.second))]
+            found = []
+            for endpoint, second in since.items():
+                one = quota_usage.c.account == account, quota_usage.c.endpoint == endpoint
+                query = select(quota_usage).where(*one, quota_usage.c.second >= second)
+                ordered = query.order_by(quota_usage.c.second)
+                found += [QuotaUsage(*row) for row in c.execute(ordered)]
+            return found
 
         return await self._database.read(work)
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from connector.domain.errors import ConfigError, Problem, StoreError
 from connector.domain.records import State
-from connector.store import schema
+from connector.store import counters, schema
 from connector.store.engine_errors import to_store_error
 from connector.store.sql import file_of
 from connector.store.sqlite_file import SqliteFile, missing
@@ -53,10 +53,14 @@ def _check(c: Connection) -> list[str]:
     current = schema.revision_of(c)
     if current != schema.head():
         return [f"{Problem.STORE_SCHEMA}: revision {current}, needed {schema.head()}"]
-    return [
+    wrong_rows = [
         f"{Problem.STORE_DAMAGED}: {table.name}: {count} rows {what}"
         for table, what, wrong in _invariants()
         if (count := c.execute(select(func.count()).select_from(table).where(wrong)).scalar_one())
+    ]
+    return wrong_rows + [
+        f"{Problem.STORE_DAMAGED}: counter {name} of {owner}, {key}: {said}, counted {real}"
+        for name, owner, key, said, real in counters.miscounted(c)
     ]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from connector.domain.errors import StoreError
 from connector.domain.lanes import Millis
 from connector.domain.records import State
+from connector.ports import Pruned
+from connector.store import counters
 from connector.store.admin import retention, vacuum
 from connector.store.database import Database
 
@@ -20,14 +22,22 @@ class SqlMaintenance:
         self._database = database
         self._file = file
 
-    async def prune_records(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-        return await self._database.write(lambda c: retention.prune_records(c, now, keep, limit))
+    async def prune_records(
+        self, *, now: Millis, keep: Mapping[State, int], limit: int, after: int = 0
+    ) -> Pruned:
+        return await self._database.write(
+            lambda c: retention.prune_records(c, now, keep, after, limit)
+        )
 
     async def prune_timeline(self, *, before: Millis, limit: int) -> int:
         return await self._database.write(lambda c: retention.prune_timeline(c, before, limit))
 
     async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
         return await self._database.write(lambda c: retention.clear_bodies(c, before, after, limit))
+
+    async def fold_counters(self) -> None:
+        if self._file is None:
+            await self._database.write(counters.fold)
 
     async def free_pages(self, pages: int) -> int:
         return await self._database.write(lambda c: vacuum.free_pages(c, pages))

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, func, select
 
 from connector.domain.lanes import Lane, LaneId, Millis, QueueName
 from connector.domain.outcomes import Request
 from connector.domain.records import State
 from connector.ports import Backlog
+from connector.store import counters
 from connector.store.admin import requests as request_rows
 from connector.store.admin.lanes import LaneRow
 from connector.store.database import Database
 from connector.store.queues.queue import in_mode, modes_of
 from connector.store.tables import (
     QueueTable,
-    actions,
     actions_queue,
     checkpoints,
     in_state,
-    is_stuck,
+    is_waiting_record,
     lanes,
-    memberships,
     memberships_queue,
     outbox,
     outbox_queue,
-    people,
     profiles,
     profiles_queue,
-    reads,
     reads_queue,
     requests,
 )
@@ -43,19 +41,20 @@ class SqlReports:
 
     async def backlog(self) -> Sequence[Backlog]:
         def work(c: Connection) -> list[Backlog]:
+            counted = {queue: counters.load_queue(c, queue) for queue in _QUEUES}
             found = []
             for row in LaneRow.all(c):
                 lane = row.lane()
-                counts = {state: _count(c, lane, state) for state in _COUNTED}
+                states = counted[lane.lane_kind.queue][lane.id].states
                 found.append(
                     Backlog(
                         lane,
                         row.lane_state(),
-                        ready=counts[State.READY],
-                        claimed=counts[State.CLAIMED],
-                        held=counts[State.HELD],
-                        dead=counts[State.DEAD],
-                        oldest=_oldest(c, lane),
+                        ready=states[State.READY],
+                        claimed=states[State.CLAIMED],
+                        held=states[State.HELD],
+                        dead=states[State.DEAD],
+                        oldest=_oldest(c, lane) if states[State.READY] else None,
                     )
                 )
             return found
@@ -64,51 +63,25 @@ class SqlReports:
 
     async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
         def work(c: Connection) -> list[tuple[str, str, int]]:
-            found: dict[tuple[str, str], int] = {}
-            for table in (outbox, profiles, actions, memberships):
-                keys = (lanes.c.connection, table.c.problem)
-                query = (
-                    select(*keys, func.count())
-                    .join(lanes, lanes.c.id == table.c.lane)
-                    .where(in_state(State.DEAD, table))
-                    .group_by(*keys)
-                )
-                for connection, problem, count in c.execute(query):
-                    key = (connection, problem or "")
-                    found[key] = found.get(key, 0) + count
-            return sorted((*key, count) for key, count in found.items())
+            found: Counter[tuple[str, str]] = Counter()
+            for connection, state, problem, rows in stuck_rows(c, _WITH_CAUSES):
+                if state is State.DEAD:
+                    found[connection, problem] += rows
+            return sorted((*key, rows) for key, rows in found.items())
 
         return await self._database.read(work)
 
     async def people_by_state(self) -> Mapping[tuple[str, str], int]:
-        where = case(
-            (reads.c.gone_at.is_not(None), "gone"),
-            (people.c.email.is_(None), "held"),
-            else_="known",
-        )
-        query = (
-            select(people.c.connection, where, func.count())
-            .join(reads, reads.c.person == people.c.id, isouter=True)
-            .group_by(people.c.connection, where)
-        )
-        return await self._database.read(
-            lambda c: {(connection, state): n for connection, state, n in c.execute(query)}
-        )
+        return await self._database.read(lambda c: counters.load(c, "people"))
 
     async def skipped_people(self) -> Mapping[tuple[str, str], int]:
-        keys = (lanes.c.connection, profiles.c.problem)
-        query = (
-            select(*keys, func.count())
-            .join(lanes, lanes.c.id == profiles.c.lane)
-            .where(is_stuck(profiles))
-            .group_by(*keys)
-        )
-        return await self._database.read(
-            lambda c: {
-                (connection, problem or ""): count
-                for connection, problem, count in c.execute(query)
-            }
-        )
+        def work(c: Connection) -> dict[tuple[str, str], int]:
+            found: Counter[tuple[str, str]] = Counter()
+            for connection, _, problem, rows in stuck_rows(c, ("profiles",)):
+                found[connection, problem] += rows
+            return dict(found)
+
+        return await self._database.read(work)
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         t = checkpoints.c
@@ -164,9 +137,7 @@ class SqlReports:
         return await self._database.read(lambda c: list(c.execute(query).scalars()))
 
 
-_COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)
-
-
+_WITH_CAUSES: tuple[QueueName, ...] = ("outbox", "profiles", "actions", "memberships")
 _QUEUES: Mapping[QueueName, QueueTable] = {
     "outbox": outbox_queue,
     "reads": reads_queue,
@@ -176,25 +147,30 @@ _QUEUES: Mapping[QueueName, QueueTable] = {
 }
 
 
+def stuck_rows(c: Connection, queues: Sequence[QueueName]) -> Iterator[tuple[str, State, str, int]]:
+    """(connection, held or dead, problem code, rows) of each lane of these queues."""
+    connections = {row.id: row.connection for row in LaneRow.all(c)}
+    for queue in queues:
+        for lane, counted in counters.load_queue(c, queue).items():
+            for (state, problem), rows in counted.stuck.items():
+                if connection := connections.get(LaneId(lane)):
+                    yield connection, state, problem, rows
+
+
 def queue_of(lane: Lane) -> QueueTable:
     """The table that a lane claims its entries from."""
     return _QUEUES[lane.lane_kind.queue]
 
 
-def _count(c: Connection, lane: Lane, state: State) -> int:
-    table = queue_of(lane).table
-    query = select(func.count()).select_from(table)
-    return c.execute(query.where(table.c.lane == lane.id, in_state(state, table))).scalar_one()
-
-
 def _oldest(c: Connection, lane: Lane) -> Millis | None:
-    """When the oldest waiting row came to be. Of records the lowest seq counts, which the index of
-    ready rows holds too: a retried record has waited since its receipt, however late it is due."""
+    """When the oldest waiting row came to be. Of records the lowest seq counts: one that is retried
+    has waited since its receipt, however late it is due."""
     source = queue_of(lane)
     table = source.table
     ready = table.c.lane == lane.id, in_state(State.READY, table)
     if source is outbox_queue:
-        first_seq = select(func.min(outbox.c.seq)).where(*ready).scalar_subquery()
+        waiting = outbox.c.lane == lane.id, is_waiting_record()
+        first_seq = select(func.min(outbox.c.seq)).where(*waiting).scalar_subquery()
         return c.execute(select(source.since).where(source.key == first_seq)).scalar_one_or_none()
     first = [
         c.execute(

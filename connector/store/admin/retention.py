@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.records import State
+from connector.ports import Pruned
+from connector.store.queues.outbox_rows import by_stuck_index
 from connector.store.tables import (
     STUCK,
     commands,
     deferred_memberships,
-    in_state,
+    is_stuck,
     journal,
     outbox,
     requests,
@@ -27,28 +29,35 @@ _LOOKBACK = 14 * 86_400_000
 nights leave nothing behind."""
 
 
-def prune_records(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-    """Each state within bounds of its own, so that no kept record is looked at twice: stuck rows
-    by their index, all others by `seq`, which grows with time. The age of what is held, dead or
-    discarded counts from when it became so."""
-    deleted = 0
-    for state, age in keep.items():
-        cutoff = now - age
-        since = func.coalesce(outbox.c.settled_at, outbox.c.received_at)
-        at = since if state in _FROM_SETTLED else outbox.c.received_at
-        query = select(outbox.c.seq).where(in_state(state), at < cutoff)
-        if state is State.HELD:
-            # What waits until its lane sends again is lost by a person's decision only.
-            query = query.where(outbox.c.problem.is_distinct_from(Problem.NOT_LIVE.value))
-        if state in STUCK:
-            query = query.order_by(outbox.c.seq + 0)
-        else:
-            query = query.where(outbox.c.seq <= _last_before(c, cutoff)).order_by(outbox.c.seq)
-        old = query.limit(limit - deleted)
-        deleted += c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
-        if deleted >= limit:
-            break
-    return deleted
+def prune_records(
+    c: Connection, now: Millis, keep: Mapping[State, int], after: int, limit: int
+) -> Pruned:
+    """A range of records by `seq`, which grows with time, so that no kept record is looked at twice
+    in one night; stuck ones by their index. The age of what is held, dead or discarded counts from
+    when it became so."""
+    candidates = select(outbox.c.seq).where(outbox.c.seq > after)
+    if keep.keys() <= set(STUCK):
+        candidates = by_stuck_index(candidates.where(is_stuck(outbox)))
+    else:
+        newest = last_before(c, outbox, now - min(keep.values()))
+        candidates = candidates.where(outbox.c.seq <= newest)
+    page = list(c.execute(candidates.order_by(outbox.c.seq).limit(limit)).scalars())
+    if not page:
+        return Pruned(0, None)
+    seqs = outbox.c.seq > after, outbox.c.seq <= page[-1]
+    old = or_(*(_is_old(state, now - age) for state, age in keep.items()))
+    deleted = c.execute(delete(outbox).where(*seqs, old)).rowcount
+    return Pruned(deleted, page[-1] if len(page) == limit else None)
+
+
+def _is_old(state: State, cutoff: int) -> ColumnElement[bool]:
+    since = func.coalesce(outbox.c.settled_at, outbox.c.received_at)
+    at = since if state in _FROM_SETTLED else outbox.c.received_at
+    old = and_(outbox.c.state == state, at < cutoff)
+    if state is State.HELD:
+        # What waits until its lane sends again is lost by a person's decision only.
+        return and_(old, outbox.c.problem.is_distinct_from(Problem.NOT_LIVE.value))
+    return old
 
 
 def prune_timeline(c: Connection, before: Millis, limit: int) -> int:
@@ -65,8 +74,8 @@ def prune_timeline(c: Connection, before: Millis, limit: int) -> int:
 
 
 def clear_bodies(c: Connection, before: Millis, after: int, limit: int) -> int | None:
-    start = max(after, _last_before(c, before - _LOOKBACK))
-    end = min(start + limit, _last_before(c, before))
+    start = max(after, last_before(c, outbox, before - _LOOKBACK))
+    end = min(start + limit, last_before(c, outbox, before))
     if end <= start:
         return None
     c.execute(
@@ -82,18 +91,21 @@ def clear_bodies(c: Connection, before: Millis, after: int, limit: int) -> int |
     return end
 
 
-def _last_before(c: Connection, at: int) -> int:
-    """The newest seq received before `at`, by bisection: `seq` grows with time, and an index on
-    the time would cost every insert for the sake of one nightly task. Off by the few records that
-    were received at the same time and stored in another order."""
-    low, high = c.execute(select(func.min(outbox.c.seq), func.max(outbox.c.seq))).one()
+def last_before(c: Connection, table: Table, at: int) -> int:
+    """The newest `seq` of `outbox` or `actions` received before `at`, by bisection: `seq` grows
+    with time, and an index on the time would cost every insert for the sake of one nightly task.
+    Off by the few rows that were received at the same time and stored in another order."""
+    # In one SELECT, SQLite would read the whole index for them.
+    low, high = (
+        c.execute(select(bound(table.c.seq))).scalar_one() for bound in (func.min, func.max)
+    )
     if low is None:
         return 0
     low -= 1
     while low < high:
         middle = (low + high + 1) // 2
-        query = select(outbox.c.received_at).where(outbox.c.seq <= middle)
-        newest = c.execute(query.order_by(outbox.c.seq.desc()).limit(1)).scalar()
+        query = select(table.c.received_at).where(table.c.seq <= middle)
+        newest = c.execute(query.order_by(table.c.seq.desc()).limit(1)).scalar()
         if newest is None or newest < at:
             low = middle
         else:

@@ -34,7 +34,6 @@ class _Read(NamedTuple):
 
     state: int | None = None
     view_at: Millis | None = None
-    gone_at: Millis | None = None
     problem: str | None = None
 
 
@@ -94,6 +93,7 @@ def _person(c: Connection, id: int, limit: int) -> PersonState:
     if row is None:
         raise KeyError(id)
     person = PersonRow._make(row)
+    gone_at = c.execute(select(people.c.gone_at).where(people.c.id == id)).scalar_one()
     read_row = c.execute(select(*_READ).where(reads.c.person == id)).one_or_none()
     write_row = c.execute(select(*_WRITE).where(profiles.c.person == id)).one_or_none()
     read, write = _Read(*read_row or ()), _Write(*write_row or ())
@@ -108,7 +108,7 @@ def _person(c: Connection, id: int, limit: int) -> PersonState:
         email=person.email,
         read_state=None if read.state is None else _name(read.state),
         read_at=read.view_at,
-        gone_at=read.gone_at,
+        gone_at=gone_at,
         write_state=None if write.state is None else _name(write.state),
         problem=write.problem or read.problem,
         wanted=orjson.loads(write.wanted),

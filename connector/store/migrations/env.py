@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+from connector.store.counters import install
 from connector.store.tables import metadata
 
 context.configure(
@@ -13,3 +14,4 @@ context.configure(
 )
 with context.begin_transaction():
     context.run_migrations()
+    install(context.get_bind())

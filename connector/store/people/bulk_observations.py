@@ -13,12 +13,16 @@ from sqlalchemy import Connection, func, select
 from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.ports import ListedPerson
+from connector.store.people import people
 from connector.store.people.person_cache import PersonCache
 from connector.store.people.resolution import PersonResolver
 from connector.store.queues import profile_observations
 from connector.store.queues.outbox_append import release_held
 from connector.store.statements import chunks, upsert
 from connector.store.tables import reads
+
+ROWS_PER_TRANSACTION = 50
+"""People that one transaction observes, of 0.9 ms each."""
 
 
 def observe_listed(
@@ -68,11 +72,12 @@ def _save_views(c: Connection, lane: Lane, listed: Mapping[int, ListedPerson]) -
     c.execute(
         statement.on_conflict_do_update(
             index_elements=["person"],
-            set_={"view": new.view, "view_at": new.view_at, "gone_at": None},
+            set_={"view": new.view, "view_at": new.view_at},
             where=func.coalesce(reads.c.view_at, 0) <= new.view_at,
         ),
         rows,
     )
+    people.mark_known(c, list(listed))
 
 
 def _saved_views(

@@ -17,7 +17,7 @@ from connector.domain.memberships import Group, GroupType, Link
 from connector.ports import MembersPage
 from connector.store.tables import groups
 
-_RANGE = 20_000
+_RANGE = 1_000
 """Rows in one transaction of work on a whole group."""
 
 

@@ -28,8 +28,10 @@ _FOLLOWING = (outbox, journal, deferred_memberships)
 def merge(c: Connection, keep: PersonRow, gone: PersonRow, now: Millis) -> PersonRow:
     """Merge `gone` into `keep`; returns the person as they are now. Of two addresses they have the
     one that was seen last. Records that wait for it are released by the caller."""
-    query = select(people.c.id, people.c.seen_at).where(people.c.id.in_([keep.id, gone.id]))
-    seen: dict[int, Millis] = {row.id: row.seen_at for row in c.execute(query)}
+    columns = (people.c.id, people.c.seen_at, people.c.gone_at)
+    query = select(*columns).where(people.c.id.in_([keep.id, gone.id]))
+    rows = {row.id: row for row in c.execute(query)}
+    seen: dict[int, Millis] = {id: row.seen_at for id, row in rows.items()}
     first, second = (gone, keep) if seen[gone.id] > seen[keep.id] else (keep, gone)
     merged = keep._replace(
         platform_id=keep.platform_id or gone.platform_id, email=first.email or second.email
@@ -51,7 +53,9 @@ def merge(c: Connection, keep: PersonRow, gone: PersonRow, now: Millis) -> Perso
         c.execute(update(table).where(table.c.person == gone.id).values(person=keep.id))
     action_identity.move(c, keep.connection, gone.id, keep.id)
     action_identity.mark_releasable(c, keep.connection, [keep.id])
-    _merge_reads(c, keep.id, gone.id, now)
+    if _merge_reads(c, keep.id, gone.id, now):
+        known = {"gone_at": rows[gone.id].gone_at}
+        c.execute(update(people).where(people.c.id == keep.id).values(known))
     profile_merging.merge(c, keep.id, gone.id, now)
     return merged
 
@@ -62,22 +66,23 @@ def survivors(c: Connection, people: list[int]) -> dict[int, int]:
     return {row.person: row.merged_into for row in c.execute(query)}
 
 
-def _merge_reads(c: Connection, keep: int, gone: int, now: Millis) -> None:
-    """One read from two. The answer to a read of `gone` that is in flight is not used: the person
-    is read again."""
+def _merge_reads(c: Connection, keep: int, gone: int, now: Millis) -> bool:
+    """One read from two; whether the last answer was that about `gone`. The answer to a read of
+    `gone` that is in flight is not used: the person is read again."""
     query = select(reads).where(reads.c.person.in_([keep, gone])).with_for_update()
     rows = {row.person: row for row in c.execute(query)}
     old, kept = rows.get(gone), rows.get(keep)
     if old is None:
-        return
+        return False
     if kept is None:
         values: dict[str, Any] = {"person": keep}
         if old.state == State.CLAIMED:
             values |= {"state": State.READY, "claim": None, "due": now}
         c.execute(update(reads).where(reads.c.person == gone).values(values))
-        return
+        return True
     c.execute(delete(reads).where(reads.c.person == gone))
     c.execute(update(reads).where(reads.c.person == keep).values(_merged_read(kept, old, now)))
+    return (old.view_at or 0) > (kept.view_at or 0)
 
 
 def _merged_read(kept: Any, old: Any, now: Millis) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def _merged_read(kept: Any, old: Any, now: Millis) -> dict[str, Any]:
         "requested_at": max(kept.requested_at, old.requested_at),
     }
     if (old.view_at or 0) > (kept.view_at or 0):
-        values |= {"view": old.view, "view_at": old.view_at, "gone_at": old.gone_at}
+        values |= {"view": old.view, "view_at": old.view_at}
     if old.state not in (State.READY, State.CLAIMED):
         return values
     if kept.state == State.CLAIMED:

@@ -13,6 +13,7 @@ from connector.store.people import identifiers
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.tombstones import Identified
 from connector.store.queues import membership_events
+from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, people
 
 
@@ -84,3 +85,16 @@ _RELEASE_EVENTS = (
         state=State.READY, email=_CURRENT_ADDRESS, problem=None, detail="", due=bindparam("now")
     )
 )
+
+
+def mark_gone(c: Connection, ids: Sequence[int], at: Millis) -> None:
+    """The platform no longer knows these people."""
+    for part in chunks(ids):
+        c.execute(update(people).where(people.c.id.in_(part)).values(gone_at=at))
+
+
+def mark_known(c: Connection, ids: Sequence[int]) -> None:
+    """The platform knows these people, also those that it did not know before."""
+    for part in chunks(ids):
+        again = people.c.id.in_(part), people.c.gone_at.is_not(None)
+        c.execute(update(people).where(*again).values(gone_at=None))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from connector.ports import PersonKey
+from connector.store import counters
 from connector.store.database import Database
 from connector.store.tables import people
 
@@ -33,5 +34,6 @@ class SqlPeopleIndex:
         )
 
     async def count(self, connection: str) -> int:
-        query = select(func.count()).where(people.c.connection == connection)
-        return await self._database.read(lambda c: c.execute(query).scalar_one())
+        return await self._database.read(
+            lambda c: sum(counters.load(c, "people", connection).values())
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
 from connector.ports import ActionState, ActionView, Throughput
+from connector.store import counters
 from connector.store.database import Database
 from connector.store.queues.action_state import COLUMNS, ActionRow
 from connector.store.tables import actions, in_state, lanes, requests
@@ -61,29 +63,24 @@ class SqlActionViews:
         return await self._database.read(work)
 
     async def uncertain(self) -> Mapping[str, int]:
-        parked = and_(
-            in_state(State.HELD, actions), actions.c.problem == Problem.ACTION_UNCERTAIN.value
-        )
+        parked = State.HELD, Problem.ACTION_UNCERTAIN.value
 
         def work(c: Connection) -> dict[str, int]:
-            found: dict[str, int] = {}
-            for condition in (parked, _is_ambiguous()):
-                query = (
-                    select(lanes.c.connection, func.count())
-                    .join(actions, actions.c.lane == lanes.c.id)
-                    .where(condition)
-                    .group_by(lanes.c.connection)
-                )
-                for connection, count in c.execute(query):
-                    found[connection] = found.get(connection, 0) + count
-            return found
+            by_lane: Counter[int] = Counter()
+            for lane, counted in counters.load_queue(c, "actions").items():
+                by_lane[lane] += counted.stuck.get(parked, 0)
+            for (lane, _, step), rows in counters.load_steps(c).items():
+                if step is Step.LOOK_UP:
+                    by_lane[lane] += rows
+            query = select(lanes.c.id, lanes.c.connection).where(lanes.c.id.in_(list(by_lane)))
+            found: Counter[str] = Counter()
+            for lane, connection in c.execute(query):
+                found[connection] += by_lane[lane]
+            return {connection: rows for connection, rows in found.items() if rows}
 
         return await self._database.read(work)
 
     async def throughput(self, lane: LaneId, *, now: Millis) -> Throughput:
-        waiting = select(func.count()).where(
-            actions.c.lane == lane, in_state(State.READY, actions), actions.c.step == Step.SEND
-        )
         recent = select(func.count(), func.min(requests.c.sent_at)).where(
             requests.c.lane == lane, requests.c.sent_at > now - 60_000
         )
@@ -91,7 +88,8 @@ class SqlActionViews:
         def work(c: Connection) -> Throughput:
             sent, first = c.execute(recent).one()
             seconds = max(1.0, (now - first) / 1000) if sent else 1.0
-            return Throughput(c.execute(waiting).scalar_one(), sent / seconds)
+            waiting = counters.load_steps(c)[lane, State.READY, Step.SEND]
+            return Throughput(waiting, sent / seconds)
 
         return await self._database.read(work)
 

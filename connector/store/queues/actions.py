@@ -14,6 +14,7 @@ from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import Held, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
 from connector.ports import IdentifiedAction, PersonKey, ReadyCounts, RetryPolicy
+from connector.store.admin.retention import last_before
 from connector.store.database import Database
 from connector.store.people import identifiers, tombstones
 from connector.store.people.identifiers import PersonRow
@@ -35,7 +36,9 @@ class SqlActionQueue(queue.SqlQueue):
             lambda c: queue.ready(c, actions_queue, lane, now, limit, batch_only=(_NO_EARLIER,))
         )
 
-    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+    def _claim_entries(
+        self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
+    ) -> list[Entry]:
         looks_up = spec.mode is DeliveryMode.SINGLE
         found = queue.claim(
             c,
@@ -87,16 +90,18 @@ class SqlActionQueue(queue.SqlQueue):
         return await self._database.write(lambda c: _identify(c, lane.connection, id, email))
 
     async def prune(self, *, before: Millis, limit: int) -> int:
-        old = (
-            select(actions.c.seq)
-            .where(
-                actions.c.received_at < before,
-                actions.c.state.in_((State.ACCEPTED, State.SKIPPED, State.DEAD, State.DISCARDED)),
-            )
-            .limit(limit)
-        )
-        statement = delete(actions).where(actions.c.seq.in_(old))
-        return await self._database.write(lambda c: c.execute(statement).rowcount)
+        ended = actions.c.state.in_((State.ACCEPTED, State.SKIPPED, State.DEAD, State.DISCARDED))
+
+        def work(c: Connection) -> int:
+            newest = last_before(c, actions, before)
+            old = select(actions.c.seq).where(actions.c.seq <= newest, ended)
+            page = old.where(actions.c.received_at < before).order_by(actions.c.seq).limit(limit)
+            found = list(c.execute(page).scalars())
+            if found:
+                c.execute(delete(actions).where(actions.c.seq.in_(found)))
+            return len(found)
+
+        return await self._database.write(work)
 
 
 _earlier = actions.alias("earlier")

@@ -11,7 +11,7 @@ from connector.domain.lanes import Lane, Millis
 from connector.domain.memberships import Group, Link
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
-from connector.store.queues.membership_rows import held_for, requeue
+from connector.store.queues.membership_rows import requeue_held
 from connector.store.tables import groups, memberships, source_members
 
 
@@ -36,8 +36,8 @@ class SqlMemberGroups:
 
     async def set_remote_id(self, group: int, remote_id: str, title: str, *, now: Millis) -> None:
         await self._change(group, remote_id=remote_id, title=title)
-        of_target = memberships.c.target == group
-        await requeue(self._database, now, of_target, held_for(Problem.KLAVIYO_TARGET))
+        row = await self._database.read(lambda c: group_rows.get(c, group))
+        await requeue_held(self._database, now, row.lane, group, Problem.KLAVIYO_TARGET)
 
     async def clear_remote_id(self, group: int) -> None:
         await self._change(group, remote_id=None)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Millis
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
@@ -22,7 +22,7 @@ ROWS: Select[Any] = select(
     *((groups.c if name in _OF_TARGET else _M)[name] for name in MembershipRow._fields)
 ).join(groups, groups.c.id == _M.target)
 """Columns of a MembershipRow."""
-_BATCH = 1_000
+_BATCH = 500
 """Rows that one transaction of `requeue` writes."""
 
 
@@ -45,15 +45,16 @@ def save(c: Connection, changes: Iterable[dict[str, Any]]) -> None:
 
 
 async def requeue(database: Database, now: Millis, *conditions: ColumnElement[bool]) -> int:
-    """Rows that meet the conditions get their next change, unless they are in flight; returns how
-    many rows there were."""
+    """Rows at rest that meet the conditions get their next change; returns how many rows there
+    were. The conditions name one state of one lane, and the problem where the state has one: an
+    index then has the rows in the order of their ids."""
     total, after = 0, 0
     while True:
 
         def part(c: Connection, after: int = after) -> list[int]:
             query = select(_M.id).where(*conditions, _M.id > after).order_by(_M.id).limit(_BATCH)
             ids = list(c.execute(query).scalars())
-            at_rest = [row for row in lock(c, _M.id.in_(ids)) if row.state != State.CLAIMED]
+            at_rest = lock(c, _M.id.in_(ids), *conditions)
             save(c, [with_next_change(row, now, priority=row.priority) for row in at_rest])
             return ids
 
@@ -86,6 +87,28 @@ async def in_ranges(
         if end is None:
             return total
         after = end
+
+
+async def requeue_stuck(
+    database: Database, now: Millis, lane: LaneId, state: State, *conditions: ColumnElement[bool]
+) -> int:
+    """`requeue` of what is held or dead for any problem."""
+    stuck = _M.lane == lane, in_state(state, memberships), *conditions
+    problems = await database.read(
+        lambda c: list(c.execute(select(_M.problem).where(*stuck).distinct()).scalars())
+    )
+    total = 0
+    for problem in problems:
+        total += await requeue(database, now, *stuck, _M.problem == problem)
+    return total
+
+
+async def requeue_held(
+    database: Database, now: Millis, lane: LaneId, target: int, problem: Problem
+) -> int:
+    """`requeue` of what a target holds for this problem."""
+    of_target = _M.lane == lane, _M.target == target
+    return await requeue(database, now, *of_target, held_for(problem))
 
 
 def held_for(problem: Problem) -> ColumnElement[bool]:

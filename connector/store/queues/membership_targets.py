@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import fields
+
+from sqlalchemy import ColumnElement, Connection
 
 from connector.domain.approvals import FIRST_SYNC
 from connector.domain.errors import Problem
-from connector.domain.lanes import Millis
-from connector.domain.records import State
+from connector.domain.lanes import LaneId, Millis
 from connector.ports import MembershipCounts
+from connector.store import counters
 from connector.store.admin import approvals
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.people.groups import GroupRow
 from connector.store.queues import membership_changes as changes
-from connector.store.queues.membership_rows import held_for, in_ranges, requeue
-from connector.store.queues.membership_state import IN, OUT
+from connector.store.queues.membership_rows import in_ranges, requeue_held
 from connector.store.tables import memberships
 
 _M = memberships.c
@@ -28,13 +31,13 @@ class SqlTargetMembers:
         self._database = database
 
     async def enable_writes(self, target: int, *, now: Millis) -> int:
-        def work(c: Connection) -> None:
+        def work(c: Connection) -> LaneId:
             group = group_rows.change(c, target, writes_enabled=1)
             approvals.close(c, group.connection, FIRST_SYNC, group.name)
+            return group_rows.get(c, target).lane
 
-        await self._database.write(work)
-        of_target = _M.target == target
-        return await requeue(self._database, now, of_target, held_for(Problem.FIRST_SYNC))
+        lane = await self._database.write(work)
+        return await requeue_held(self._database, now, lane, target, Problem.FIRST_SYNC)
 
     async def find_manual_removals(self, target: int, *, re_add: bool, now: Millis) -> int:
         def work(c: Connection, row: GroupRow, where: ColumnElement[bool]) -> int:
@@ -55,18 +58,22 @@ class SqlTargetMembers:
         return await in_ranges(self._database, target, work)
 
     async def counts(self, target: int) -> MembershipCounts:
-        wanted, actual = _M.wanted == IN, _M.confirmed == IN
-        conditions = {
-            "wanted": wanted,
-            "actual": actual,
-            "matching": and_(wanted, actual),
-            "pending": _M.state.in_((State.READY, State.CLAIMED)),
-            "unconfirmed": _M.unconfirmed == 1,
-            "removed": held_for(Problem.REMOVED_BY_HAND),
-            "foreign": and_(actual, _M.wanted == OUT, _M.added_by_us == 0),
+        return await self._database.read(lambda c: _counts(counters.load_members(c, target)))
+
+
+def _counts(members: Mapping[tuple[str, ...], int]) -> MembershipCounts:
+    """`members`: see connector.store.counters.load_members."""
+    found = Counter[str]()
+    for (wanted, confirmed, added_by_us, unconfirmed, also), rows in members.items():
+        here, there = wanted == "1", confirmed == "1"
+        kinds = {
+            "wanted": here,
+            "actual": there,
+            "matching": here and there,
+            "pending": also == "waiting",
+            "unconfirmed": unconfirmed == "1",
+            "removed": also == "removed",
+            "foreign": there and not here and added_by_us == "0",
         }
-        columns = [func.count().filter(where).label(name) for name, where in conditions.items()]
-        query = select(*columns).where(_M.target == target)
-        return await self._database.read(
-            lambda c: MembershipCounts(**c.execute(query).mappings().one())
-        )
+        found.update({kind: rows for kind, applies in kinds.items() if applies})
+    return MembershipCounts(**{field.name: found[field.name] for field in fields(MembershipCounts)})

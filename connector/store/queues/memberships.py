@@ -19,7 +19,13 @@ from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.queues import queue
-from connector.store.queues.membership_rows import ROWS, lock, requeue, save
+from connector.store.queues.membership_rows import (
+    ROWS,
+    lock,
+    requeue,
+    requeue_stuck,
+    save,
+)
 from connector.store.queues.membership_state import (
     IN,
     NO_HORIZON,
@@ -29,7 +35,14 @@ from connector.store.queues.membership_state import (
 )
 from connector.store.queues.receipts import ReceiptedQueue, is_joining_list
 from connector.store.statements import chunks
-from connector.store.tables import groups, in_state, memberships, memberships_queue, profiles
+from connector.store.tables import (
+    STUCK,
+    groups,
+    in_state,
+    memberships,
+    memberships_queue,
+    profiles,
+)
 
 _M = memberships.c
 _RECHECK_AFTER = 1_000
@@ -53,14 +66,26 @@ class SqlMembershipQueue(ReceiptedQueue):
         return replace(found, next_due=due)
 
     async def requeue(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
-        in_states = _M.state.in_([int(state) for state in states])
-        return await requeue(self._database, now, _M.lane == lane, in_states)
+        total = 0
+        for state in states:
+            if state in STUCK:
+                total += await requeue_stuck(self._database, now, lane, state)
+            else:
+                at_rest = _M.lane == lane, in_state(state, memberships)
+                total += await requeue(self._database, now, *at_rest)
+        return total
 
-    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+    def _claim_entries(
+        self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
+    ) -> list[Entry]:
         """Changes of one target, those that wait longest first."""
         free = () if spec.mode is DeliveryMode.SINGLE else _not_in_flight()
         conditions = (*free, _target_is_known())
-        target = _first_target(c, spec, conditions)
+        if before:
+            same = select(_M.target).where(_M.id == before[0].seq)
+            target: int | None = c.execute(same).scalar()
+        else:
+            target = _first_target(c, spec, conditions)
         if target is None:
             return []
         rows = queue.claim(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from sqlalchemy import Select
+
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Millis, Suppression
 from connector.domain.outcomes import Ambiguous, Dead, Held, Outcome, Retry, Skipped, Unsent
@@ -51,6 +53,12 @@ class OutboxRow(NamedTuple):
             failing_since=self.failing_since,
             suppressed=self.suppressed,
         )
+
+
+def by_stuck_index(query: Select[Any]) -> Select[Any]:
+    """The query, which has the condition of stuck rows, in the order of `seq` by their index:
+    SQLite would walk all rows."""
+    return query.with_hint(outbox, "INDEXED BY outbox_stuck_by_seq", "sqlite")
 
 
 COLUMNS = tuple(outbox.c[name] for name in OutboxRow._fields)

@@ -21,7 +21,7 @@ from connector.store.tables import in_state, profiles, unset_fields
 _U = unset_fields.c
 _ALL = ""
 """The row whose `writes` counts all writes of the lane. Those of a field are counted from there."""
-_BATCH = 5_000
+_BATCH = 1_000
 _SEPARATOR = ", "
 
 

@@ -14,7 +14,6 @@ from sqlalchemy import (
     and_,
     case,
     exists,
-    func,
     insert,
     literal,
     select,
@@ -28,6 +27,7 @@ from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Dead, Outcome
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts, RetryPolicy
+from connector.store import counters
 from connector.store.database import Database
 from connector.store.queues import profile_merging, profile_rows, profile_unsets, queue
 from connector.store.queues.profile_addresses import is_in_flight, transfer_address
@@ -46,7 +46,7 @@ _RECHECK_AFTER_MS = 1_000
 _EVENT_LEAVES_WITHIN_MS = 2_000
 _CLAIMS = 50
 """How often one transaction claims, while it finds only people who are held."""
-_SHADOW_BATCH = 5_000
+_SHADOW_BATCH = 1_000
 """People that one transaction of `end_shadow` makes ready."""
 
 
@@ -111,8 +111,8 @@ class SqlProfiles(ReceiptedQueue):
             after = found[-1]
 
     async def count_outdated(self, lane: LaneId, mapping: str) -> int:
-        query = select(func.count()).where(profiles.c.lane == lane, profiles.c.mapping != mapping)
-        return await self._database.read(lambda c: c.execute(query).scalar_one())
+        found = await self._database.read(lambda c: counters.load(c, "mappings", lane))
+        return sum(rows for (_, version), rows in found.items() if version != mapping)
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         """Ready rows may not be claimable: while an event of the person is or may be in flight, or
@@ -127,7 +127,9 @@ class SqlProfiles(ReceiptedQueue):
 
     # ── claim and settle ─────────────────────────────────────────────────────────────────────────
 
-    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+    def _claim_entries(
+        self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
+    ) -> list[Entry]:
         """People with nothing to write but what waits for approval are held on the way."""
         addresses: set[str] = set()
         held = profile_unsets.held_fields(c, spec.lane)

@@ -26,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 
-from connector.domain.errors import Problem
+from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
@@ -37,9 +37,12 @@ from connector.store.database import Database
 from connector.store.tables import (
     QueueTable,
     in_state,
+    is_retrying,
 )
 
 Condition = ColumnElement[bool]
+_EXTENDED = 1_000
+"""Rows of one transaction of `extend`."""
 
 
 def ready(
@@ -168,18 +171,19 @@ def _evaluated_once(c: Connection, keys: Select[Any]) -> Select[Any]:
     return select(*found.c)
 
 
-def extend(c: Connection, source: QueueTable, lane: LaneId, pause: int) -> int:
-    """Move `failing_since` of a lane's rows by `pause` ms; how many were retrying."""
-    table = source.table
-    return c.execute(
-        update(table)
-        .where(
-            table.c.lane == lane,
-            in_state(State.READY, table),
-            table.c.failing_since.is_not(None),
-        )
-        .values(failing_since=table.c.failing_since + pause)
-    ).rowcount
+def extend(
+    c: Connection, source: QueueTable, lane: LaneId, pause: int, after: int
+) -> tuple[int, int | None]:
+    """Move `failing_since` of a lane's rows by `pause` ms, a part of the rows at a time; how many
+    were retrying, and the key to continue after."""
+    table, key = source.table, source.key
+    retrying = table.c.lane == lane, is_retrying(table), key > after
+    found = list(c.execute(select(key).where(*retrying).order_by(key).limit(_EXTENDED)).scalars())
+    if not found:
+        return 0, None
+    part = update(table).where(*retrying, key <= found[-1])
+    changed = c.execute(part.values(failing_since=table.c.failing_since + pause)).rowcount
+    return changed, found[-1] if len(found) == _EXTENDED else None
 
 
 RESET = {"claim": None, "problem": None, "detail": "", "settled_at": None}
@@ -239,9 +243,16 @@ class SqlQueue(ABC):
         self._database = database
         self._source = source
 
+    rows_per_transaction = 250
+    """Rows that one transaction claims or settles, so that it holds the writer for 50 ms at most:
+    a claim of ten thousand takes many."""
+
     @abstractmethod
-    def _claim_entries(self, c: Connection, spec: ClaimSpec) -> list[Entry]:
-        """Claim rows under `spec.token` and make entries of them."""
+    def _claim_entries(
+        self, c: Connection, spec: ClaimSpec, before: Sequence[Entry]
+    ) -> list[Entry]:
+        """Claim rows under `spec.token` and make entries of them. `before` are those that the claim
+        has already."""
 
     @abstractmethod
     def _settle(
@@ -279,15 +290,29 @@ class SqlQueue(ABC):
         token: int | None = None,
     ) -> Claim | None:
         token = secrets.randbits(62) if token is None else token
-        spec = ClaimSpec(lane.id, token, now, limit, mode, mapping, backfill)
+        entries: list[Entry] = []
+        while len(entries) < limit:
+            most = min(self.rows_per_transaction, limit - len(entries))
+            spec = ClaimSpec(lane.id, token, now, most, mode, mapping, backfill)
 
-        def work(c: Connection) -> Claim | None:
-            leases.require_lease(c, fence, now)
-            facts.add_quota_usage(c, usage)
-            entries = self._claim_entries(c, spec)
-            return Claim(spec.token, lane, entries) if entries else None
+            def part(
+                c: Connection, spec: ClaimSpec = spec, before: Sequence[Entry] = tuple(entries)
+            ) -> list[Entry]:
+                leases.require_lease(c, fence, now)
+                if not before:
+                    facts.add_quota_usage(c, usage)
+                return self._claim_entries(c, spec, before)
 
-        return await self._database.write(work)
+            try:
+                found = await self._database.write(part)
+            except StoreError as error:
+                if error.problem is Problem.STORE_HELD and entries:
+                    break  # the caller looks at its lease again before it sends them
+                raise
+            entries += found
+            if len(found) < most:
+                break
+        return Claim(token, lane, entries) if entries else None
 
     async def settle(
         self,
@@ -298,11 +323,17 @@ class SqlQueue(ABC):
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
     ) -> int:
-        def work(c: Connection) -> int:
-            request_rows.save(c, claim.lane.id, requests)
-            return self._settle(c, claim, outcomes, now, policy)
+        changed = 0
+        for start in range(0, max(len(outcomes), 1), self.rows_per_transaction):
 
-        return await self._database.write(work)
+            def part(c: Connection, start: int = start) -> int:
+                if start == 0:
+                    request_rows.save(c, claim.lane.id, requests)
+                these = outcomes[start : start + self.rows_per_transaction]
+                return self._settle(c, claim, these, now, policy)
+
+            changed += await self._database.write(part)
+        return changed
 
     async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
         def work(c: Connection) -> int:
@@ -314,4 +345,14 @@ class SqlQueue(ABC):
         return await self._database.write(work)
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
-        return await self._database.write(lambda c: extend(c, self._source, lane, pause))
+        total, after = 0, 0
+        while True:
+
+            def part(c: Connection, after: int = after) -> tuple[int, int | None]:
+                return extend(c, self._source, lane, pause, after)
+
+            changed, more = await self._database.write(part)
+            total += changed
+            if more is None:
+                return total
+            after = more

@@ -114,7 +114,6 @@ def _after_answer(row: ReadRow, outcome: Observed | Gone, now: Millis) -> Values
         "failing_since": None,
         "problem": None,
         "detail": "",
-        "gone_at": now if isinstance(outcome, Gone) else None,
     }
     if isinstance(outcome, Observed):
         values |= {

@@ -15,19 +15,26 @@ from connector.ports import FreshView, ListedPerson, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations, identifiers, merging, observed_people
+from connector.store.people import people as people_rows
 from connector.store.queues import profile_observations, queue, read_requests, read_rows
 from connector.store.queues.receipts import is_joining_list
 from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, profiles, reads, reads_queue
 
+OBSERVED = bulk_observations.ROWS_PER_TRANSACTION
+
 
 class SqlReads(queue.SqlQueue):
     """connector.ports.Reads."""
 
+    rows_per_transaction = OBSERVED
+
     def __init__(self, database: Database) -> None:
         super().__init__(database, reads_queue)
 
-    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+    def _claim_entries(
+        self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
+    ) -> list[Entry]:
         sent = {"sent_at": spec.now}
         found = queue.claim(c, reads_queue, spec, values=sent, returning=read_rows.COLUMNS)
         rows = [read_rows.ReadRow._make(row) for row in found]
@@ -58,6 +65,8 @@ class SqlReads(queue.SqlQueue):
             now,
         )
         gone = {o.seq: o.on_leave for o in current if isinstance(o, Gone)}
+        people_rows.mark_known(c, [o.seq for o in current if isinstance(o, Observed)])
+        people_rows.mark_gone(c, list(gone), now)
         if observed:
             profile_observations.observe(c, observed, now=now)
         if gone:
@@ -101,12 +110,22 @@ class SqlReads(queue.SqlQueue):
         now: Millis,
         checkpoint: Checkpoint | None = None,
     ) -> Sequence[int]:
-        def work(c: Connection) -> list[int]:
-            if checkpoint:
-                facts.save_checkpoint(c, lane.connection, checkpoint, now)
-            return bulk_observations.observe_listed(c, lane, listed, now=now)
+        people: list[int] = []
+        for start in range(0, max(len(listed), 1), OBSERVED):
+            part = listed[start : start + OBSERVED]
+            cursor = checkpoint if start + OBSERVED >= len(listed) else None
 
-        return await self._database.write(work)
+            def work(
+                c: Connection,
+                part: Sequence[ListedPerson] = part,
+                cursor: Checkpoint | None = cursor,
+            ) -> list[int]:
+                if cursor:
+                    facts.save_checkpoint(c, lane.connection, cursor, now)
+                return bulk_observations.observe_listed(c, lane, part, now=now)
+
+            people += await self._database.write(work)
+        return people
 
     async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         def work(c: Connection) -> dict[int, FreshView]:

@@ -16,9 +16,6 @@ from connector.store.database import Database
 from connector.store.queues.queue import SqlQueue
 from connector.store.tables import QueueTable, in_state, memberships, profiles
 
-_BATCH = 1_000
-"""Rows in one transaction, so that a job of ten thousand does not block the writer."""
-
 
 def is_joining_list(address: Column[Any]) -> ColumnElement[bool]:
     """Whether a write that adds this address to a list is in flight: an import job holds it."""
@@ -91,12 +88,15 @@ class ReceiptedQueue(SqlQueue):
     async def _in_batches(
         self, lane: LaneId, receipt: str, work: Callable[[Connection, Sequence[Any]], None]
     ) -> int:
-        """A thousand rows at a time, so that a job of ten thousand does not block the writer."""
         total = 0
         while True:
 
             def part(c: Connection) -> int:
-                query = self._rows_of_receipt(lane, receipt).limit(1_000).with_for_update()
+                query = (
+                    self._rows_of_receipt(lane, receipt)
+                    .limit(self.rows_per_transaction)
+                    .with_for_update()
+                )
                 rows = list(c.execute(query))
                 if rows:
                     work(c, rows)
@@ -104,7 +104,7 @@ class ReceiptedQueue(SqlQueue):
 
             count = await self._database.write(part)
             total += count
-            if count < 1_000:
+            if count < self.rows_per_transaction:
                 return total
 
     async def open_jobs(self) -> set[str]:

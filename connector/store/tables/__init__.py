@@ -20,6 +20,7 @@ from connector.store.tables.admin import (
     throughput,
 )
 from connector.store.tables.columns import metadata
+from connector.store.tables.counts import counts
 from connector.store.tables.people import (
     deferred_memberships,
     groups,
@@ -48,7 +49,14 @@ from connector.store.tables.queues import (
 )
 from connector.store.tables.secrets import authorizations, secrets
 from connector.store.tables.settings import audit, settings
-from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
+from connector.store.tables.states import (
+    STUCK,
+    TableOrAlias,
+    in_state,
+    is_retrying,
+    is_stuck,
+    is_waiting_record,
+)
 
 __all__ = [
     "STUCK",
@@ -63,11 +71,14 @@ __all__ = [
     "backfills",
     "checkpoints",
     "commands",
+    "counts",
     "deferred_memberships",
     "groups",
     "identifiers",
     "in_state",
+    "is_retrying",
     "is_stuck",
+    "is_waiting_record",
     "journal",
     "lanes",
     "leases",

@@ -52,7 +52,8 @@ class Commands(SQLModel, table=True):
 
     __tablename__ = "commands"
     __table_args__ = (
-        partial_index("commands_open", "id", where="claimed_at IS NULL"),
+        partial_index("commands_open", "id", where="done_at IS NULL"),
+        Index("commands_by_end", "done_at"),
         Index("commands_by_idempotency_key", "idempotency_key", unique=True),
     )
 

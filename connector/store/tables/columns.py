@@ -38,6 +38,18 @@ def ready_index(table: str, key: str, mode: str | None) -> Index:
     return partial_index(f"{table}_ready", *columns, where="state = 0")
 
 
+WAITING = "state = 0 AND seq > 0"
+"""The condition of the index that has the oldest record of a lane first. Every `seq` is positive:
+saying so keeps planners from using the index for claims."""
+RETRYING = "state = 0 AND failing_since IS NOT NULL"
+"""The condition of `retrying_index`, without the table's name."""
+
+
+def retrying_index(table: str, key: str) -> Index:
+    """What is ready to be tried again."""
+    return partial_index(f"{table}_retrying", "lane", key, where=RETRYING)
+
+
 def claimed_index(table: str) -> Index:
     """What a claim holds."""
     return partial_index(f"{table}_claimed", "claim", where="state = 1")

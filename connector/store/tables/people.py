@@ -10,8 +10,9 @@ from connector.store.tables.columns import RowId, metadata, partial_index
 
 class People(SQLModel, table=True):
     """People seen on a connection. `platform_id` is the id that they are read by, None while only
-    an address is known; `email` is the address that they have now. Both are `identifiers` too. The
-    number of a person who was merged or erased is not used again."""
+    an address is known; `email` is the address that they have now. Both are `identifiers` too.
+    `gone_at`: the platform no longer knows the person, according to the last read. The number of a
+    person who was merged or erased is not used again."""
 
     __tablename__ = "people"
     __table_args__ = (
@@ -24,6 +25,7 @@ class People(SQLModel, table=True):
     platform_id: str | None = Field(default=None, sa_type=Text)
     email: str | None = Field(default=None, sa_type=Text)
     seen_at: int = Field(sa_type=BigInteger)
+    gone_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class Identifiers(SQLModel, table=True):

@@ -9,12 +9,14 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInt
 from sqlmodel import Field, SQLModel
 
 from connector.store.tables.columns import (
+    WAITING,
     QueueColumns,
     RowId,
     claimed_index,
     metadata,
     partial_index,
     ready_index,
+    retrying_index,
     stuck_index,
 )
 
@@ -32,8 +34,13 @@ class Outbox(QueueColumns, table=True):
     __table_args__ = (
         Index("outbox_by_digest", "digest", unique=True),
         ready_index("outbox", "seq", "delivery_mode"),
+        partial_index("outbox_waiting", "lane", "seq", where=WAITING),
+        retrying_index("outbox", "seq"),
         claimed_index("outbox"),
         stuck_index("outbox", "seq"),
+        partial_index(
+            "outbox_stuck_by_seq", "seq", "lane", "state", "problem", where="state IN (4, 5)"
+        ),
         Index("outbox_by_person", "person", "seq"),
     )
 
@@ -67,6 +74,7 @@ class Reads(QueueColumns, table=True):
         ready_index("reads", "person", None),
         stuck_index("reads", "person"),
         claimed_index("reads"),
+        retrying_index("reads", "person"),
         partial_index("reads_of_backfill", "backfill", where="backfill IS NOT NULL"),
     )
 
@@ -75,7 +83,6 @@ class Reads(QueueColumns, table=True):
     sent_at: int = Field(default=0, sa_type=BigInteger)
     view: bytes | None = Field(default=None, sa_type=LargeBinary)
     view_at: int | None = Field(default=None, sa_type=BigInteger)
-    gone_at: int | None = Field(default=None, sa_type=BigInteger)
     refetch: int = Field(default=0, sa_type=SmallInteger)
     backfill: int | None = Field(default=None, sa_type=RowId)
 
@@ -95,6 +102,7 @@ class Profiles(QueueColumns, table=True):
     __table_args__ = (
         ready_index("profiles", "person", "write_mode"),
         claimed_index("profiles"),
+        retrying_index("profiles", "person"),
         stuck_index("profiles", "person"),
         partial_index("profiles_skipped", "lane", "person", where="state = 3"),
         Index("profiles_by_address", "address"),
@@ -135,9 +143,11 @@ class Memberships(QueueColumns, table=True):
     __table_args__ = (
         Index("memberships_by_email", "target", "email", unique=True),
         ready_index("memberships", "id", "change"),
+        retrying_index("memberships", "id"),
         partial_index("memberships_in_flight", "lane", "receipt", "id", where="state = 1"),
         partial_index("memberships_by_address", "address", where="state = 1"),
         stuck_index("memberships", "id"),
+        partial_index("memberships_skipped", "lane", "id", where="state = 3"),
     )
 
     id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
@@ -179,6 +189,7 @@ class Actions(QueueColumns, table=True):
         ready_index("actions", "seq", "step"),
         partial_index("actions_unsent", "person_key", "seq", where="state IN (0, 1) AND step = 0"),
         claimed_index("actions"),
+        retrying_index("actions", "seq"),
         stuck_index("actions", "seq"),
         Index("actions_by_person_key", "person_key", "counted_at"),
         Index("actions_by_time", "lane", "counted_at"),

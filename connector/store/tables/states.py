@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Table, and_, literal_column
 from sqlalchemy.sql.selectable import NamedFromClause
 
 from connector.domain.records import State
+from connector.store.tables.columns import RETRYING, WAITING
 from connector.store.tables.queues import outbox
 
 STUCK = (State.HELD, State.DEAD)
@@ -17,6 +18,16 @@ TableOrAlias = Table | NamedFromClause
 def is_stuck(table: TableOrAlias) -> ColumnElement[Any]:
     """Held or dead."""
     return literal_column(f"{table.name}.state IN (4, 5)")
+
+
+def is_waiting_record() -> ColumnElement[Any]:
+    """A record that is ready, by the index that has the oldest first."""
+    return literal_column(f"outbox.{WAITING}")
+
+
+def is_retrying(table: TableOrAlias) -> ColumnElement[Any]:
+    """Ready to be tried again."""
+    return literal_column(f"{table.name}.{RETRYING}")
 
 
 def in_state(state: State, table: TableOrAlias = outbox) -> ColumnElement[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -392,6 +393,17 @@ class StoreContract:
             seqs[2],
         )
 
+    async def _pruned(self, store: Store, now: Millis, keep: Mapping[State, int]) -> int:
+        """How many records one night deletes, two at a time."""
+        deleted, after = 0, 0
+        while True:
+            part = await store.maintenance.prune_records(now=now, keep=keep, limit=2, after=after)
+            deleted += part.deleted
+            if part.after is None:
+                return deleted
+            assert part.after > after
+            after = part.after
+
     async def test_retention_prunes_only_old_records_of_the_given_states(
         self, store: Store
     ) -> None:
@@ -403,13 +415,9 @@ class StoreContract:
         a, b = (e.seq for e in claim.entries)
         await self._settle(store, claim, Accepted(a, "r"), Dead(b, Problem.KLAVIYO_REFUSED))
         keep = {State.ACCEPTED: 1000}
-        assert (
-            await store.maintenance.prune_records(now=Millis(NOW + 1000), keep=keep, limit=10) == 0
-        )
+        assert await self._pruned(store, Millis(NOW + 1000), keep) == 0
         assert await store.outbox.append([page(lane, record("a"))]) == [Appended(0, 1)]
-        assert (
-            await store.maintenance.prune_records(now=Millis(NOW + 1001), keep=keep, limit=10) == 1
-        )
+        assert await self._pruned(store, Millis(NOW + 1001), keep) == 1
         assert await store.outbox.append([page(lane, record("a"))]) == [Appended(1, 0)]
         assert await store.outbox.append([page(lane, record("b"), record("waits"))]) == [
             Appended(0, 2)
@@ -434,7 +442,7 @@ class StoreContract:
         )
         keep = {State.HELD: 1000}
         late = Millis(NOW + 5_000)
-        assert await store.maintenance.prune_records(now=late, keep=keep, limit=10) == 1
+        assert await self._pruned(store, late, keep) == 1
         assert await store.outbox.release_waiting(lane.id, now=late) == 1
         assert await store.outbox.release_waiting(lane.id, now=late) == 0
         claim = await take(store, lane, fence, at=late)
@@ -462,8 +470,7 @@ class StoreContract:
         keep = dict.fromkeys((State.DEAD, State.HELD, State.DISCARDED), 1_000)
         for after, pruned in ((1_000, 0), (1_001, 3)):
             now = Millis(late + after)
-            found = await store.maintenance.prune_records(now=now, keep=keep, limit=10)
-            assert found == pruned
+            assert await self._pruned(store, now, keep) == pruned
 
     async def test_the_timeline_is_pruned_before_the_ids(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
@@ -499,9 +506,16 @@ class StoreContract:
             is None
         )
         await store.facts.save_usage([QuotaUsage("acc", "events", 100, 1)])
-        await store.facts.save_usage([QuotaUsage("acc", "events", 99, 1)])
-        assert await store.facts.usage_since(since_second=100) == [
-            QuotaUsage("acc", "events", 100, 3)
+        others = [
+            QuotaUsage("acc", "events", 99, 1),
+            QuotaUsage("acc", "lists", 99, 4),
+            QuotaUsage("acc", "tags", 100, 5),
+            QuotaUsage("other", "events", 100, 6),
+        ]
+        await store.facts.save_usage(others)
+        assert await store.facts.usage_since("acc", {"events": 100, "lists": 99}) == [
+            QuotaUsage("acc", "events", 100, 3),
+            QuotaUsage("acc", "lists", 99, 4),
         ]
 
     async def test_facts_are_stored(self, store: Store) -> None:

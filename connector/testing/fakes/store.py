@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 from connector.domain.errors import Problem, StoreError
+from connector.store import counters
 from connector.store.engine_errors import store_errors
 from connector.store.sql import SqlStore, store_on
 from connector.store.sqlite import Work, sqlite_engine
@@ -26,13 +27,15 @@ class _Template:
     def __init__(self) -> None:
         self._engine = sqlite_engine("sqlite://")
         metadata.create_all(self._engine)
-        self._pages = _raw(self._engine)
+        with self._engine.begin() as connection:
+            counters.install(connection)
+        self.pages = _raw(self._engine)
         self._compiled: dict[Any, Any] = {}
 
     def copy(self) -> Engine:
         engine = Engine(self._engine.pool.recreate(), self._engine.dialect, self._engine.url)
         engine.update_execution_options(compiled_cache=self._compiled)
-        self._pages.backup(_raw(engine))
+        self.pages.backup(_raw(engine))
         return engine
 
 
@@ -42,6 +45,11 @@ _template = cache(_Template)
 def empty_database() -> Engine:
     """A database in memory that has the tables, and one connection."""
     return _template().copy()
+
+
+def empty_pages() -> sqlite3.Connection:
+    """The empty database that all copies are made of, to be read only."""
+    return _template().pages
 
 
 def _raw(engine: Engine) -> sqlite3.Connection:

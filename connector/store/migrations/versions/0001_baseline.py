@@ -97,6 +97,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("releasable = 1"),
     )
     op.create_index(
+        "actions_retrying",
+        "actions",
+        ["lane", "seq"],
+        unique=False,
+        sqlite_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+        postgresql_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+    )
+    op.create_index(
         "actions_stuck",
         "actions",
         ["lane", "state", "problem", "seq"],
@@ -204,14 +212,25 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("commands_by_end", "commands", ["done_at"], unique=False)
     op.create_index("commands_by_idempotency_key", "commands", ["idempotency_key"], unique=True)
     op.create_index(
         "commands_open",
         "commands",
         ["id"],
         unique=False,
-        sqlite_where=sa.text("claimed_at IS NULL"),
-        postgresql_where=sa.text("claimed_at IS NULL"),
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.create_table(
+        "counts",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("slot", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "owner", "key", "slot"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "deferred_memberships",
@@ -383,6 +402,22 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 0"),
     )
     op.create_index(
+        "memberships_retrying",
+        "memberships",
+        ["lane", "id"],
+        unique=False,
+        sqlite_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+        postgresql_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+    )
+    op.create_index(
+        "memberships_skipped",
+        "memberships",
+        ["lane", "id"],
+        unique=False,
+        sqlite_where=sa.text("state = 3"),
+        postgresql_where=sa.text("state = 3"),
+    )
+    op.create_index(
         "memberships_stuck",
         "memberships",
         ["lane", "state", "problem", "id"],
@@ -457,12 +492,36 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 0"),
     )
     op.create_index(
+        "outbox_retrying",
+        "outbox",
+        ["lane", "seq"],
+        unique=False,
+        sqlite_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+        postgresql_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+    )
+    op.create_index(
         "outbox_stuck",
         "outbox",
         ["lane", "state", "problem", "seq"],
         unique=False,
         sqlite_where=sa.text("state IN (4, 5)"),
         postgresql_where=sa.text("state IN (4, 5)"),
+    )
+    op.create_index(
+        "outbox_stuck_by_seq",
+        "outbox",
+        ["seq", "lane", "state", "problem"],
+        unique=False,
+        sqlite_where=sa.text("state IN (4, 5)"),
+        postgresql_where=sa.text("state IN (4, 5)"),
+    )
+    op.create_index(
+        "outbox_waiting",
+        "outbox",
+        ["lane", "seq"],
+        unique=False,
+        sqlite_where=sa.text("state = 0 AND seq > 0"),
+        postgresql_where=sa.text("state = 0 AND seq > 0"),
     )
     op.create_table(
         "people",
@@ -471,6 +530,7 @@ def upgrade() -> None:
         sa.Column("platform_id", sa.Text(), nullable=True),
         sa.Column("email", sa.Text(), nullable=True),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("gone_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
     )
@@ -539,6 +599,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 0"),
     )
     op.create_index(
+        "profiles_retrying",
+        "profiles",
+        ["lane", "person"],
+        unique=False,
+        sqlite_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+        postgresql_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+    )
+    op.create_index(
         "profiles_skipped",
         "profiles",
         ["lane", "person"],
@@ -584,7 +652,6 @@ def upgrade() -> None:
         sa.Column("sent_at", sa.BigInteger(), nullable=False),
         sa.Column("view", sa.LargeBinary(), nullable=True),
         sa.Column("view_at", sa.BigInteger(), nullable=True),
-        sa.Column("gone_at", sa.BigInteger(), nullable=True),
         sa.Column("refetch", sa.SmallInteger(), nullable=False),
         sa.Column("backfill", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("person"),
@@ -612,6 +679,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state = 0"),
         postgresql_where=sa.text("state = 0"),
+    )
+    op.create_index(
+        "reads_retrying",
+        "reads",
+        ["lane", "person"],
+        unique=False,
+        sqlite_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
+        postgresql_where=sa.text("state = 0 AND failing_since IS NOT NULL"),
     )
     op.create_index(
         "reads_stuck",

@@ -1,0 +1,139 @@
+"""Records every statement that a store runs, and explains it: what reads more than it returns."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+from sqlalchemy import Connection, event, inspect
+
+from connector.store.database import Database
+from connector.store.sqlite import Work
+from connector.store.tables import metadata
+
+T = TypeVar("T")
+_LISTS = re.compile(r"\((?:(?:\?|\$\d+(?:::\w+)?|__\[\w+\])(?:, )?)+\)")
+_SMALL = {name for name, table in metadata.tables.items() if table.info.get("bounded")}
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """`by`: the function that ran it."""
+
+    by: str
+    text: str
+    values: Any
+
+
+class RecordingDatabase:
+    """connector.store.database.Database that remembers the statements of another one, each once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._running = threading.local()
+        self.statements: dict[str, Statement] = {}
+        event.listen(database.engine, "before_cursor_execute", self._note)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def write(self, work: Work[T]) -> T:
+        return await self._database.write(self._named(work))
+
+    async def read(self, work: Work[T]) -> T:
+        return await self._database.read(self._named(work))
+
+    def _named(self, work: Work[T]) -> Work[T]:
+        def named(c: Connection) -> T:
+            self._running.work = f"{work.__module__}:{work.__qualname__}"
+            try:
+                return work(c)
+            finally:
+                self._running.work = None
+
+        return named
+
+    def _note(self, _: Any, __: Any, text: str, values: Any, context: Any, many: bool) -> None:
+        by = getattr(self._running, "work", None)
+        if by is None or not text.lstrip().startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
+            return
+        if many:
+            values = values[0]
+        self.statements.setdefault(_LISTS.sub("(…)", text), Statement(by, text, values))
+
+
+async def faults(database: RecordingDatabase, known: set[str]) -> list[str]:
+    """What is wrong with the recorded statements that are not `known`, which they are from now."""
+    new = {key: each for key, each in database.statements.items() if key not in known}
+    known |= new.keys()
+    on_sqlite = database.engine.dialect.name == "sqlite"
+    judge = _on_sqlite if on_sqlite else _on_postgresql
+
+    def work(c: Connection) -> list[str]:
+        partial = {
+            index["name"]
+            for table in inspect(c).get_table_names()
+            for index in inspect(c).get_indexes(table)
+            if any("where" in str(option) for option in index.get("dialect_options", {}))
+        }
+        if not on_sqlite:
+            for setting in ("seqscan", "sort", "bitmapscan", "hashagg"):
+                # Small tables are read and sorted whole, unless that is made expensive.
+                c.exec_driver_sql(f"SET LOCAL enable_{setting} = off")
+        return [
+            f"{each.by}: {fault}\n    {' '.join(each.text.split())[:700]}"
+            for each in new.values()
+            for fault in judge(c, each, partial)
+        ]
+
+    return await database._database.read(work)
+
+
+def _on_sqlite(c: Connection, statement: Statement, partial: set[Any]) -> Iterator[str]:
+    lines = [
+        str(row[3])
+        for row in c.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.text}", statement.values)
+    ]
+    limited = " LIMIT " in f" {' '.join(statement.text.split())} "
+    read = [found for line in lines if (found := re.match(r"(SCAN|SEARCH) (\w+)", line))]
+    grows = [found[2] for found in read if found[2] in metadata.tables and found[2] not in _SMALL]
+    for line in lines:
+        scan = re.match(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?", line)
+        if scan and scan[1] in grows and scan[2] not in partial and not (scan[2] and limited):
+            yield line
+        if "TEMP B-TREE" in line and grows and (limited or "ORDER BY" not in line):
+            yield line
+
+
+def _on_postgresql(c: Connection, statement: Statement, partial: set[Any]) -> Iterator[str]:
+    explained = c.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement.text}", statement.values)
+    document = explained.scalar_one()
+    plan = (document if isinstance(document, list) else orjson.loads(document))[0]["Plan"]
+    yield from _nodes(plan, partial, limited=False)
+
+
+def _nodes(plan: dict[str, Any], partial: set[Any], *, limited: bool) -> Iterator[str]:
+    kind, table = plan["Node Type"], plan.get("Relation Name")
+    limited = limited or kind == "Limit"
+    if table and table not in _SMALL:
+        if kind == "Seq Scan":
+            yield f"Seq Scan on {table}"
+        index = plan.get("Index Name")
+        if index and "Index Cond" not in plan and index not in partial and not limited:
+            yield f"{kind} of the whole {index}"
+    if kind in ("Sort", "Incremental Sort") and limited and any(_tables(plan)):
+        yield f"{kind} by {plan.get('Sort Key')} below a limit"
+    for part in plan.get("Plans", ()):
+        yield from _nodes(part, partial, limited=limited)
+
+
+def _tables(plan: dict[str, Any]) -> Iterator[str]:
+    """Tables that grow, below a node."""
+    if (table := plan.get("Relation Name")) and table not in _SMALL:
+        yield table
+    for part in plan.get("Plans", ()):
+        yield from _tables(part)
