@@ -11,10 +11,11 @@ from connector.app.access import access_of, seal_of, trusted_proxies
 from connector.app.connections import Connections
 from connector.app.flow_target import flow_target
 from connector.app.offers import offered_modules
+from connector.app.setup import connection_setup
 from connector.config import Config
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
-from connector.ports import Clock
+from connector.ports import Clock, Store
 from connector.runtime import log
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.metrics import Metrics
@@ -106,6 +107,7 @@ def applications(
     commands: Commands,
     oauth: OAuthService,
     changes: ChangeFeed,
+    store: Store,
 ) -> tuple[ASGIApp, ASGIApp]:
     """What the port for everyone answers, and what the one for operators does. Where there is one
     port, the first answers all of it."""
@@ -133,6 +135,7 @@ def applications(
             target,
             partial(offered_modules, config),
             http.send,
+            connection_setup(store, clock, config, runtimes, changes),
         )
     )
     endpoints = (webhooks, flows, OAuthApp(oauth, access))

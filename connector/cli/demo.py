@@ -20,12 +20,12 @@ from rich.live import Live
 from connector.app.daemon import App, read_config
 from connector.cli import demo_view, terminal
 from connector.config import Connection
+from connector.config.shipped import shipped_mappings
 from connector.domain.outcomes import Request
 from connector.platforms import registry
 from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
 from connector.sandbox.demo_platforms import DEMO_PLATFORMS, DemoPlatform, PlatformSandbox
-from connector.tools.templates import shipped_mappings
 
 _CONFIG = """\
 [store]

@@ -66,7 +66,9 @@ def set_(
     """Set a key of a connection at run time. A key that a file sets has to be changed there."""
     config = session.read_files(context.obj)
     text = sys.stdin.read().rstrip("\n") if value == "-" else value
-    changes = {key: _sealed(config, connection, key, _toml_value(text))}
+    from connector.service.settings import seal_secrets
+
+    changes = seal_secrets(config, connection, {key: _toml_value(text)})
     args = {"connection": connection, "set": changes}
     _print_changed(session.run(session.run_command(config, "settings", args, create=True)))
 
@@ -144,25 +146,6 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):
         return text
-
-
-def _sealed(config: Config, connection: str, key: str, value: Any) -> Any:
-    """A secret is encrypted before it is queued for the daemon."""
-    from pydantic import BaseModel
-
-    from connector.config import is_secret_key, is_settable, parse_key
-    from connector.runtime.encryption import Cipher
-    from connector.service.settings import SEALED
-
-    try:
-        parsed = parse_key(key)
-        settings = session.connection(config, connection).settings
-    except (ValueError, typer.BadParameter):
-        return value  # reported by the service
-    model = type(settings) if isinstance(settings, BaseModel) else None
-    if is_settable(parsed) and is_secret_key(parsed, model):
-        return {SEALED: Cipher(config.security.encryption_key).seal(value)}
-    return value
 
 
 def _print_changed(answer: tuple[bool, Any]) -> None:

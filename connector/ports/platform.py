@@ -79,6 +79,9 @@ class Platform:
     - `actions_lack` says which setting is missing for points and pushes; empty: none.
     - `person_note` says how the platform finds the person of a flow call, where that is not by
       e-mail address alone.
+    - `secret_in_address` says whether callers present `webhook_secret` as the last part of the
+      webhook's address; otherwise they sign with it.
+    - `webhook_note` says where at the platform the webhook's address is entered.
     - `for_settings` makes the platform that these settings describe, if they decide about any of
       the above.
     """
@@ -95,6 +98,8 @@ class Platform:
     direct: Callable[[Any, Action], DirectCall] | None = None
     actions_lack: Callable[[Any], str] = lambda settings: ""
     person_note: str = ""
+    secret_in_address: Callable[[Any], bool] = lambda settings: False
+    webhook_note: str = ""
     for_settings: Callable[[Any], Platform] | None = None
     api_version: int = API_VERSION
 

@@ -30,6 +30,7 @@ from connector.domain.lanes import (
     SEGMENT_MEMBERS,
     Millis,
 )
+from connector.domain.oauth import KLAVIYO_OAUTH
 from connector.mapping import entries as mapping_entries
 from connector.mapping import load as load_mapping
 from connector.ports import Clock, SettingChange, Settings, Store, StoredSetting
@@ -107,6 +108,31 @@ class SettingsService:
         self._apply = apply
         self._lock = asyncio.Lock()
 
+    async def add(
+        self, connection: str, source: str, changes: Mapping[str, Any], *, by: str
+    ) -> dict[str, Any]:
+        """Make a connection to the platform `source` with these settings. One that is not
+        `enabled` may lack what a connection needs to run: `change` completes it. Raises
+        ConfigError, after which nothing has changed."""
+        if any(known.name == connection for known in self._config().connections):
+            fault = f'connections.{connection}.name: found "{connection}", which exists already, '
+            raise ConfigError([fault + "allowed another name"])
+        return await self.change(connection, {"source": source, **changes}, by=by)
+
+    async def remove_connection(self, connection: str, *, by: str) -> dict[str, Any]:
+        """Remove a connection that was made at run time and is deactivated. What it received and
+        sent stays in the store as long as `[retention]` says. Raises ConfigError."""
+        config = self._config()
+        keys = [s.key for s in await self._store.settings.all() if s.connection == connection]
+        label = f"connections.{connection}"
+        if "source" not in keys or config.is_set(f"{label}.name"):
+            raise ConfigError([f"{label}: not made at run time: remove it from its file"])
+        if config.connection(connection).enabled:
+            raise ConfigError([f"{label}.enabled: found true, allowed false: deactivate it first"])
+        if await self._store.secrets.get(connection, KLAVIYO_OAUTH) is not None:
+            raise ConfigError([f"{label}: Klaviyo is connected by OAuth: disconnect it first"])
+        return await self.change(connection, remove=keys, by=by)
+
     async def change(
         self,
         connection: str,
@@ -125,7 +151,8 @@ class SettingsService:
         async with self._lock:
             stored = {(s.connection, s.key): s for s in await self._store.settings.all()}
             config = self._config()
-            made = [self._set(config, connection, k, v) for k, v in (changes or {}).items()]
+            model = settings_model(config, connection, (changes or {}).get("source"))
+            made = [self._set(config, connection, k, v, model) for k, v in (changes or {}).items()]
             made += [self._removed(connection, key, stored) for key in remove]
             made = [self._with_audit(config, change, stored) for change in made]
             changed = [change for change in made if change.remove or not _same(change, stored)]
@@ -163,7 +190,14 @@ class SettingsService:
 
     # ── one change ───────────────────────────────────────────────────────────────────────────────
 
-    def _set(self, config: Config, connection: str, text: str, value: Any) -> SettingChange:
+    def _set(
+        self,
+        config: Config,
+        connection: str,
+        text: str,
+        value: Any,
+        model: type[BaseModel] | None,
+    ) -> SettingChange:
         key = _parsed(connection, text)
         dotted = dotted_key(key)
         label = f"connections.{connection}.{dotted}"
@@ -171,11 +205,11 @@ class SettingsService:
             raise ConfigError([f"{label}: found in a file, allowed there only: change it there"])
         if key[0] == "mapping":
             _check_entry(config, connection, key, value)
-        sealed = None
-        if is_secret_key(key, _settings_model(config, connection)):
-            given = isinstance(value, dict) and value.keys() == {SEALED}
-            sealed = value[SEALED] if given else _cipher(config).seal(value)
-            value = None
+        sealed = value[SEALED] if isinstance(value, dict) and SEALED in value else None
+        if is_secret_key(key, model):
+            sealed, value = sealed or _cipher(config).seal(value), None
+        elif sealed is not None:  # whoever sent it did not know the platform's settings
+            value, sealed = _cipher(config).open(sealed), None
         return SettingChange(StoredSetting(connection, dotted, value, sealed))
 
     def _removed(
@@ -225,11 +259,12 @@ class SettingsService:
             raise ConfigError([_without_origin(line, keys) for line in new])
         if config is None:
             return
-        for name in {change.setting.connection for change in changes}:
+        removed = {c.setting.connection for c in changes if c.remove and c.setting.key == "source"}
+        for name in {change.setting.connection for change in changes} - removed:
             try:
                 connection = config.connection(name)
             except KeyError:
-                raise ConfigError([f"no connection {name!r} in the files"]) from None
+                raise ConfigError([f"no connection {name!r}"]) from None
             load_mapping(connection.mapping, connection.mapping_changes)
 
     def _with(
@@ -294,7 +329,7 @@ def _check_entry(config: Config, connection: str, key: Key, value: Any) -> None:
     try:
         mapping = load_mapping(config.connection(connection).mapping).mapping
     except KeyError:
-        raise ConfigError([f"no connection {connection!r} in the files"]) from None
+        raise ConfigError([f"no connection {connection!r}"]) from None
     known = mapping_entries(mapping, key[1], key[2])
     if key[3] not in known:
         close = difflib.get_close_matches(key[3], known, n=1)
@@ -302,12 +337,31 @@ def _check_entry(config: Config, connection: str, key: Key, value: Any) -> None:
         raise ConfigError([f"{label}: the mapping has no such entry{hint}"])
 
 
-def _settings_model(config: Config, connection: str) -> type[BaseModel] | None:
+def settings_model(
+    config: Config, connection: str, source: str | None = None
+) -> type[BaseModel] | None:
+    """The model of the platform's settings; `source` is that of a connection that is new."""
     try:
         settings = config.connection(connection).settings
     except KeyError:
-        return None
+        return config.settings_model(source) if isinstance(source, str) else None
     return type(settings) if isinstance(settings, BaseModel) else None
+
+
+def seal_secrets(config: Config, connection: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes with their secrets encrypted, for the queue of commands. A digest stands beside
+    each, so that a repeated request is recognised. A key that is faulty is left to the service.
+    Raises UnreadableSecret without an encryption key."""
+    cipher, model = _cipher(config), settings_model(config, connection, changes.get("source"))
+    sealed = dict(changes)
+    for text, value in changes.items():
+        try:
+            key = parse_key(text)
+        except ValueError:
+            continue
+        if is_settable(key) and is_secret_key(key, model):
+            sealed[text] = {SEALED: cipher.seal(value), "digest": cipher.digest(value)}
+    return sealed
 
 
 def _shown(setting: StoredSetting) -> Any:
