@@ -103,6 +103,21 @@ class Platform:
     for_settings: Callable[[Any], Platform] | None = None
     api_version: int = API_VERSION
 
+    @property
+    def modules(self) -> list[str]:
+        """The modules that a connection to it can have."""
+        return [module for module, needed in _MODULES.items() if needed & self.offers]
+
+
+_MODULES: Mapping[str, frozenset[Offer]] = {
+    "events": frozenset(("events",)),
+    "profiles": frozenset(("profiles",)),
+    "audiences": frozenset(("audiences",)),
+    "segments": frozenset(("segments",)),
+    "actions": frozenset(("increase", "decrease", "adjust", "push")),
+}
+"""Module → one of these must be offered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Client:

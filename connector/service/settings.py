@@ -114,6 +114,8 @@ class SettingsService:
         """Make a connection to the platform `source` with these settings. One that is not
         `enabled` may lack what a connection needs to run: `change` completes it. Raises
         ConfigError, after which nothing has changed."""
+        if connection == "new":
+            raise ConfigError(['connections.new.name: found "new", which is a page of the console'])
         if any(known.name == connection for known in self._config().connections):
             fault = f'connections.{connection}.name: found "{connection}", which exists already, '
             raise ConfigError([fault + "allowed another name"])
