@@ -13,6 +13,7 @@ from starlette.responses import Response
 from connector.config import Connection
 from connector.console.session import Visit, error_text
 from connector.console.view import content_policy
+from connector.domain.errors import ConnectorError
 from connector.service.connection_setup.form import faults_by_key
 
 MODULES = {
@@ -34,11 +35,16 @@ class Answer:
 
     @classmethod
     async def of(cls, visit: Visit, kind: str, args: Mapping[str, Any]) -> Answer:
-        """Carry out a command that changes settings."""
-        done, result = await visit.run(kind, args)
+        """Carry out a command that changes settings, with its secrets encrypted."""
+        name, setup = args["connection"], visit.services.setup
+        try:
+            sealed = setup.sealed(name, args["set"], args.get("source"))
+        except ConnectorError as error:
+            return cls(False, others=(error.detail,))
+        done, result = await visit.run(kind, {**args, "set": sealed})
         if done:
             return cls(True)
-        faults, others = faults_by_key(args["connection"], result.get("faults") or ())
+        faults, others = faults_by_key(name, result.get("faults") or ())
         if not faults and not others:
             others = [error_text(result)]
         return cls(False, faults, tuple(others))

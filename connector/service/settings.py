@@ -350,11 +350,13 @@ def settings_model(
     return type(settings) if isinstance(settings, BaseModel) else None
 
 
-def seal_secrets(config: Config, connection: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+def seal_secrets(
+    config: Config, connection: str, changes: Mapping[str, Any], source: str | None = None
+) -> dict[str, Any]:
     """The changes with their secrets encrypted, for the queue of commands. A digest stands beside
     each, so that a repeated request is recognised. A key that is faulty is left to the service.
     Raises UnreadableSecret without an encryption key."""
-    cipher, model = _cipher(config), settings_model(config, connection, changes.get("source"))
+    cipher, model = _cipher(config), settings_model(config, connection, source)
     sealed = dict(changes)
     for text, value in changes.items():
         try:

@@ -46,11 +46,7 @@ async def change(request: Request) -> Response:
         return await _page(visit, connection, form, Answer(False, entered.faults))
     if not entered.set and not entered.unset:
         return visit.redirect(there, "Nothing was changed.")
-    args = {
-        "connection": name,
-        "set": setup.sealed(name, entered.set),
-        "unset": entered.unset,
-    }
+    args = {"connection": name, "set": entered.set, "unset": entered.unset}
     answer = await Answer.of(visit, "settings", args)
     if not answer.done:
         return await _page(visit, connection, form, answer)

@@ -97,11 +97,9 @@ async def _store(
     changes: dict[str, Any] = entered.set
     if known is None:
         changes = setup.with_generated(platform, {"enabled": False, **changes})
-        args = {"connection": name, "source": source}
-        sealed = setup.sealed(name, {"source": source, **changes})
-        sealed.pop("source")
-        return await Answer.of(visit, "add-connection", {**args, "set": sealed})
-    kept = {"connection": name, "set": setup.sealed(name, changes), "unset": entered.unset}
+        made = {"connection": name, "source": source, "set": changes}
+        return await Answer.of(visit, "add-connection", made)
+    kept = {"connection": name, "set": changes, "unset": entered.unset}
     return await Answer.of(visit, "settings", kept)
 
 

@@ -151,9 +151,11 @@ class ConnectionSetup:
             made.setdefault("actions.secret", secrets.token_urlsafe(24))
         return made
 
-    def sealed(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    def sealed(
+        self, name: str, changes: Mapping[str, Any], source: str | None = None
+    ) -> dict[str, Any]:
         """See seal_secrets."""
-        return seal_secrets(self._config(), name, changes)
+        return seal_secrets(self._config(), name, changes, source)
 
     # ── credentials ──────────────────────────────────────────────────────────────────────────────
 

@@ -106,11 +106,19 @@ def faults_by_key(name: str, faults: Sequence[str]) -> tuple[dict[str, str], lis
     prefix = f"connections.{name}."
     for fault in faults:
         key, separator, text = fault.removeprefix(prefix).partition(": ")
-        if fault.startswith(prefix) and separator:
-            keyed[key] = text
-        else:
+        if not fault.startswith(prefix) or not separator:
             others.append(fault)
+            continue
+        outer, inner = _field_of(key)
+        keyed.setdefault(outer, f"{inner}: {text}" if inner else text)
     return keyed, others
+
+
+def _field_of(key: str) -> tuple[str, str]:
+    """The key that has a field, and what is inside of its value."""
+    depth = 2 if key.startswith(("settings.", "klaviyo.", "actions.")) else 1
+    parts = key.replace("[", ".").replace("]", "").split(".")
+    return ".".join(parts[:depth]), ".".join(parts[depth:])
 
 
 class _View:
