@@ -35,10 +35,9 @@ from connector.mapping import entries as mapping_entries
 from connector.mapping import load as load_mapping
 from connector.ports import Clock, SettingChange, Settings, Store, StoredSetting
 from connector.runtime.encryption import Cipher, UnreadableSecret
+from connector.service.setting_secrets import SEALED, cipher_of, settings_model
 
 HIDDEN = "***"
-SEALED = "sealed"
-"""A value `{"sealed": …}` is encrypted with the encryption key, for secrets on their way."""
 
 _MODULES = {
     EVENTS: "events",
@@ -81,11 +80,7 @@ def open_settings(stored: Sequence[StoredSetting], cipher: Cipher) -> list[Overr
 async def effective_config(config: Config, settings: Settings) -> Config:
     """The configuration of the files with the settings made at run time. Raises ConfigError, and
     StoreError."""
-    return with_overrides(config, open_settings(await settings.all(), _cipher(config)))
-
-
-def _cipher(config: Config) -> Cipher:
-    return Cipher(config.security.encryption_key)
+    return with_overrides(config, open_settings(await settings.all(), cipher_of(config)))
 
 
 class SettingsService:
@@ -116,7 +111,9 @@ class SettingsService:
         ConfigError, after which nothing has changed."""
         if connection == "new":
             raise ConfigError(['connections.new.name: found "new", which is a page of the console'])
-        if any(known.name == connection for known in self._config().connections):
+        known = {found.name for found in self._config().connections}
+        known |= {found.connection for found in await self._store.settings.all()}
+        if connection in known:
             fault = f'connections.{connection}.name: found "{connection}", which exists already, '
             raise ConfigError([fault + "allowed another name"])
         return await self.change(connection, {"source": source, **changes}, by=by)
@@ -153,7 +150,9 @@ class SettingsService:
         async with self._lock:
             stored = {(s.connection, s.key): s for s in await self._store.settings.all()}
             config = self._config()
-            model = settings_model(config, connection, (changes or {}).get("source"))
+            made_here = stored.get((connection, "source"))
+            source = made_here.value if made_here else (changes or {}).get("source")
+            model = settings_model(config, connection, source)
             made = [self._set(config, connection, k, v, model) for k, v in (changes or {}).items()]
             made += [self._removed(connection, key, stored) for key in remove]
             made = [self._with_audit(config, change, stored) for change in made]
@@ -209,9 +208,9 @@ class SettingsService:
             _check_entry(config, connection, key, value)
         sealed = value[SEALED] if isinstance(value, dict) and SEALED in value else None
         if is_secret_key(key, model):
-            sealed, value = sealed or _cipher(config).seal(value), None
+            sealed, value = sealed or cipher_of(config).seal(value), None
         elif sealed is not None:  # whoever sent it did not know the platform's settings
-            value, sealed = _cipher(config).open(sealed), None
+            value, sealed = cipher_of(config).open(sealed), None
         return SettingChange(StoredSetting(connection, dotted, value, sealed))
 
     def _removed(
@@ -275,7 +274,7 @@ class SettingsService:
         """The configuration of the files with these settings, or its faults."""
         files = self._read()
         try:
-            overrides = open_settings(list(stored.values()), _cipher(files))
+            overrides = open_settings(list(stored.values()), cipher_of(files))
             return with_overrides(files, overrides), ()
         except ConfigError as error:
             return None, error.faults
@@ -337,35 +336,6 @@ def _check_entry(config: Config, connection: str, key: Key, value: Any) -> None:
         close = difflib.get_close_matches(key[3], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError([f"{label}: the mapping has no such entry{hint}"])
-
-
-def settings_model(
-    config: Config, connection: str, source: str | None = None
-) -> type[BaseModel] | None:
-    """The model of the platform's settings; `source` is that of a connection that is new."""
-    try:
-        settings = config.connection(connection).settings
-    except KeyError:
-        return config.settings_model(source) if isinstance(source, str) else None
-    return type(settings) if isinstance(settings, BaseModel) else None
-
-
-def seal_secrets(
-    config: Config, connection: str, changes: Mapping[str, Any], source: str | None = None
-) -> dict[str, Any]:
-    """The changes with their secrets encrypted, for the queue of commands. A digest stands beside
-    each, so that a repeated request is recognised. A key that is faulty is left to the service.
-    Raises UnreadableSecret without an encryption key."""
-    cipher, model = _cipher(config), settings_model(config, connection, source)
-    sealed = dict(changes)
-    for text, value in changes.items():
-        try:
-            key = parse_key(text)
-        except ValueError:
-            continue
-        if is_settable(key) and is_secret_key(key, model):
-            sealed[text] = {SEALED: cipher.seal(value), "digest": cipher.digest(value)}
-    return sealed
 
 
 def _shown(setting: StoredSetting) -> Any:

@@ -24,7 +24,7 @@ from connector.service.connection_setup.remote import (
 from connector.service.grants import grant_problems
 from connector.service.mapping_preview import PersonPreview, preview_person
 from connector.service.runtime import ConnectionRuntime
-from connector.service.settings import seal_secrets
+from connector.service.setting_secrets import seal_secrets
 
 _WEBHOOK_SECRET = "settings.webhook_secret"
 
