@@ -138,9 +138,16 @@ def applications(
             connection_setup(store, clock, config, runtimes, changes),
         )
     )
-    endpoints = (webhooks, flows, OAuthApp(oauth, access))
     shared = config().server.admin_port == 0
+    back = partial(_page_of, config) if shared else lambda name: ""
+    endpoints = (webhooks, flows, OAuthApp(oauth, access, back))
     return (
         application(health, endpoints, admin=shared, api=api_app, console=console),
         application(health, admin=True, api=api_app, console=console),
     )
+
+
+def _page_of(config: Callable[[], Config], name: str) -> str:
+    """The console's page of a connection whose Klaviyo account was connected."""
+    enabled = config().connection(name).enabled
+    return f"/connections/{name}/settings" if enabled else f"/connections/new?name={name}"

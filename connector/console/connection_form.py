@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from connector.config import Connection
+from connector.config import Connection, Klaviyo
 from connector.console.session import Visit, error_text
 from connector.console.view import content_policy
 from connector.domain.errors import ConnectorError
@@ -66,9 +66,10 @@ def find_connection(visit: Visit, name: str) -> Connection:
 def allow_oauth(visit: Visit, response: Response, connection: Connection | None) -> Response:
     """Let the button that connects Klaviyo lead there: a browser follows the redirects of a form
     only to where the page allows it."""
-    if connection is not None and connection.klaviyo.auth == "oauth":
-        config = visit.services.config()
-        urls = map(urlsplit, (config.server.public_url, connection.klaviyo.authorize_url))
+    config = visit.services.config()
+    if config.klaviyo_app.client_id:
+        klaviyo = connection.klaviyo if connection else Klaviyo()
+        urls = map(urlsplit, (config.server.public_url, klaviyo.authorize_url))
         origins = " ".join(f"{url.scheme}://{url.netloc}" for url in urls)
         response.headers["content-security-policy"] = content_policy(origins)
     return response

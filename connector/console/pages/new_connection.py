@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
@@ -65,6 +66,8 @@ async def change(request: Request) -> Response:
     stored = await _store(visit, form, name, source, known)
     if not stored.done:
         return await _form(visit, source, known, form=form, answer=stored)
+    if form.get("what") == "connect":
+        return RedirectResponse(f"/oauth/klaviyo/start?{urlencode({'connection': name})}", 303)
     result = await visit.services.setup.check(name)
     there = f"{_PATH}?name={name}"
     if form.get("what") != "save":

@@ -103,14 +103,14 @@ class ConnectionSetup:
         return bool(self._config().security.encryption_key)
 
     def platforms(self) -> list[Platform]:
-        """The installed platforms that work, by title."""
+        """The installed platforms that work, by title; those that settings describe come last."""
         found = []
         for source in self._sources():
             try:
                 found.append(self._load_platform(source, None))
             except ConfigError:
                 continue
-        return sorted(found, key=lambda platform: platform.title)
+        return sorted(found, key=lambda p: (p.for_settings is not None, p.title))
 
     def platform(self, source: str, settings: Any = None) -> Platform:
         """Raises ConfigError."""
@@ -122,10 +122,8 @@ class ConnectionSetup:
 
     def groups(self, name: str, platform: Platform) -> list[Group]:
         """The settings of a connection, which may be new."""
-        model = platform.settings
-        return groups_of(
-            self._config(), name, platform.title, model, main=(_WEBHOOK_SECRET, "settings.base_url")
-        )
+        main = () if self._makes_webhook_secret(platform, {}) else (_WEBHOOK_SECRET,)
+        return groups_of(self._config(), name, platform.title, platform.settings, main=main)
 
     def unfinished(self) -> list[Connection]:
         """Connections that were made at run time and are not active."""
@@ -142,14 +140,19 @@ class ConnectionSetup:
     def with_generated(self, platform: Platform, changes: dict[str, Any]) -> dict[str, Any]:
         """The settings of a new connection with the secrets that are ours to choose."""
         made = dict(changes)
-        given = {k.removeprefix("settings."): v for k, v in made.items()}
-        settings = platform.settings.model_construct(**given)
-        ours = platform.webhook is not None and platform.secret_in_address(settings)
-        if ours and "webhook_secret" in platform.settings.model_fields:
+        if self._makes_webhook_secret(platform, made):
             made.setdefault(_WEBHOOK_SECRET, secrets.token_hex(16))
         if platform.offers & {"increase", "decrease", "adjust", "push"}:
             made.setdefault("actions.secret", secrets.token_urlsafe(24))
         return made
+
+    @staticmethod
+    def _makes_webhook_secret(platform: Platform, changes: Mapping[str, Any]) -> bool:
+        """Whether the secret is ours to choose: it is a part of the address that we give out."""
+        if platform.webhook is None or "webhook_secret" not in platform.settings.model_fields:
+            return False
+        given = {key.removeprefix("settings."): value for key, value in changes.items()}
+        return platform.secret_in_address(platform.settings.model_construct(**given))
 
     def sealed(
         self, name: str, changes: Mapping[str, Any], source: str | None = None

@@ -4,7 +4,7 @@ submitted form changes."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, SecretStr
@@ -13,6 +13,7 @@ from connector.config import Config, Connection
 from connector.config.connections import Actions, Klaviyo
 from connector.config.forms import FormField, InvalidEntry, form_fields
 
+_LABELS = {"klaviyo.auth": "Access to Klaviyo", "actions.secret": "Secret of flow webhooks"}
 Origin = Literal["file", "run time", "default"]
 
 
@@ -69,7 +70,11 @@ def groups_of(
         Group(title, first, [s for s in platform if s not in first]),
         Group("Klaviyo", view.settings(Klaviyo, "klaviyo.", "auth", "private_key")),
         Group("Flows at Klaviyo", view.settings(Actions, "actions.", *flows)),
-        Group("Connection", view.settings(Connection, "", "mode", "tiers", "rewards")),
+        Group(
+            "Connection",
+            view.settings(Connection, "", "mode"),
+            view.settings(Connection, "", "tiers", "rewards"),
+        ),
     ]
 
 
@@ -137,8 +142,9 @@ class _View:
         return [self.setting(field) for field in form_fields(model, prefix, only)]
 
     def setting(self, field: FormField) -> Setting:
+        field = replace(field, label=_LABELS.get(field.key, field.label))
         if self._connection is None:
-            return Setting(field)
+            return Setting(field, text=field.default)
         value = self._value(field.key)
         origin = self._config.origin(f"connections.{self._name}.{field.key}")
         made = self._made.get(field.key) if origin == "run time" else None
