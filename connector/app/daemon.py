@@ -291,6 +291,7 @@ class App:
             self.commands,
             self.oauth,
             self.changes,
+            self.store,
         )
         await self.listeners.serve(public, admin)
 

@@ -11,10 +11,11 @@ from connector.app.access import access_of, seal_of, trusted_proxies
 from connector.app.connections import Connections
 from connector.app.flow_target import flow_target
 from connector.app.offers import offered_modules
+from connector.app.setup import connection_setup
 from connector.config import Config
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
-from connector.ports import Clock
+from connector.ports import Clock, Store
 from connector.runtime import log
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.metrics import Metrics
@@ -106,6 +107,7 @@ def applications(
     commands: Commands,
     oauth: OAuthService,
     changes: ChangeFeed,
+    store: Store,
 ) -> tuple[ASGIApp, ASGIApp]:
     """What the port for everyone answers, and what the one for operators does. Where there is one
     port, the first answers all of it."""
@@ -133,11 +135,19 @@ def applications(
             target,
             partial(offered_modules, config),
             http.send,
+            connection_setup(store, clock, config, runtimes, changes),
         )
     )
-    endpoints = (webhooks, flows, OAuthApp(oauth, access))
     shared = config().server.admin_port == 0
+    back = partial(_page_of, config) if shared else lambda name: ""
+    endpoints = (webhooks, flows, OAuthApp(oauth, access, back))
     return (
         application(health, endpoints, admin=shared, api=api_app, console=console),
         application(health, admin=True, api=api_app, console=console),
     )
+
+
+def _page_of(config: Callable[[], Config], name: str) -> str:
+    """The console's page of a connection whose Klaviyo account was connected."""
+    enabled = config().connection(name).enabled
+    return f"/connections/{name}/settings" if enabled else f"/connections/new?name={name}"

@@ -21,13 +21,13 @@ from connector.app.daemon import App, read_config
 from connector.cli import demo_tour, demo_view, terminal
 from connector.cli.demo_panel import Panel
 from connector.config import Connection
+from connector.config.shipped import shipped_mappings
 from connector.domain.outcomes import Request
 from connector.platforms import registry
 from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
 from connector.sandbox.demo_platforms import DEMO_PLATFORMS, DemoPlatform, PlatformSandbox
 from connector.sandbox.jericommerce.server import JeriCommerceSandbox
-from connector.tools.templates import shipped_mappings
 
 _CONFIG = """\
 [store]

@@ -25,6 +25,7 @@ Key = Annotated[
 def register(app: typer.Typer, configuration: typer.Typer) -> None:
     app.command()(modules)
     app.command()(audit)
+    configuration.command("add")(add)
     configuration.command("set")(set_)
     configuration.command()(unset)
     configuration.command()(export)
@@ -54,6 +55,34 @@ def modules(
     raise typer.Exit(0)
 
 
+def add(
+    context: typer.Context,
+    connection: Annotated[str, typer.Argument(help="The new connection's name.")],
+    source: Annotated[str, typer.Argument(help="The loyalty platform.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help='Settings, values as TOML, such as settings.guid="…" enabled=false.',
+        ),
+    ] = None,
+) -> None:
+    """Make a connection at run time. With enabled=false it may be completed later by `config set`,
+    which reads a secret from stdin."""
+    from connector.service.setting_secrets import seal_secrets
+
+    config = session.read_files(context.obj)
+    changes = {}
+    for text in values or ():
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{text}: found no =, allowed KEY=VALUE")
+        changes[key] = _toml_value(value)
+    sealed = seal_secrets(config, connection, changes, source)
+    args = {"connection": connection, "source": source, "set": sealed}
+    _print_changed(session.run(session.run_command(config, "add-connection", args, create=True)))
+
+
 def set_(
     context: typer.Context,
     connection: session.ConnectionName,
@@ -66,7 +95,9 @@ def set_(
     """Set a key of a connection at run time. A key that a file sets has to be changed there."""
     config = session.read_files(context.obj)
     text = sys.stdin.read().rstrip("\n") if value == "-" else value
-    changes = {key: _sealed(config, connection, key, _toml_value(text))}
+    from connector.service.setting_secrets import seal_secrets
+
+    changes = seal_secrets(config, connection, {key: _toml_value(text)})
     args = {"connection": connection, "set": changes}
     _print_changed(session.run(session.run_command(config, "settings", args, create=True)))
 
@@ -144,25 +175,6 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):
         return text
-
-
-def _sealed(config: Config, connection: str, key: str, value: Any) -> Any:
-    """A secret is encrypted before it is queued for the daemon."""
-    from pydantic import BaseModel
-
-    from connector.config import is_secret_key, is_settable, parse_key
-    from connector.runtime.encryption import Cipher
-    from connector.service.settings import SEALED
-
-    try:
-        parsed = parse_key(key)
-        settings = session.connection(config, connection).settings
-    except (ValueError, typer.BadParameter):
-        return value  # reported by the service
-    model = type(settings) if isinstance(settings, BaseModel) else None
-    if is_settable(parsed) and is_secret_key(parsed, model):
-        return {SEALED: Cipher(config.security.encryption_key).seal(value)}
-    return value
 
 
 def _print_changed(answer: tuple[bool, Any]) -> None:

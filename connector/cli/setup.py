@@ -16,7 +16,7 @@ from connector.domain.wording import counted
 
 if TYPE_CHECKING:
     from connector.domain.attention import Check
-    from connector.tools.mapping_preview import PersonPreview
+    from connector.service.mapping_preview import PersonPreview
 
 mappings = typer.Typer(no_args_is_help=True, help="Mapping files.")
 configuration = typer.Typer(no_args_is_help=True, help="The configuration in effect.")
@@ -128,7 +128,7 @@ def mappings_preview(
     """Show a person before and after a change of the mapping. Renders what was last read of them.
     Sends nothing and needs no credentials."""
     from connector.mapping import load
-    from connector.tools.mapping_preview import preview_person
+    from connector.service.mapping_preview import preview_person
 
     config = session.read_any(context.obj)
     session.known_name(config, connection)

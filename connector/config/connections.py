@@ -199,7 +199,10 @@ class Connection(Section):
     mode: Literal["live", "shadow"] = setting(
         "live", "shadow receives, reads, renders and settles records, but sends nothing."
     )
-    mapping: Path = setting("mappings/{source}.toml", "The mapping file.")
+    mapping: Path = setting(
+        "mappings/{source}.toml",
+        "The mapping file. A connection made at run time uses the shipped one where there is none.",
+    )
     modules: tuple[Module, ...] = setting(
         ("events", "profiles", "audiences", "segments", "actions"),
         "What is synced. A module that the platform does not offer is shown as not offered; one "

@@ -18,6 +18,7 @@ from connector.config.faults import Faults, Loc, connection_label, type_at
 from connector.config.files import MergedFiles, environment, read
 from connector.config.models import Config
 from connector.config.overrides import UNSET_HINT, Applied, Override, apply
+from connector.config.shipped import shipped_mappings
 from connector.config.values import FROM_FILE, field_option, unwrap
 from connector.domain.errors import ConfigError
 
@@ -186,6 +187,11 @@ def _resolve(tree: dict[str, Any], merged: MergedFiles) -> None:
         if "mapping" not in item:
             item["mapping"] = "mappings/{source}.toml"
             folder = merged.path.parent
+            name = str(item.get("source")).rpartition(":")[2].lower() + ".toml"
+            shipped = shipped_mappings() / name
+            made_at_run_time = index >= len(merged.tree.get("connections", ()))
+            if made_at_run_time and not (folder / "mappings" / name).exists() and shipped.exists():
+                item["mapping"] = str(shipped)
         if isinstance(item["mapping"], str) and item["mapping"]:
             item["mapping"] = str(folder / item["mapping"])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, SecretStr, TypeAdapter
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter
 
 from connector.config.connections import Connection
 from connector.config.values import (
@@ -281,6 +281,11 @@ class Config(Section):
         effective = self._loaded.applied.effective if self._loaded else ()
         at_run_time = (f"connections.{o.connection}.{o.dotted}" for o in effective)
         return "run time" if key in at_run_time else "default"
+
+    def settings_model(self, source: str) -> type[BaseModel] | None:
+        """What validates `[connections.settings]` of this platform, as far as it is known."""
+        models = self._loaded.settings_models if self._loaded else None
+        return models.get(source) if models is not None else None
 
     def connection(self, name: str) -> Connection:
         """The connection of this name. Raises KeyError."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from connector.config.connections import Connection
+from connector.config.connections import Actions, Connection
 from connector.config.expand import escaped
 from connector.config.faults import type_at
 from connector.config.values import is_secret
@@ -31,7 +31,7 @@ _MAPPING = (("events", "metrics"), ("profile", "fields"), ("profile", "attribute
 UNSET_HINT = " (set at run time; `connector config unset "
 ALLOWED = (
     "enabled, mode, modules, audiences, segments, tiers, rewards, klaviyo.private_key, "
-    "klaviyo.auth, settings.NAME, mapping.events.metrics.NAME.enabled, "
+    "klaviyo.auth, settings.NAME, actions.NAME, mapping.events.metrics.NAME.enabled, "
     "mapping.profile.fields.NAME.enabled, mapping.profile.attributes.NAME.enabled"
 )
 
@@ -84,6 +84,8 @@ def is_settable(key: Key) -> bool:
             return name in _KLAVIYO
         case ("settings", _):
             return True
+        case ("actions", name):
+            return name in Actions.model_fields
         case ("mapping", first, second, _, "enabled"):
             return (first, second) in _MAPPING
     return False

@@ -19,8 +19,12 @@ from connector.console.pages import (
     attention,
     audit,
     backfills,
+    connection_settings,
     connections,
     dead_letters,
+    fields,
+    links,
+    new_connection,
     overview,
     people,
     sign_in,
@@ -28,15 +32,13 @@ from connector.console.pages import (
     webhook_builder,
 )
 from connector.console.session import ConsoleServices, Forbidden
-from connector.console.view import error_page
+from connector.console.view import content_policy, error_page
 from connector.domain.errors import ConfigError, StoreError
 from connector.web.access import AccessDenied
 from connector.web.storable import is_storable_url
 
 _HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'",
+    "content-security-policy": content_policy(),
     "x-content-type-options": "nosniff",
     # Not no-referrer: forms would then be sent with `Origin: null`.
     "referrer-policy": "same-origin",
@@ -55,6 +57,10 @@ class Console:
     def __init__(self, services: ConsoleServices) -> None:
         pages = (
             overview,
+            new_connection,
+            fields,
+            links,
+            connection_settings,
             connections,
             backfills,
             dead_letters,
@@ -101,7 +107,7 @@ class _Headers:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
                 if scope["path"].startswith("/static/") and message["status"] == 200:
                     headers["cache-control"] = _STATIC_CACHE
             await send(message)

@@ -17,6 +17,7 @@ from connector.ports import Clock
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.encryption import Seal
 from connector.service import Commands
+from connector.service.connection_setup import ConnectionSetup
 from connector.service.webhook_builder import FlowTarget
 from connector.service.webhook_builder.trial import Send
 from connector.web.access import Access, Principal
@@ -30,7 +31,7 @@ _FLASH = "flash "
 class ConsoleServices:
     """What the console works with. `config` is the configuration in use, `flow_target` what the
     flows of a connection call, `offered_modules` the modules that a connection can have, `send`
-    makes one POST."""
+    makes one POST, `setup` sets connections up."""
 
     commands: Commands
     access: Access
@@ -41,6 +42,7 @@ class ConsoleServices:
     flow_target: Callable[[str], FlowTarget]
     offered_modules: Callable[[str], frozenset[str]]
     send: Send
+    setup: ConnectionSetup
 
 
 class Forbidden(Exception):

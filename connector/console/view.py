@@ -28,6 +28,15 @@ NAVIGATION = (
 )
 
 
+def content_policy(form_action: str = "") -> str:
+    """What a page may load, and besides this server the origins to which its forms may lead."""
+    targets = f"'self' {form_action}".strip()
+    return (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        f"connect-src 'self'; form-action {targets}; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
 def duration(seconds: float | None) -> str:
     """`4 min`; a dash where it is not known."""
     return "–" if seconds is None else format_age(seconds)

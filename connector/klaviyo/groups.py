@@ -8,7 +8,7 @@ Source: Klaviyo's reference of `get_profiles_for_list`, `get_profiles_for_segmen
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -63,6 +63,12 @@ class KlaviyoGroups:
             else:
                 found = _names(_ITEM_ROUTES[kind], [one.get("data")])
         return found
+
+    async def all(self, kind: GroupKind) -> AsyncIterator[Mapping[str, str]]:
+        route = _COLLECTION_ROUTES[kind]
+        path = f"/api/{kind}s"
+        async for page in self._api.pages(route, path, backfill=True):
+            yield _names(route, page)
 
     async def count(self, kind: GroupKind, id: str) -> int | None:
         route = _COUNT_ROUTES[kind]

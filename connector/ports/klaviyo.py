@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -41,6 +41,10 @@ class TargetGroups(Protocol):
 
     async def find(self, kind: GroupKind, name: str) -> Mapping[str, str]:
         """Id → name of those with exactly this name, else of the one with this id."""
+        ...
+
+    def all(self, kind: GroupKind) -> AsyncIterator[Mapping[str, str]]:
+        """Id → name of every one, page by page."""
         ...
 
     async def count(self, kind: GroupKind, id: str) -> int | None:

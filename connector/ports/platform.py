@@ -79,6 +79,9 @@ class Platform:
     - `actions_lack` says which setting is missing for points and pushes; empty: none.
     - `person_note` says how the platform finds the person of a flow call, where that is not by
       e-mail address alone.
+    - `secret_in_address` says whether callers present `webhook_secret` as the last part of the
+      webhook's address; otherwise they sign with it.
+    - `webhook_note` says where at the platform the webhook's address is entered.
     - `for_settings` makes the platform that these settings describe, if they decide about any of
       the above.
     """
@@ -95,8 +98,25 @@ class Platform:
     direct: Callable[[Any, Action], DirectCall] | None = None
     actions_lack: Callable[[Any], str] = lambda settings: ""
     person_note: str = ""
+    secret_in_address: Callable[[Any], bool] = lambda settings: False
+    webhook_note: str = ""
     for_settings: Callable[[Any], Platform] | None = None
     api_version: int = API_VERSION
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that a connection to it can have."""
+        return [module for module, needed in _MODULES.items() if needed & self.offers]
+
+
+_MODULES: Mapping[str, frozenset[Offer]] = {
+    "events": frozenset(("events",)),
+    "profiles": frozenset(("profiles",)),
+    "audiences": frozenset(("audiences",)),
+    "segments": frozenset(("segments",)),
+    "actions": frozenset(("increase", "decrease", "adjust", "push")),
+}
+"""Module → one of these must be offered."""
 
 
 @dataclass(frozen=True, slots=True)

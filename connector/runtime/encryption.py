@@ -36,6 +36,8 @@ class Cipher:
 
     def __init__(self, keys: Sequence[SecretStr]) -> None:
         self._fernets = [Fernet(key.get_secret_value()) for key in keys]
+        found = [key.get_secret_value() for key in keys[:1]]
+        self._digest_key = _derive(urlsafe_b64decode(found[0]), b"digest") if found else b""
 
     def __bool__(self) -> bool:
         """Whether there is a key."""
@@ -66,6 +68,12 @@ class Cipher:
             f"the stored secret{what} cannot be decrypted: [security] encryption_key {found}; put "
             "the key with which it was stored back, as the second of a list if there is a new one",
         ) from None
+
+    def digest(self, value: Any) -> str:
+        """A digest of a JSON value that only whoever has the first key can make, in hex."""
+        if not self._digest_key:
+            return ""
+        return hmac.new(self._digest_key, orjson.dumps(value), hashlib.sha256).hexdigest()
 
     def is_current(self, sealed: str) -> bool:
         """Whether it is encrypted with the first key."""
@@ -113,5 +121,5 @@ class Seal:
         return self._clock.now() // 1000
 
 
-def _derive(key: bytes) -> bytes:
-    return HKDF(SHA256(), _KEY_LENGTH, salt=None, info=b"connector seal").derive(key)
+def _derive(key: bytes, purpose: bytes = b"seal") -> bytes:
+    return HKDF(SHA256(), _KEY_LENGTH, salt=None, info=b"connector " + purpose).derive(key)

@@ -287,6 +287,7 @@ class Metrics(MetricRegistry):
     ) -> None:
         """Count a call that was refused."""
         self.rejected.labels(connection, reason).inc()
+        self.on_change("status")
         self.activity.record_refused(connection, reason, now, problem)
 
     def record_unattached(self, connection: str, count: int) -> None:
@@ -332,6 +333,7 @@ class Metrics(MetricRegistry):
                 self.deliveries.labels(connection, destination, kind, label).inc(count)
         if accepted > 0:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+        self.on_change("dead-letters" if dead else "status")
         self.activity.record_settled(lane.id, accepted + dead, accepted=accepted > 0, now=now)
 
     def record_lane_state(self, lane: Lane, mode: LaneMode) -> None:

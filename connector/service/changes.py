@@ -7,8 +7,8 @@ from connector.runtime.changes import ChangeFeed, Topic
 
 
 class StoreChanges:
-    """Compares approvals and backfills with what they were: workers request approvals and continue
-    runs, and no count says so. Costs nothing while no page is open."""
+    """Compares approvals, backfills and groups with what they were: workers request approvals,
+    continue runs and scan groups, and no count says so. Costs nothing while no page is open."""
 
     def __init__(self, store: Store, feed: ChangeFeed) -> None:
         self._store = store
@@ -24,6 +24,7 @@ class StoreChanges:
         now: dict[Topic, object] = {
             "approvals": await self._store.approvals.find(),
             "backfills": runs,
+            "status": await self._store.member_groups.all(),
         }
         changed = {topic for topic, rows in now.items() if self._seen.get(topic) != rows}
         if any(run.state == "running" for run in runs):

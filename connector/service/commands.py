@@ -27,7 +27,7 @@ from connector.service.runtime import CommandResult, ConnectionRuntime
 from connector.service.settings import SettingsService
 from connector.service.status import Status
 
-_AUDITED_ELSEWHERE = frozenset(("settings", "modules"))
+_AUDITED_ELSEWHERE = frozenset(("settings", "modules", "add-connection", "remove-connection"))
 """Their entries are stored with the change, and say what was before."""
 
 _BULK = ("retry", "discard")
@@ -221,6 +221,12 @@ class Commands(Queries):
                     return True, await self._settings.change(
                         args["connection"], args.get("set"), remove=args.get("unset", ()), by=by
                     )
+                case "add-connection" if self._settings:
+                    return True, await self._settings.add(
+                        args["connection"], args["source"], args.get("set", {}), by=by
+                    )
+                case "remove-connection" if self._settings:
+                    return True, await self._settings.remove_connection(args["connection"], by=by)
                 case "modules" if self._settings:
                     return True, await self._settings.switch_modules(
                         args["connection"], args["names"], on=args["on"], by=by

@@ -16,6 +16,7 @@ from connector.domain.records import Entry
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.webhook_endpoint import WebhookEndpoint
+from connector.ports import Audiences, Flows, TargetGroups
 from connector.ports.workers import Worker
 
 _CANCEL_TIMEOUT = 1.0
@@ -55,6 +56,16 @@ class CommandHandler:
     long_running: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteDirectory:
+    """What a person can choose from at both sides, read when they look. `audiences` is None where
+    the platform has none."""
+
+    groups: TargetGroups
+    flows: Flows
+    audiences: Audiences | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRuntime:
     """A connection, built and not yet started.
@@ -63,9 +74,10 @@ class ConnectionRuntime:
     configured. `mapping` is the version in use, `account` Klaviyo's account id as far as it is
     known. Lanes: `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform,
     `actions` delivers points and pushes to the platform, `memberships` keep lists and segments.
-    `commands` are those that name this connection, `render` tries events with its mapping,
-    `person_now` reads one person (by number) at both sides. `signals` wakes its lanes,
-    `exit_stack` closes what it has open.
+    `checks` say whether both sides accept the credentials. `commands` are those that name this
+    connection, `render` tries events with its mapping, `person_now` reads one person (by number) at
+    both sides, `directory` lists what can be linked. `signals` wakes its lanes, `exit_stack` closes
+    what it has open.
     """
 
     name: str
@@ -86,6 +98,7 @@ class ConnectionRuntime:
     checks: tuple[Callable[[], Awaitable[Sequence[Check]]], ...] = ()
     render: Rendering | None = None
     person_now: Callable[[int], Awaitable[PersonNow]] | None = None
+    directory: RemoteDirectory | None = None
     webhook_endpoint: WebhookEndpoint | None = None
     flow_endpoint: FlowEndpoint | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)

@@ -30,14 +30,14 @@ from connector.domain.lanes import (
     SEGMENT_MEMBERS,
     Millis,
 )
+from connector.domain.oauth import KLAVIYO_OAUTH
 from connector.mapping import entries as mapping_entries
 from connector.mapping import load as load_mapping
 from connector.ports import Clock, SettingChange, Settings, Store, StoredSetting
 from connector.runtime.encryption import Cipher, UnreadableSecret
+from connector.service.setting_secrets import SEALED, cipher_of, settings_model
 
 HIDDEN = "***"
-SEALED = "sealed"
-"""A value `{"sealed": …}` is encrypted with the encryption key, for secrets on their way."""
 
 _MODULES = {
     EVENTS: "events",
@@ -80,11 +80,7 @@ def open_settings(stored: Sequence[StoredSetting], cipher: Cipher) -> list[Overr
 async def effective_config(config: Config, settings: Settings) -> Config:
     """The configuration of the files with the settings made at run time. Raises ConfigError, and
     StoreError."""
-    return with_overrides(config, open_settings(await settings.all(), _cipher(config)))
-
-
-def _cipher(config: Config) -> Cipher:
-    return Cipher(config.security.encryption_key)
+    return with_overrides(config, open_settings(await settings.all(), cipher_of(config)))
 
 
 class SettingsService:
@@ -107,6 +103,35 @@ class SettingsService:
         self._apply = apply
         self._lock = asyncio.Lock()
 
+    async def add(
+        self, connection: str, source: str, changes: Mapping[str, Any], *, by: str
+    ) -> dict[str, Any]:
+        """Make a connection to the platform `source` with these settings. One that is not
+        `enabled` may lack what a connection needs to run: `change` completes it. Raises
+        ConfigError, after which nothing has changed."""
+        if connection == "new":
+            raise ConfigError(['connections.new.name: found "new", which is a page of the console'])
+        known = {found.name for found in self._config().connections}
+        known |= {found.connection for found in await self._store.settings.all()}
+        if connection in known:
+            fault = f'connections.{connection}.name: found "{connection}", which exists already, '
+            raise ConfigError([fault + "allowed another name"])
+        return await self.change(connection, {"source": source, **changes}, by=by)
+
+    async def remove_connection(self, connection: str, *, by: str) -> dict[str, Any]:
+        """Remove a connection that was made at run time and is deactivated. What it received and
+        sent stays in the store as long as `[retention]` says. Raises ConfigError."""
+        config = self._config()
+        keys = [s.key for s in await self._store.settings.all() if s.connection == connection]
+        label = f"connections.{connection}"
+        if "source" not in keys or config.is_set(f"{label}.name"):
+            raise ConfigError([f"{label}: not made at run time: remove it from its file"])
+        if config.connection(connection).enabled:
+            raise ConfigError([f"{label}.enabled: found true, allowed false: deactivate it first"])
+        if await self._store.secrets.get(connection, KLAVIYO_OAUTH) is not None:
+            raise ConfigError([f"{label}: Klaviyo is connected by OAuth: disconnect it first"])
+        return await self.change(connection, remove=keys, by=by)
+
     async def change(
         self,
         connection: str,
@@ -125,7 +150,10 @@ class SettingsService:
         async with self._lock:
             stored = {(s.connection, s.key): s for s in await self._store.settings.all()}
             config = self._config()
-            made = [self._set(config, connection, k, v) for k, v in (changes or {}).items()]
+            made_here = stored.get((connection, "source"))
+            source = made_here.value if made_here else (changes or {}).get("source")
+            model = settings_model(config, connection, source)
+            made = [self._set(config, connection, k, v, model) for k, v in (changes or {}).items()]
             made += [self._removed(connection, key, stored) for key in remove]
             made = [self._with_audit(config, change, stored) for change in made]
             changed = [change for change in made if change.remove or not _same(change, stored)]
@@ -163,7 +191,14 @@ class SettingsService:
 
     # ── one change ───────────────────────────────────────────────────────────────────────────────
 
-    def _set(self, config: Config, connection: str, text: str, value: Any) -> SettingChange:
+    def _set(
+        self,
+        config: Config,
+        connection: str,
+        text: str,
+        value: Any,
+        model: type[BaseModel] | None,
+    ) -> SettingChange:
         key = _parsed(connection, text)
         dotted = dotted_key(key)
         label = f"connections.{connection}.{dotted}"
@@ -171,11 +206,11 @@ class SettingsService:
             raise ConfigError([f"{label}: found in a file, allowed there only: change it there"])
         if key[0] == "mapping":
             _check_entry(config, connection, key, value)
-        sealed = None
-        if is_secret_key(key, _settings_model(config, connection)):
-            given = isinstance(value, dict) and value.keys() == {SEALED}
-            sealed = value[SEALED] if given else _cipher(config).seal(value)
-            value = None
+        sealed = value[SEALED] if isinstance(value, dict) and SEALED in value else None
+        if is_secret_key(key, model):
+            sealed, value = sealed or cipher_of(config).seal(value), None
+        elif sealed is not None:  # whoever sent it did not know the platform's settings
+            value, sealed = cipher_of(config).open(sealed), None
         return SettingChange(StoredSetting(connection, dotted, value, sealed))
 
     def _removed(
@@ -225,11 +260,12 @@ class SettingsService:
             raise ConfigError([_without_origin(line, keys) for line in new])
         if config is None:
             return
-        for name in {change.setting.connection for change in changes}:
+        removed = {c.setting.connection for c in changes if c.remove and c.setting.key == "source"}
+        for name in {change.setting.connection for change in changes} - removed:
             try:
                 connection = config.connection(name)
             except KeyError:
-                raise ConfigError([f"no connection {name!r} in the files"]) from None
+                raise ConfigError([f"no connection {name!r}"]) from None
             load_mapping(connection.mapping, connection.mapping_changes)
 
     def _with(
@@ -238,7 +274,7 @@ class SettingsService:
         """The configuration of the files with these settings, or its faults."""
         files = self._read()
         try:
-            overrides = open_settings(list(stored.values()), _cipher(files))
+            overrides = open_settings(list(stored.values()), cipher_of(files))
             return with_overrides(files, overrides), ()
         except ConfigError as error:
             return None, error.faults
@@ -295,20 +331,12 @@ def _check_entry(config: Config, connection: str, key: Key, value: Any) -> None:
     try:
         mapping = load_mapping(config.connection(connection).mapping).mapping
     except KeyError:
-        raise ConfigError([f"no connection {connection!r} in the files"]) from None
+        raise ConfigError([f"no connection {connection!r}"]) from None
     known = mapping_entries(mapping, key[1], key[2])
     if key[3] not in known and key[1] != "events":
         close = difflib.get_close_matches(key[3], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError([f"{label}: the mapping has no such entry{hint}"])
-
-
-def _settings_model(config: Config, connection: str) -> type[BaseModel] | None:
-    try:
-        settings = config.connection(connection).settings
-    except KeyError:
-        return None
-    return type(settings) if isinstance(settings, BaseModel) else None
 
 
 def _shown(setting: StoredSetting) -> Any:

@@ -16,6 +16,7 @@ from connector.app.wiring import accounts
 from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Config, Connection, Reward, Tier
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
+from connector.config.shipped import shipped_mappings
 from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, DeliveryError, Problem, StoreError
 from connector.domain.hosts import is_loopback
@@ -45,7 +46,6 @@ from connector.sync.memberships.remote_groups import (
     PlatformAudiences,
     check_groups,
 )
-from connector.tools.templates import shipped_mappings
 
 _RECHECK_INTERVAL = 5.0
 _FAULTY_LENGTH = 8

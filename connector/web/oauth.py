@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -42,13 +43,17 @@ _HEADERS = {
 
 
 class OAuthApp:
-    """The pages of an authorization. `prefix` is the path below which it answers."""
+    """The pages of an authorization. `prefix` is the path below which it answers; `back` is the
+    console's page of a connection, as far as this server has one."""
 
     prefix = "/oauth/"
 
-    def __init__(self, service: OAuthService, access: Access) -> None:
+    def __init__(
+        self, service: OAuthService, access: Access, back: Callable[[str], str] = lambda name: ""
+    ) -> None:
         self._service = service
         self._access = access
+        self._back = back
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -160,26 +165,29 @@ class OAuthApp:
         result = await self._service.callback(dict(request.query_params), browser)
         if isinstance(result, OtherAccount):
             return _ask_account(result)
-        return _connected(result)
+        return self._connected(result)
 
     async def _confirm(self, request: Request) -> Response:
         form = await _form(request)
         browser = request.cookies.get(COOKIE, "")
-        return _connected(await self._service.confirm(form.get("confirmation", ""), browser))
+        return self._connected(await self._service.confirm(form.get("confirmation", ""), browser))
 
-
-def _connected(result: Connected) -> Response:
-    account = f"{result.account} {result.account_name}".strip()
-    text = f"{result.connection} is connected to the Klaviyo account {account}."
-    lines = "".join(
-        f"<li><code>{escape(scope)}</code>: {escape(effect)}</li>"
-        for scope, effect in result.missing.items()
-    )
-    missing = (
-        "<p>Scopes that were not granted, and what does not work without them:</p>"
-        f"<ul>{lines}</ul><p>Add them to the app at Klaviyo, then connect again.</p>"
-    )
-    return page("Connected", text, missing if lines else "<p>You can close this page.</p>")
+    def _connected(self, result: Connected) -> Response:
+        account = f"{result.account} {result.account_name}".strip()
+        text = f"{result.connection} is connected to the Klaviyo account {account}."
+        lines = "".join(
+            f"<li><code>{escape(scope)}</code>: {escape(effect)}</li>"
+            for scope, effect in result.missing.items()
+        )
+        body = ""
+        if lines:
+            body = (
+                "<p>Scopes that were not granted, and what does not work without them:</p>"
+                f"<ul>{lines}</ul><p>Add them to the app at Klaviyo, then connect again.</p>"
+            )
+        if back := self._back(result.connection):
+            body += f'<p><a href="{escape(back, quote=True)}">Back to the console</a></p>'
+        return page("Connected", text, body or "<p>You can close this page.</p>")
 
 
 def _ask_account(found: OtherAccount) -> Response:

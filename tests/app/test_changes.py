@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from connector.app.daemon import App
+from connector.domain.errors import Problem
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.memberships import Link
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
+from connector.runtime.metrics import Metrics
 from connector.service.changes import StoreChanges
 from tests.callers import caller_of
 from tests.platforms.plugins.daemon import running
@@ -79,6 +83,22 @@ async def test_what_workers_change_is_announced(app: App) -> None:
         await page.until("backfills")
         await app.store.backfills.set_state(run.id, "done", now=now)
         await page.until("backfills")
+        lane = await app.store.lanes.ensure("acme", "klaviyo", "membership")
+        await app.store.member_groups.set_links(lane, [Link("Gold", "Gold members")], account="a")
+        await page.until("status")
+        group = (await app.store.member_groups.all())[0]
+        await app.store.member_groups.set_problem(group.id, Problem.GROUP_NOT_FOUND, "gone")
+        await page.until("status")
+
+
+async def test_what_is_refused_and_what_an_import_job_did_is_announced() -> None:
+    metrics, announced = Metrics("1"), []
+    metrics.on_change = announced.append
+    metrics.record_rejected("acme", "signature", Millis(1))
+    lane = Lane(LaneId(1), "acme", "klaviyo", "profile")
+    metrics.record_job_closed(lane, 5, 0, Millis(1))
+    metrics.record_job_closed(lane, 5, 1, Millis(1))
+    assert announced == ["status", "status", "dead-letters"]
 
 
 async def test_a_page_learns_of_what_changed_while_it_connected() -> None:

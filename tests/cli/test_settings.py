@@ -299,3 +299,28 @@ def test_an_exported_folder_has_the_same_effective_configuration(
     assert call("config", "export", str(new), at=folder).code == 2, "nothing is overwritten"
     printed = call("config", "export", at=folder)
     assert tomllib.loads(printed.out)["connections"][0]["mode"] == "shadow"
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_a_connection_is_made_by_command_and_completed(
+    call: Call, folder: Folder, daemon: bool
+) -> None:
+    with_key(folder, f'"{KEY}"')
+    if daemon:
+        folder.start()
+    made = call("config", "add", "shop", "yotpo", "enabled=false", 'settings.guid="g-1"', at=folder)
+    assert made.code == 0, made.err
+    for key, value in (("settings.api_key", "yk"), ("klaviyo.private_key", "pk_shop")):
+        assert call("config", "set", "shop", key, value, at=folder).code == 0
+    assert call("config", "set", "shop", "settings.rate_per_second", "3", at=folder).code == 0
+    assert call("config", "set", "shop", "enabled", "true", at=folder).code == 0
+    found = tomllib.loads(call("config", "show", at=folder).out)["connections"]
+    [shop] = [connection for connection in found if connection["name"] == "shop"]
+    assert (shop["enabled"], shop["settings"]["rate_per_second"]) == (True, 3.0)
+    assert shop["settings"]["api_key"] == "***"
+    by_key = {entry["subject"]: entry["after"] for entry in audit(call, folder)}
+    assert by_key["settings.rate_per_second"] == 3
+    assert by_key["settings.api_key"] == "***"
+    again = call("config", "add", "shop", "yotpo", at=folder)
+    assert again.code == 2
+    assert "exists already" in again.err

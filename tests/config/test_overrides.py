@@ -90,6 +90,8 @@ def test_a_connection_may_be_made_at_run_time(read: Loader) -> None:
     [
         ("enabled", True),
         ("settings.api_key", True),
+        ("actions.secret", True),
+        ("actions.nonsense", False),
         ('mapping.events.metrics."Balance changed".enabled', True),
         ("mapping.profile.fields.balance.enabled", True),
         ("mapping.profile.fields.balance.from", False),

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from connector.app.setup import connection_setup
 from connector.config import Config, Connection
 from connector.config.models import Console as ConsoleConfig
 from connector.console import Console, ConsoleServices
@@ -56,16 +57,21 @@ class ConsoleHarness:
     def __init__(self, api: ApiHarness) -> None:
         self.api = api
         self.sent: list[tuple[str, bytes]] = []
+
+        def config() -> Config:
+            return Config(connections=(CONNECTION,))
+
         services = ConsoleServices(
             api.commands,
             api.access,
             api.changes,
             api.seal,
             api.clock,
-            lambda: Config(connections=(CONNECTION,)),
+            config,
             self._flow_target,
             lambda name: frozenset(("events", "profiles", "segments", "actions")),
             self._send,
+            connection_setup(api.store, api.clock, config, {}, api.changes),
         )
         self.app = Console(services)
         self.browsers: list[httpx.AsyncClient] = []

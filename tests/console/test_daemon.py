@@ -67,7 +67,8 @@ async def test_modules_and_connections_are_switched_without_a_restart(
         assert "acme is deactivated." in await submit("enabled", on="no", confirmed="yes")
         assert not daemon.app.runtimes["acme"].enabled
         assert "acme is active." in await submit("enabled", on="yes")
-        refused = await submit("audiences", audience="vip", list="VIP")
+        link = {"audience": "vip", "list": "VIP", "confirmed": "yes"}
+        refused = await submit("audiences/add", **link)
         assert "connections.acme.audiences" in refused
         audit = (await browser.get("/audit?connection=acme")).text
         assert audit.count("setting_changed enabled") == 2

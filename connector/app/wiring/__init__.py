@@ -27,6 +27,8 @@ from connector.app.wiring.profiles import build_profiles
 from connector.app.wiring.reconcile import build_reconcile
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
+from connector.klaviyo.flows import FlowTriggers
+from connector.klaviyo.groups import KlaviyoGroups
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
 from connector.net.http import TransportFactory
@@ -39,6 +41,7 @@ from connector.ports import Clock, Lease, Store
 from connector.ports.workers import Worker
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
+from connector.service.runtime import RemoteDirectory
 
 
 def _build_resume(context: ConnectionContext) -> Worker | None:
@@ -170,6 +173,11 @@ class ConnectionBuilder:
             checks=(context.api.check, *((context.client.check,) if context.client else ())),
             render=build_rendering(context),
             person_now=build_person_now(context),
+            directory=RemoteDirectory(
+                KlaviyoGroups(context.api),
+                FlowTriggers(context.api),
+                context.client.audiences if context.client else None,
+            ),
             webhook_endpoint=webhook_endpoint,
             flow_endpoint=actions.endpoint,
             signals=context.signals,

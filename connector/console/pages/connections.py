@@ -10,18 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from connector.console.connection_form import MODULES
 from connector.console.pages.overview import card
 from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.domain.errors import ConfigError
-
-_MODULES = {
-    "events": "Events become metrics of profiles at Klaviyo.",
-    "profiles": "Balance, tier and the other fields are kept on profiles at Klaviyo.",
-    "audiences": "Audiences of the platform are kept as lists at Klaviyo.",
-    "segments": "Segments of Klaviyo are sent to the platform.",
-    "actions": "Flows at Klaviyo give points and send pushes.",
-}
 
 
 async def show(request: Request) -> Response:
@@ -35,7 +28,7 @@ async def show(request: Request) -> Response:
         "connection.html",
         card=card(name, connection),
         connection=connection,
-        modules=_MODULES,
+        modules=MODULES,
         offered=_offered(visit, name),
         attention=[item for item in status.attention if item.text.startswith(f"{name}")],
     )
@@ -66,7 +59,7 @@ async def switch_module(request: Request) -> Response:
     visit, name = Visit.of(request), request.path_params["name"]
     form = await visit.form()
     module, on = str(form.get("module", "")), form.get("on") == "yes"
-    if module not in _MODULES:
+    if module not in MODULES:
         raise HTTPException(404)
     done, result = await visit.run("modules", {"connection": name, "names": [module], "on": on})
     message = f"{module.capitalize()} {'on' if on else 'off'}."
@@ -95,27 +88,6 @@ async def activate(request: Request) -> Response:
     return _back(visit, name, done, result, message)
 
 
-async def add_audience(request: Request) -> Response:
-    """Keep an audience as a list at Klaviyo, from the next scan on."""
-    visit, name = Visit.of(request), request.path_params["name"]
-    form = await visit.form()
-    try:
-        connection = visit.services.config().connection(name)
-    except KeyError:
-        raise HTTPException(404) from None
-    link = {
-        "audience": str(form.get("audience", "")).strip(),
-        "list": str(form.get("list", "")).strip(),
-        "create_list": form.get("create_list") == "yes",
-    }
-    links = [x.model_dump(mode="json", exclude_unset=True) for x in connection.audiences]
-    done, result = await visit.run(
-        "settings", {"connection": name, "set": {"audiences": [*links, link]}}
-    )
-    message = f"{link['audience']} is kept as the list {link['list']} from now on."
-    return _back(visit, name, done, result, message)
-
-
 def _back(visit: Visit, name: str, done: bool, result: Mapping[str, Any], message: str) -> Response:
     path = f"/connections/{name}"
     return visit.redirect(path, message if done else error_text(result), failed=not done)
@@ -125,6 +97,5 @@ routes = [
     Route("/connections/{name}", show, name="connection"),
     Route("/connections/{name}/modules", switch_module, methods=["POST"]),
     Route("/connections/{name}/enabled", activate, methods=["POST"]),
-    Route("/connections/{name}/audiences", add_audience, methods=["POST"]),
     Route("/connections/{name}/{kind:str}", pause_or_resume, methods=["POST"]),
 ]

@@ -92,3 +92,16 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
 addEventListener("pagehide", close);
 open();
+
+// A preview follows every change of its form. Without script its button does the same.
+for (const form of document.querySelectorAll("[data-preview]")) {
+  form.addEventListener("change", async () => {
+    if (!form.elements.who.value) return;
+    const body = new URLSearchParams(new FormData(form));
+    body.set("what", "preview");
+    const answer = await fetch(form.action, { method: "POST", body });
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const fresh = page.getElementById(form.dataset.preview);
+    if (fresh) document.getElementById(form.dataset.preview).replaceChildren(...fresh.childNodes);
+  });
+}

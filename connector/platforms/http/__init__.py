@@ -64,5 +64,6 @@ PLATFORM = Platform(
     event_view=event_view(Event()),
     webhook=HttpWebhook,
     open=open,
+    secret_in_address=lambda settings: not settings.signature_header,
     for_settings=for_settings,
 )

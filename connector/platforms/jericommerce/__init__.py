@@ -42,4 +42,8 @@ PLATFORM = Platform(
     person_view=person_view,
     name_header=lambda name: {EVENT_TYPE: name},
     direct=direct,
+    webhook_note=(
+        "In JeriCommerce: Settings → Integrations → API, enter the address and switch Events on. "
+        "The secret is shown there."
+    ),
 )

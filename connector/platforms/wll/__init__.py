@@ -51,4 +51,9 @@ PLATFORM = Platform(
     webhook=WllWebhook,
     open=open,
     person_view=person_view,
+    secret_in_address=lambda settings: True,
+    webhook_note=(
+        "In White Label Loyalty: for each event type, a reactor with the reaction Webhook and this "
+        "address."
+    ),
 )

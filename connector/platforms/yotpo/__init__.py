@@ -51,4 +51,6 @@ PLATFORM = Platform(
     open=open,
     person_view=person_view,
     direct=direct,
+    secret_in_address=lambda settings: True,
+    webhook_note="In Yotpo Loyalty: Settings → General Settings → Integrations → Webhook URL.",
 )

@@ -14,17 +14,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from connector.config.faults import NAME
+from connector.config.shipped import shipped_mappings
 from connector.config.values import field_option, is_secret, unwrap
 from connector.domain.errors import ConfigError
 from connector.platforms import registry
-
-SHIPPED = Path(__file__).parents[2] / "shipped" / "mappings"
-CHECKOUT = Path(__file__).parents[3] / "mappings"
-
-
-def shipped_mappings() -> Path:
-    """The folder of the shipped mapping files: in the wheel, or in a checkout."""
-    return SHIPPED if SHIPPED.is_dir() else CHECKOUT
 
 
 def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> list[str]:

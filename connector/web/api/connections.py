@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from connector.config import dotted_key
 from connector.config.connections import Module
+from connector.domain.errors import ConnectorError
+from connector.service.setting_secrets import seal_secrets
 from connector.service.status import ConnectionStatus
 from connector.web.api.context import ApiServices, Input, Page, Services, Viewer
 from connector.web.api.orders import ACCEPTED, CommandView, Order
@@ -71,6 +74,42 @@ class ConnectionChange(Input):
         return "settings", {"connection": connection, "set": wanted, "unset": removed}
 
 
+class KlaviyoAccess(Input):
+    """How Klaviyo is reached. With `oauth` a person connects the account afterwards."""
+
+    auth: Literal["private-key", "oauth"] | None = None
+    private_key: str | None = None
+
+
+class NewConnection(Input):
+    """A connection as in `connector.toml`. One that is not `enabled` may lack what it needs to
+    run."""
+
+    name: str
+    source: str
+    enabled: bool = True
+    mode: Literal["live", "shadow"] | None = None
+    modules: list[Module] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    klaviyo: KlaviyoAccess = Field(default_factory=KlaviyoAccess)
+    actions: dict[str, Any] = Field(default_factory=dict)
+    audiences: list[dict[str, Any]] | None = None
+    segments: list[dict[str, Any]] | None = None
+    tiers: list[dict[str, Any]] | None = None
+    rewards: list[dict[str, Any]] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Its settings by dotted key."""
+        found: dict[str, Any] = {}
+        for key, value in self.model_dump(exclude={"name", "source"}).items():
+            if isinstance(value, dict):
+                inner = {dotted_key((key, name)): item for name, item in value.items()}
+                found |= {name: item for name, item in inner.items() if item is not None}
+            elif value is not None:
+                found[key] = value
+        return found
+
+
 @router.get("")
 async def list_connections(services: Services, caller: Viewer) -> Page[ConnectionView]:
     """Connections that run, or have run on this store."""
@@ -78,6 +117,19 @@ async def list_connections(services: Services, caller: Viewer) -> Page[Connectio
     return Page(
         items=[await _view(services, name, found) for name, found in status.connections.items()]
     )
+
+
+@router.post("", responses=ACCEPTED)
+async def add_connection(wanted: NewConnection, services: Services, order: Order) -> CommandView:
+    """Make a connection. It is validated as a file is, stored below the files with its secrets
+    encrypted, and runs when the command is done."""
+    changes = wanted.changes()
+    try:
+        sealed = seal_secrets(services.config(), wanted.name, changes, wanted.source)
+    except ConnectorError as error:
+        raise ApiError(409, error.detail) from None
+    args = {"connection": wanted.name, "source": wanted.source, "set": sealed}
+    return await order.run("add-connection", args)
 
 
 @router.patch("/{name}", responses=ACCEPTED)

@@ -22,6 +22,9 @@ min_free = "1MB"
 [server]
 port = 0
 
+[security]
+encryption_key = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
+
 [console]
 api_tokens = ["deploy:operator:op-token", "board:viewer:view-token"]
 
@@ -52,21 +55,25 @@ class Caller:
 
     def __init__(self, http: httpx.AsyncClient, token: str) -> None:
         self._http = http
-        self._headers = {"authorization": f"Bearer {token}"}
+        self.headers = {"authorization": f"Bearer {token}"}
 
     async def acme(self) -> dict[str, Any]:
         """The connection as listed."""
-        answer = await self._http.get("/api/v1/connections", headers=self._headers)
+        answer = await self._http.get("/api/v1/connections", headers=self.headers)
         [found] = answer.json()["items"]
         assert isinstance(found, dict)
         return found
 
     async def change(self, name: str = "acme", **changes: Any) -> httpx.Response:
         url = f"/api/v1/connections/{name}"
-        return await self._http.patch(url, json=changes, headers=self._headers)
+        return await self._http.patch(url, json=changes, headers=self.headers)
+
+    async def add(self, body: dict[str, Any], key: str = "") -> httpx.Response:
+        headers = self.headers | ({"idempotency-key": key} if key else {})
+        return await self._http.post("/api/v1/connections", json=body, headers=headers)
 
     async def audit(self, query: str = "") -> dict[str, Any]:
-        answer = await self._http.get(f"/api/v1/audit{query}", headers=self._headers)
+        answer = await self._http.get(f"/api/v1/audit{query}", headers=self.headers)
         found = answer.json()
         assert isinstance(found, dict)
         return found
@@ -131,6 +138,61 @@ async def test_a_change_that_is_not_possible_changes_nothing(
     assert any(fault in line for line in answer.json()["faults"]), answer.text
     assert await operator.acme() == before
     assert (await operator.audit())["items"] == []
+
+
+NEW = {
+    "name": "club",
+    "source": "wll",
+    "modules": ["events", "actions"],
+    "settings": {"client_id": "wll_client", "api_key": "wll_key_of_club", "client_secret": "s3"},
+    "klaviyo": {"private_key": "pk_of_club"},
+    "actions": {"secret": "flow_of_club"},
+}
+
+
+async def test_a_connection_is_made_and_completed(http: httpx.AsyncClient) -> None:
+    """Once, however often the request is repeated."""
+    operator = Caller(http, "op-token")
+    made = await operator.add(NEW | {"enabled": False}, key="one")
+    assert made.status_code == 200, made.text
+    assert "settings.api_key" in made.json()["result"]["changed"]
+    again = await operator.add(NEW | {"enabled": False}, key="one")
+    assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
+    other = NEW | {"enabled": False, "klaviyo": {"private_key": "pk_other"}}
+    assert (await operator.add(other, key="one")).status_code == 422
+    assert (await operator.change("club", enabled=True)).status_code == 200
+    listed = (await http.get("/api/v1/connections", headers=operator.headers)).json()["items"]
+    [club] = [found for found in listed if found["name"] == "club"]
+    assert (club["enabled"], club["modules"]) == (True, ["events", "actions"])
+    settings = {setting["key"]: setting["value"] for setting in club["settings"]}
+    assert settings["klaviyo.private_key"] == settings["actions.secret"] == "***"
+    assert settings["settings.client_id"] == "wll_client"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"settings": {"client_id": "x"}}, "connections.club.settings.api_key: found"),
+        ({"settings": {**NEW["settings"], "guid": "x"}}, "connections.club.settings.guid: found"),  # type: ignore[dict-item]
+        ({"source": "unheard"}, "connections.club.source: found"),
+        ({"name": "acme"}, "connections.acme.name: found"),
+        ({"name": "A b"}, "name: found"),
+        ({"audiences": [{"audience": "x"}]}, "connections.club.audiences"),
+        ({"klaviyo": {"base_url": "http://x"}}, "body.klaviyo.base_url"),
+    ],
+)
+async def test_a_connection_that_is_not_valid_is_not_made(
+    operator: Caller, changes: dict[str, Any], fault: str
+) -> None:
+    answer = await operator.add(NEW | changes)
+    assert answer.status_code == 422, answer.text
+    assert any(fault in line for line in answer.json()["faults"]), answer.text
+    assert "wll_key_of_club" not in answer.text
+    assert (await operator.audit())["items"] == []
+
+
+async def test_a_viewer_makes_no_connection(http: httpx.AsyncClient) -> None:
+    assert (await Caller(http, "view-token").add(NEW)).status_code == 403
 
 
 async def test_a_viewer_reads_and_changes_nothing(

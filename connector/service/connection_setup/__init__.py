@@ -1,0 +1,239 @@
+"""Setting a connection up: platforms to choose from, its settings as a form, whether its
+credentials are accepted, the address of its webhook, and what can be linked."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from connector.config import Config, Connection
+from connector.domain.attention import Check
+from connector.domain.errors import ConfigError, ConnectorError
+from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
+from connector.mapping import load as load_mapping
+from connector.ports import AuditEntry, Clock, Platform, Store
+from connector.service.connection_setup.form import Entered, Group, entered, groups_of
+from connector.service.connection_setup.remote import (
+    LinkPreview,
+    RemoteNames,
+    preview_audience,
+    preview_segment,
+)
+from connector.service.grants import grant_problems
+from connector.service.mapping_preview import PersonPreview, preview_person
+from connector.service.runtime import ConnectionRuntime
+from connector.service.setting_secrets import seal_secrets
+
+_WEBHOOK_SECRET = "settings.webhook_secret"
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAddress:
+    """What is entered at the platform. `secret` is the part that must stay secret: the end of the
+    address, or what the platform signs with; empty where there is none yet. `note` says where."""
+
+    url: str
+    secret: str = field(repr=False)
+    in_address: bool
+    note: str
+
+    @property
+    def shown(self) -> str:
+        """The address without its secret."""
+        return f"{self.url}/…" if self.in_address else self.url
+
+    @property
+    def whole(self) -> str:
+        return f"{self.url}/{self.secret}" if self.in_address else self.url
+
+
+@dataclass(frozen=True, slots=True)
+class KlaviyoAccess:
+    """How Klaviyo is reached. `account` and `problems` are those of an OAuth connection."""
+
+    auth: str
+    connected: bool = False
+    account: str = ""
+    problems: Sequence[str] = ()
+    app: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What both sides answered when credentials were tested, at `at` in ms since 1970."""
+
+    at: int
+    checks: Sequence[Check]
+
+    @property
+    def accepted(self) -> bool:
+        return all(check.level != "fault" for check in self.checks)
+
+
+class ConnectionSetup:
+    """`load_platform` finds the platform of a source and its settings, `sources` are those that are
+    installed. `on_read`: see RemoteNames."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        config: Callable[[], Config],
+        runtimes: Mapping[str, ConnectionRuntime],
+        load_platform: Callable[[str, Any], Platform],
+        sources: Callable[[], Sequence[str]],
+        on_read: Callable[[], None],
+    ) -> None:
+        self.names = RemoteNames(runtimes, clock, on_read)
+        self._store = store
+        self._clock = clock
+        self._config = config
+        self._runtimes = runtimes
+        self._load_platform = load_platform
+        self._sources = sources
+        self._results: dict[str, tuple[object, CheckResult]] = {}
+
+    # ── platforms and forms ──────────────────────────────────────────────────────────────────────
+
+    @property
+    def can_store_secrets(self) -> bool:
+        return bool(self._config().security.encryption_key)
+
+    def platforms(self) -> list[Platform]:
+        """The installed platforms that work, by title; those that settings describe come last."""
+        found = []
+        for source in self._sources():
+            try:
+                found.append(self._load_platform(source, None))
+            except ConfigError:
+                continue
+        return sorted(found, key=lambda p: (p.for_settings is not None, p.title))
+
+    def platform(self, source: str, settings: Any = None) -> Platform:
+        """Raises ConfigError."""
+        return self._load_platform(source, settings)
+
+    def platform_of(self, connection: Connection) -> Platform:
+        """Raises ConfigError."""
+        return self._load_platform(connection.source, connection.settings)
+
+    def groups(self, name: str, platform: Platform) -> list[Group]:
+        """The settings of a connection, which may be new."""
+        main = () if self._makes_webhook_secret(platform, {}) else (_WEBHOOK_SECRET,)
+        return groups_of(self._config(), name, platform.title, platform.settings, main=main)
+
+    def unfinished(self) -> list[Connection]:
+        """Connections that were made at run time and are not active."""
+        config = self._config()
+        return [c for c in config.connections if not c.enabled and self.is_ours(c.name)]
+
+    def is_ours(self, name: str) -> bool:
+        """Whether the connection was made at run time."""
+        return self._config().origin(f"connections.{name}.source") == "run time"
+
+    def entered(self, groups: Sequence[Group], given: Mapping[str, str]) -> Entered:
+        return entered([setting for group in groups for setting in group.all], given)
+
+    def with_generated(self, platform: Platform, changes: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a new connection with the secrets that are ours to choose."""
+        made = dict(changes)
+        if self._makes_webhook_secret(platform, made):
+            made.setdefault(_WEBHOOK_SECRET, secrets.token_hex(16))
+        if platform.offers & {"increase", "decrease", "adjust", "push"}:
+            made.setdefault("actions.secret", secrets.token_urlsafe(24))
+        return made
+
+    @staticmethod
+    def _makes_webhook_secret(platform: Platform, changes: Mapping[str, Any]) -> bool:
+        """Whether the secret is ours to choose: it is a part of the address that we give out."""
+        if platform.webhook is None or "webhook_secret" not in platform.settings.model_fields:
+            return False
+        given = {key.removeprefix("settings."): value for key, value in changes.items()}
+        return platform.secret_in_address(platform.settings.model_construct(**given))
+
+    def sealed(
+        self, name: str, changes: Mapping[str, Any], source: str | None = None
+    ) -> dict[str, Any]:
+        """See seal_secrets."""
+        return seal_secrets(self._config(), name, changes, source)
+
+    # ── credentials ──────────────────────────────────────────────────────────────────────────────
+
+    async def check(self, name: str) -> CheckResult:
+        """Ask both sides whether they accept the stored credentials. Raises KeyError."""
+        runtime = self._runtimes[name]
+        found: list[Check] = []
+        for check in runtime.checks:
+            try:
+                found += await check()
+            except ConnectorError as error:
+                found.append(Check(runtime.title, "fault", error.detail, error.problem))
+            except Exception as error:  # a platform's package
+                found.append(Check(runtime.title, "fault", f"{type(error).__name__}, see the log"))
+        result = CheckResult(self._clock.now(), found)
+        self._results[name] = (runtime, result)
+        return result
+
+    def last_check(self, name: str) -> CheckResult | None:
+        """The result for the settings in effect; None where this process did not test them."""
+        runtime, result = self._results.get(name, (None, None))
+        return result if runtime is not None and runtime is self._runtimes.get(name) else None
+
+    async def klaviyo(self, connection: Connection) -> KlaviyoAccess:
+        app = bool(self._config().klaviyo_app.client_id)
+        if connection.klaviyo.auth != "oauth":
+            return KlaviyoAccess("private-key", app=app)
+        row = await self._store.secrets.get(connection.name, KLAVIYO_OAUTH)
+        if row is None:
+            return KlaviyoAccess("oauth", app=app)
+        info = GrantInfo.load(row.info)
+        problems = [
+            f"{text}: {todo}"
+            for _, text, todo in grant_problems(info, connection.name, self._clock.now())
+        ]
+        account = f"{info.account} {info.account_name}".strip()
+        return KlaviyoAccess("oauth", info.ended_at is None, account, problems, app)
+
+    # ── webhook ──────────────────────────────────────────────────────────────────────────────────
+
+    def webhook(self, connection: Connection) -> WebhookAddress | None:
+        """What is entered at the platform; None where it has no webhooks. Raises ConfigError."""
+        platform = self.platform_of(connection)
+        if platform.webhook is None:
+            return None
+        configured = getattr(connection.settings, "webhook_secret", ())
+        secret = configured[0].get_secret_value() if configured else ""
+        public = self._config().server.public_url.rstrip("/")
+        in_address = bool(secret) and platform.secret_in_address(connection.settings)
+        url = f"{public}/webhooks/{connection.name}"
+        return WebhookAddress(url, secret, in_address, platform.webhook_note)
+
+    async def note_shown(self, name: str, what: str, *, by: str) -> None:
+        """A person has a secret shown to them: write it to the audit log. Raises StoreError."""
+        entry = AuditEntry(self._clock.now(), by, "secret_shown", name, what)
+        await self._store.audit.record(entry)
+
+    # ── links and mapping ────────────────────────────────────────────────────────────────────────
+
+    async def preview_audience(self, name: str, audience: str, list_: str) -> LinkPreview:
+        directory = self._runtimes[name].directory if name in self._runtimes else None
+        if directory is None:
+            return LinkPreview(audience, list_, faults=["the connection does not run here"])
+        return await preview_audience(directory, audience, list_)
+
+    async def preview_segment(self, name: str, segment: str, target: str) -> LinkPreview:
+        directory = self._runtimes[name].directory if name in self._runtimes else None
+        if directory is None:
+            return LinkPreview(segment, target, faults=["the connection does not run here"])
+        return await preview_segment(directory, segment, target)
+
+    async def preview_person(
+        self, connection: Connection, who: str, changes: Mapping[str, Any]
+    ) -> list[PersonPreview]:
+        """People with this address or id, before and after `changes` of the mapping's entries.
+        Raises ConfigError."""
+        mapping = load_mapping(connection.mapping, changes).mapping
+        return await preview_person(self._store, connection.name, who, mapping)

@@ -1,0 +1,219 @@
+"""Setting a connection up in a real browser: the whole way, with the keyboard alone, and without
+script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from .test_browser import ARGUMENTS, CHROMIUM
+from .test_setup import FORM, LINKS, NEW, Site, site
+
+__all__ = ["site"]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
+)
+ENTERED = {
+    "API key": "wll_sandbox",
+    "Client ID": "wll_client",
+    "Client secret": "wll_client_secret",
+    "Private key": "pk_sandbox",
+}
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        found = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield found
+        await found.close()
+
+
+class Visitor:
+    """A browser that signed in, and what its pages complained about or loaded from elsewhere."""
+
+    def __init__(self, site: Site, browser: Browser) -> None:
+        self.site = site
+        self.url = f"http://127.0.0.1:{site.daemon.app.port}"
+        self.faults: list[str] = []
+        self._browser = browser
+
+    async def page(self, **options: Any) -> Page:
+        context = await self._browser.new_context(base_url=self.url, **options)
+        page = await context.new_page()
+        page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith(self.url) else self._foreign(r.url))
+        await page.goto(NEW)
+        await page.get_by_label("Password").fill("change")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("heading", name="Add connection")).to_be_visible()
+        return page
+
+    def _foreign(self, url: str) -> None:
+        self.faults.append(f"request to {url}")
+
+    async def fill(self, page: Page) -> None:
+        """Everything but the buttons."""
+        url = self.site.daemon.urls["wll"]
+        await page.get_by_label("Name").fill("club")
+        await page.get_by_text("More settings of White Label Loyalty").click()
+        await page.get_by_label("Base URL").fill(f"{url}/v1")
+        await page.get_by_label("Auth URL").fill(f"{url}/oauth/token")
+        for label, text in ENTERED.items():
+            await page.get_by_label(label).fill(text)
+
+
+async def test_a_person_sets_a_connection_up_and_its_data_arrives(
+    site: Site, chromium: Browser
+) -> None:
+    visitor = Visitor(site, chromium)
+    page = await visitor.page()
+    await page.get_by_role("link", name="White Label Loyalty").click()
+    await visitor.fill(page)
+    await page.get_by_label("API key").fill("mistyped")
+    await page.get_by_role("button", name="Test credentials").click()
+    await expect(page.get_by_text("Not accepted: WLL key")).to_be_visible()
+    # The browser itself logs that a page answered 4xx; this one did not.
+    assert visitor.faults == []
+    await page.get_by_label("API key").fill("wll_sandbox")
+    await page.get_by_role("button", name="Test credentials").click()
+    await expect(page.get_by_text("Both sides accept the credentials.")).to_be_visible()
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("club is saved and active.")).to_be_visible()
+
+    await page.get_by_role("button", name="Show address").click()
+    address = (await page.locator("#webhook-url").inner_text()).strip()
+    await page.get_by_role("link", name="Continue").click()
+    waiting = page.locator("#first-delivery")
+    await expect(waiting).to_contain_text("Waiting for the first delivery")
+    user = site.wll.people[0]
+    event = {"type": "CASHBACK_REGISTERED", "reportedAt": "2026-11-01T10:00:00Z"}
+    body = json.dumps({**event, "subject": user.auth, "payload": {"amount": 5}}).encode()
+    refused = await site.daemon.post("club", body, {}, "another")
+    assert refused[0] == 401
+    await expect(waiting).to_contain_text("A delivery was refused")
+    secret = urlsplit(address).path.rsplit("/", 1)[1]
+    assert (await site.daemon.post("club", body, {}, secret))[0] == 202
+    await expect(waiting).to_contain_text("First delivery received")
+
+    await page.get_by_role("link", name="Choose audience and list").click()
+    await page.get_by_label("Audience").fill("Silver")
+    await page.get_by_label("Klaviyo list").fill("Silver members")
+    await page.get_by_role("button", name="Check audience").click()
+    await expect(page.get_by_text("a new list")).to_be_visible()
+    await page.get_by_role("button", name="Save").click()
+    members = sorted(person.email for person in site.wll.people if person.tier[0] == "Silver")
+    await expect(page.locator("#links")).to_contain_text("in sync", timeout=20_000)
+    klaviyo = site.daemon.klaviyo
+    on_list = klaviyo.list_members(klaviyo.list_ids()["Silver members"])
+    assert sorted(on_list) == members
+    assert klaviyo.profile(user.email)
+
+    await page.goto(f"{LINKS}/fields")
+    await page.get_by_label("E-mail or id").fill(user.email)
+    await page.get_by_label("wll_tier_name").uncheck()
+    await expect(page.locator("#preview")).to_contain_text("no longer written")
+    assert visitor.faults == []
+
+
+async def test_the_pages_have_no_accessibility_fault_and_fit_a_phone(
+    site: Site, chromium: Browser
+) -> None:
+    await site.add("test", settings__api_key="mistyped")
+    link = {"audience": "Silver", "list": "Silver members", "create_list": "yes"}
+    paths = [NEW, FORM, f"{NEW}?name=club"]
+    axe, found = Axe(), []
+    visitor = Visitor(site, chromium)
+    # Pages refuse injected scripts, so axe comes in through the debugger.
+    light = await visitor.page(color_scheme="light", bypass_csp=True)
+    dark = await visitor.page(
+        color_scheme="dark", bypass_csp=True, viewport={"width": 360, "height": 740}
+    )
+
+    async def look(paths: list[str]) -> None:
+        for page in (light, dark):
+            for path in paths:
+                await page.goto(path)
+                results = await axe.run(page)
+                found.extend(f"{path}: {v['id']}" for v in results.response["violations"])
+        width = await dark.evaluate("document.documentElement.scrollWidth")
+        assert width <= 360, paths
+
+    for path in paths:
+        await look([path])
+    await site.add("save", f"{NEW}?name=club")
+    await site.browser.submit(f"{LINKS}/links", f"{LINKS}/audiences/add", confirmed="yes", **link)
+    for path in (f"{NEW}?name=club", f"{LINKS}/fields", f"{LINKS}/links", f"{LINKS}/settings"):
+        await look([path])
+    assert found == []
+    assert visitor.faults == []
+
+
+async def tab_to(page: Page, name: str) -> None:
+    """Move the focus by the Tab key to what has this accessible name."""
+    for _ in range(120):
+        await page.keyboard.press("Tab")
+        focused = page.locator(":focus")
+        if await focused.count():
+            label = await focused.evaluate(
+                "e => (e.labels?.length ? [...e.labels].map(l => l.innerText).join() "
+                ": e.innerText || '').trim()"
+            )
+            if label.startswith(name):
+                return
+    raise AssertionError(f"no Tab leads to {name}")
+
+
+async def test_a_connection_is_set_up_with_the_keyboard_alone(
+    site: Site, chromium: Browser
+) -> None:
+    page = await Visitor(site, chromium).page()
+    await tab_to(page, "White Label Loyalty")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="Add White Label Loyalty")).to_be_visible()
+    await tab_to(page, "Name")
+    await page.keyboard.press("Control+A")
+    await page.keyboard.type("club")
+    await tab_to(page, "API key")
+    await page.keyboard.type("wll_sandbox")
+    await tab_to(page, "Client ID")
+    await page.keyboard.type("wll_client")
+    await tab_to(page, "Client secret")
+    await page.keyboard.type("wll_client_secret")
+    await tab_to(page, "More settings")
+    await page.keyboard.press("Enter")
+    url = site.daemon.urls["wll"]
+    for label, text in (("Base URL", f"{url}/v1"), ("Auth URL", f"{url}/oauth/token")):
+        await tab_to(page, label)
+        await page.keyboard.press("Control+A")
+        await page.keyboard.type(text)
+    await tab_to(page, "Private key")
+    await page.keyboard.type("pk_sandbox")
+    await tab_to(page, "Save")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_text("club is saved and active.")).to_be_visible()
+    assert site.daemon.app.runtimes["club"].enabled
+
+
+async def test_a_connection_is_set_up_without_script(site: Site, chromium: Browser) -> None:
+    visitor = Visitor(site, chromium)
+    page = await visitor.page(java_script_enabled=False)
+    await page.get_by_role("link", name="White Label Loyalty").click()
+    await visitor.fill(page)
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("club is saved and active.")).to_be_visible()
+    await page.get_by_role("link", name="Choose audience and list").click()
+    await page.get_by_label("Audience").fill("Silver")
+    await page.get_by_label("Klaviyo list").fill("Silver members")
+    await page.get_by_role("button", name="Check audience").click()
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("Silver → Silver members is saved.")).to_be_visible()
+    assert visitor.faults == []
