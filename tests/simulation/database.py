@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 
 from connector.domain.errors import Problem, StoreError
 from connector.store.engine_errors import store_errors
+from connector.store.memory import empty_database, empty_pages
 from connector.store.sqlite import Work
-from connector.testing.fakes.store import empty_database, empty_pages
 
 T = TypeVar("T")
 
