@@ -104,7 +104,8 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
 
 async def drain(path: Path, url: str) -> dict[str, float]:
     """Run the daemon on this file until nothing is left, without rate limits."""
-    from connector.app.daemon import App, freeze_heap, read_config
+    from connector.app.configuration import read_config
+    from connector.app.daemon import App, freeze_heap
     from connector.klaviyo import limits
     from connector.net.rate_limit import Limit
     from connector.runtime import log

@@ -56,7 +56,8 @@ def measure(minutes: float, folder: Path) -> Run:
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, object]:
     """Run the daemon without a port on this folder's store for `seconds`."""
-    from connector.app.daemon import App, freeze_heap, read_config
+    from connector.app.configuration import read_config
+    from connector.app.daemon import App, freeze_heap
     from connector.klaviyo.limits import BULK_EVENTS, LIMITS
     from connector.runtime import log
 

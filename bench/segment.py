@@ -85,7 +85,8 @@ async def measure(size: int, folder: Path) -> Run:
 
 
 async def _work(size: int, folder: Path, klaviyo: int, platform: int) -> Run:
-    from connector.app.daemon import App, read_config
+    from connector.app.configuration import read_config
+    from connector.app.daemon import App
 
     file = folder / "connector.toml"
     mapping = ROOT / "mappings" / "jericommerce.toml"

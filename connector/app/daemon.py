@@ -14,8 +14,7 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from connector import __version__
 from connector.app.accounts import AccountLookups
@@ -29,12 +28,10 @@ from connector.app.reencrypt import reencrypt
 from connector.app.reload import Reloader
 from connector.app.takeover import Takeover
 from connector.config import Config
-from connector.config import load as load_config
 from connector.domain.errors import StoreError
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
 from connector.pipeline.store_outage import until_available
-from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
@@ -52,19 +49,10 @@ from connector.service.settings import SettingsService, effective_config
 from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
 
-if TYPE_CHECKING:
-    pass
-
 _CANCEL_TIMEOUT = 1.0
 _WAKE_EVERY = 30.0
 """Seconds after which every lane looks for what is ready. A process that has lost the lease may
 still store webhooks, and cannot wake the lanes of the process that holds it."""
-
-
-def read_config(path: Path | None = None, *, complete: bool = True) -> Config:
-    """The configuration of the files with every platform's settings validated. With
-    `complete=False` settings made at run time may complete it. Raises ConfigError."""
-    return load_config(path, settings_models=SettingsModels(), complete=complete)
 
 
 class App:

@@ -42,7 +42,8 @@ def run(
 
 
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
-    from connector.app.daemon import App, freeze_heap, read_config
+    from connector.app.configuration import read_config
+    from connector.app.daemon import App, freeze_heap
     from connector.domain.errors import ConfigError
 
     app = App(config, reread=lambda: read_config(path, complete=False))

@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.cli import demo_tour, demo_view, terminal
 from connector.cli.demo_panel import Panel
 from connector.config import Connection

@@ -66,7 +66,7 @@ def read(path: Path | None) -> Config:
 def read_files(path: Path | None) -> Config:
     """The configuration of the files alone, which settings made at run time may complete. Raises
     ConfigError where the store cannot be opened with it."""
-    from connector.app.daemon import read_config
+    from connector.app.configuration import read_config
 
     return read_config(path, complete=False)
 

@@ -20,7 +20,7 @@ def upgrade(context: typer.Context) -> None:
 
     copy = schema.prepare(session.read(context.obj).store.url, "auto")
     kept = f"; the old file is kept as {copy}" if copy else ""
-    print(f"the store is at revision {schema.head()}{kept}")
+    print(f"the store is at revision {schema.HEAD}{kept}")
 
 
 @app.command()

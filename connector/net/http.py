@@ -24,7 +24,6 @@ from connector.domain.errors import (
 )
 from connector.domain.hosts import is_loopback
 from connector.net.answers import ANSWERS, RETRY_STATUSES, Vendor, error_for
-from connector.net.transport import Transport
 from connector.ports import Clock
 
 _GET_DEADLINE = 10.0
@@ -88,9 +87,16 @@ class InProcess(httpx.AsyncBaseTransport):
             raise httpx.ReadTimeout("no answer in time") from error
 
 
+def _transport(timeout: float) -> httpx.AsyncBaseTransport:
+    # aiohttp takes a tenth of a second to import, which commands that call no one do not wait for.
+    from connector.net.transport import Transport
+
+    return Transport(timeout=timeout)
+
+
 def client(*, timeout: float = 30.0) -> httpx.AsyncClient:
     """A client for what is no remote API of ours. `timeout` in seconds as in Transport."""
-    return httpx.AsyncClient(transport=Transport(timeout=timeout), trust_env=False)
+    return httpx.AsyncClient(transport=_transport(timeout), trust_env=False)
 
 
 def in_process(app: Any) -> httpx.AsyncClient:
@@ -143,7 +149,7 @@ class Http:
         self._headers = {**_HEADERS, **(headers or {})}
         self._retry_statuses = retry_statuses
         self._on_call = on_call
-        self._transport = transport or Transport(timeout=timeout)
+        self._transport = transport or _transport(timeout)
         self._closed = False
         self._deadline = deadline
         parts = urlsplit(self._base)

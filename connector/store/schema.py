@@ -11,13 +11,9 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, column, func, inspect, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -27,6 +23,11 @@ from connector.store.engine_errors import to_store_error
 from connector.store.sqlite import sqlite_engine, sqlite_path
 from connector.store.sqlite_file import SqliteFile, damaged
 
+if TYPE_CHECKING:
+    # Imported where a schema is old, because it takes as long as the rest of a short command.
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
 T = TypeVar("T")
 
 _SCHEMA_LOCK = 5_014_217_083
@@ -34,19 +35,26 @@ _SCHEMA_LOCK = 5_014_217_083
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+HEAD = "0001"
+"""The newest revision of this version."""
+
+_VERSION = table("alembic_version", column("version_num"))
+
 
 def alembic_config(connection: Connection | None = None) -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
-def head() -> str:
-    """The newest revision of this version."""
-    revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    assert revision is not None
-    return revision
+def scripts() -> ScriptDirectory:
+    """The migrations of this version."""
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(alembic_config())
 
 
 def prepare(url: str, migrate: Literal["auto", "manual"], *, create: bool = True) -> str | None:
@@ -64,8 +72,8 @@ def prepare(url: str, migrate: Literal["auto", "manual"], *, create: bool = True
 
 
 def _prepare(c: Connection, url: str, migrate: str, create: bool) -> str | None:
-    found, newest = revision_of(c), head()
-    if found == newest:
+    found = revision_of(c)
+    if found == HEAD:
         return None
     if found is None and not create:
         raise StoreOutage(
@@ -73,10 +81,9 @@ def _prepare(c: Connection, url: str, migrate: str, create: bool) -> str | None:
             "the database has no tables of the connector yet: `connector run` creates them",
         )
     _lock(c)
-    if (found := revision_of(c)) == newest:
+    if (found := revision_of(c)) == HEAD:
         return None  # another process was faster
-    script = ScriptDirectory.from_config(alembic_config())
-    if found and found not in {r.revision for r in script.walk_revisions()}:
+    if found and found not in {r.revision for r in scripts().walk_revisions()}:
         raise StoreError(
             Problem.STORE_SCHEMA,
             f"the store is at revision {found}, which this version does not know: a newer version "
@@ -86,9 +93,11 @@ def _prepare(c: Connection, url: str, migrate: str, create: bool) -> str | None:
     if found and migrate == "manual":
         raise StoreError(
             Problem.STORE_SCHEMA,
-            f"the store is at revision {found}, this version needs {newest}: "
+            f"the store is at revision {found}, this version needs {HEAD}: "
             "run `connector store upgrade`",
         )
+    from alembic import command
+
     copy = _copy(url, found) if found else None
     command.upgrade(alembic_config(c), "head")
     c.commit()
@@ -104,7 +113,10 @@ def _lock(c: Connection) -> None:
 
 
 def revision_of(c: Connection) -> str | None:
-    return MigrationContext.configure(c).get_current_revision()
+    """None for a database without our tables."""
+    if not inspect(c).has_table(_VERSION.name):
+        return None
+    return c.scalar(select(_VERSION.c.version_num))
 
 
 def _copy(url: str, revision: str) -> str | None:

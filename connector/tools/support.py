@@ -129,7 +129,7 @@ async def _store_files(config: Config) -> dict[str, str]:
 async def _store(config: Config) -> str:
     url = config.store.url
     path = file_of(url)
-    found: dict[str, Any] = {"engine": urlsplit(url).scheme, "needed": schema.head()}
+    found: dict[str, Any] = {"engine": urlsplit(url).scheme, "needed": schema.HEAD}
     if path and not path.exists():
         return _json(found | {"file": "does not exist"})
     if path:

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from tests.callers import caller_of
 from tests.paths import ROOT

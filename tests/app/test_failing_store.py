@@ -12,7 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from connector.app import takeover
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
 from connector.pipeline import import_jobs
 from connector.ports.workers import WorkerName

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.service import CommandHandler, CommandResult
 from connector.store.sql import open_store

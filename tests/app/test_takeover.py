@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Millis, QuotaUsage
 from connector.domain.outcomes import Held

@@ -8,7 +8,8 @@ import re
 import pytest
 import structlog
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from tests.waiting import async_until
 
 from .conftest import Folder

@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.service import notify
 from tests.waiting import async_until
 

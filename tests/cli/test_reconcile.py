@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.sync.reconcile import values_match
 
 from .conftest import Folder, Platforms

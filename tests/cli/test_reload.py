@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
 from tests.waiting import until
 

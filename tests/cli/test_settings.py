@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.config import load
 from connector.domain.errors import ConfigError
 from connector.mapping import load as load_mapping

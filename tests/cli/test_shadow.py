@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 
 from .conftest import Folder, Platforms
 

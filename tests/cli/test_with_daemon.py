@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.domain.errors import StoreError
 from tests.waiting import until
 

@@ -17,7 +17,8 @@ from typing import TypeAlias
 
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.net.http import get
 from connector.pipeline.lease import holder_name, is_dead
 from connector.sandbox import Traffic
@@ -329,7 +330,8 @@ def test_a_second_daemon_on_one_store_waits_for_the_live_one(
     daemon.wait_until_ready()
     code = (
         "import asyncio\n"
-        "from connector.app.daemon import App, read_config\n"
+        "from connector.app.configuration import read_config\n"
+        "from connector.app.daemon import App\n"
         "from connector.domain.errors import StoreError\n"
         "async def main():\n"
         "    app = App(read_config())\n"

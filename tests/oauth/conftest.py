@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from connector.app.daemon import App, read_config
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.runtime import log
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Servers, Traffic, serve
 from tests.callers import caller_of

@@ -6,7 +6,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from connector.app.daemon import read_config
+from connector.app.configuration import read_config
 from connector.config import Config
 from tests.paths import MAPPINGS
 

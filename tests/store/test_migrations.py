@@ -177,3 +177,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     monkeypatch.undo()
     assert schema.prepare(url, "auto") is None
     assert integrity.check(url) == []
+
+
+def test_the_newest_revision_is_the_one_that_stores_are_compared_with() -> None:
+    assert schema.scripts().get_current_head() == schema.HEAD

@@ -51,8 +51,8 @@ def _check(c: Connection) -> list[str]:
             # Counts taken from damaged pages would mean nothing.
             return [f"{Problem.STORE_DAMAGED}: {line}" for line in result]
     current = schema.revision_of(c)
-    if current != schema.head():
-        return [f"{Problem.STORE_SCHEMA}: revision {current}, needed {schema.head()}"]
+    if current != schema.HEAD:
+        return [f"{Problem.STORE_SCHEMA}: revision {current}, needed {schema.HEAD}"]
     wrong_rows = [
         f"{Problem.STORE_DAMAGED}: {table.name}: {count} rows {what}"
         for table, what, wrong in _invariants()

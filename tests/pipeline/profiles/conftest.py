@@ -16,7 +16,7 @@ import orjson
 import pytest
 from sqlalchemy import select
 
-from connector.app.daemon import read_config
+from connector.app.configuration import read_config
 from connector.app.wiring import ConnectionBuilder
 from connector.config import Config
 from connector.domain.records import State

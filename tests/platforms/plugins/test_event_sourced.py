@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from connector.app.daemon import read_config
+from connector.app.configuration import read_config
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import Record
 from connector.mapping import compile_mapping

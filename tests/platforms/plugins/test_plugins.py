@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from connector.app.daemon import read_config
+from connector.app.configuration import read_config
 from connector.config import show
 from connector.domain.errors import ConfigError, Problem
 from connector.platforms import registry

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from connector.app.daemon import read_config
+from connector.app.configuration import read_config
 from connector.domain.errors import ConfigError, Problem
 from connector.sandbox import JeriCommerceSandbox, Traffic, YotpoSandbox
 from connector.tools.checks import check

@@ -13,7 +13,7 @@ import httpx
 import orjson
 import pytest
 
-from connector.app.daemon import read_config
+from connector.app.configuration import read_config
 from connector.app.wiring import ConnectionBuilder
 from connector.config import Config
 from connector.domain.memberships import Group

@@ -1,0 +1,15 @@
+"""Reads connector.toml as this installation understands it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from connector.config import Config
+from connector.config import load as load_config
+from connector.platforms.registry import SettingsModels
+
+
+def read_config(path: Path | None = None, *, complete: bool = True) -> Config:
+    """The configuration of the files with every platform's settings validated. With
+    `complete=False` settings made at run time may complete it. Raises ConfigError."""
+    return load_config(path, settings_models=SettingsModels(), complete=complete)
