@@ -83,7 +83,6 @@ class Remote:
         """With another balance at each read, so that each read is followed by a profile write."""
         self._balance += 1
         return {
-            "id": email,
             "email": email,
             "userData": {"firstName": "Ana", "birthdate": "1990-05-01"},
             "loyaltyData": {
