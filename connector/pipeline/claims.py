@@ -18,6 +18,9 @@ _GATHER_SECONDS = 2.0
 """How long a backfill's next batch may grow, where the last one was not full."""
 _MIN_WAIT = 0.01
 _NO_LIMIT = 1_000_000
+_RECHECK_SECONDS = 1.0
+"""A ready entry that cannot be claimed waits for another write of its person, or for the id of its
+list. Nothing reports their end."""
 
 Launch = Callable[[Claim, BatchMode, int], None]
 """Starts the delivery of a claim by so many requests of that mode."""
@@ -26,9 +29,10 @@ Launch = Callable[[Claim, BatchMode, int], None]
 class Claimer:
     """Claims the entries of one lane and launches their delivery.
 
-    Waits are seconds until something may be claimed; 0 when something was, None when that depends
-    on something else. Raises StoreError. `in_flight` counts the requests of a mode; `version` is
-    the renderer's. `backlogged`: more entries are ready than are sent in single requests.
+    Waits are seconds until something may be claimed; 0 when more may be ready at once, None when
+    that depends on something else. Raises StoreError. `in_flight` counts the requests of a mode;
+    `version` is the renderer's. `backlogged`: more entries are ready than are sent in single
+    requests.
     """
 
     def __init__(
@@ -130,13 +134,14 @@ class Claimer:
         grant = quota.reserve(batch_mode.endpoint, min(want, free), backfill=backfill)
         if not grant.count:
             return grant.wait
+        limit = min(most, grant.count * self._size_of(batch_mode))
         token = secrets.randbits(62)
         try:
             claim = await self._queue.claim(
                 self._lane,
                 self._lease.fence,
                 now=self._clock.now(),
-                limit=min(most, grant.count * self._size_of(batch_mode)),
+                limit=limit,
                 mode=mode,
                 mapping=self._version(),
                 usage=grant.usage,
@@ -153,14 +158,19 @@ class Claimer:
         self._outage.succeeded("write")
         used = -(-len(claim.entries) // batch_mode.size) if claim else 0
         quota.release(batch_mode.endpoint, grant, grant.count - used)
-        if claim is None or self._aborted:
+        if self._aborted:
             return None
+        if claim is None:
+            return _RECHECK_SECONDS
         bulk = self._sink.bulk if mode is DeliveryMode.BATCH else None
         if backfill and bulk and len(claim.entries) < self._size_of(bulk):
             self._gather_until = self._clock.monotonic() + _GATHER_SECONDS
         self._last_mode = mode
         self._launch(claim, batch_mode, used)
-        return 0
+        taken = len(claim.entries)
+        if taken == limit < count or count > self._bulk_threshold:
+            return 0  # more are ready, or may be: they were counted up to a limit
+        return None if taken >= count else _RECHECK_SECONDS
 
     def _batch_mode(self, count: int, mode: DeliveryMode, *, backfill: bool) -> BatchMode:
         single, bulk = self._sink.single, self._sink.bulk

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,7 +76,8 @@ class _Job:
     def __init__(self, work: Work[Any], *, alone: bool = False) -> None:
         self.work = work
         self.alone = alone
-        self.done: Future[Any] = Future()
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[Any] = self.loop.create_future()
 
 
 class SqliteDatabase:
@@ -91,11 +93,14 @@ class SqliteDatabase:
             self._file.forget_log()
         self.engine = sqlite_engine(url, self._file)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._of_thread = threading.local()
+        self._read_connections: set[Connection] = set()
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-read")
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
         self._closed = False
         self._writer: Connection | None = None
         self._lock_wait = _LOCK_WAIT
+        self._lock_wait_set = 0
         self._damage: StoreError | None = None
         self._thread.start()
 
@@ -123,20 +128,42 @@ class SqliteDatabase:
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
         self._readers.shutdown()
+        for connection in self._read_connections:
+            connection.close()
         self.engine.dispose()
 
     async def _submit(self, job: _Job) -> Any:
         if self._closed:
             raise StoreOutage(Problem.STORE_UNAVAILABLE, "the store is closed")
         self._jobs.put(job)
-        return await asyncio.wrap_future(job.done)
+        return await job.done
 
     def _read(self, work: Work[T]) -> T:
         try:
-            with self.engine.connect() as connection:
+            connection = self._reader()
+            try:
                 return work(connection)
+            finally:
+                connection.rollback()
         except SQLAlchemyError as error:
+            self._drop_reader()
             raise self._explained(error) from error
+
+    def _reader(self) -> Connection:
+        """The connection of this thread: taking one from the pool costs as much as a short read."""
+        connection: Connection | None = getattr(self._of_thread, "connection", None)
+        if connection is None:
+            connection = self._of_thread.connection = self.engine.connect()
+            self._read_connections.add(connection)
+        return connection
+
+    def _drop_reader(self) -> None:
+        connection: Connection | None = getattr(self._of_thread, "connection", None)
+        if connection is not None:
+            self._of_thread.connection = None
+            self._read_connections.discard(connection)
+            connection.invalidate()
+            connection.close()
 
     # ── the writer thread ────────────────────────────────────────────────────────────────────────
 
@@ -180,11 +207,10 @@ class SqliteDatabase:
                     self._commit([job])
             else:
                 failure = self._explained(error)
-                for job in live:
-                    _finish(job, error=failure if working else _outage(failure))
+                failure = failure if working else _outage(failure)
+                _finish([(job, None, failure) for job in live])
             return
-        for job, result in zip(live, results, strict=True):
-            _finish(job, result=result)
+        _finish([(job, result, None) for job, result in zip(live, results, strict=True)])
 
     def _run_alone(self, job: _Job) -> None:
         try:
@@ -193,15 +219,18 @@ class SqliteDatabase:
             self._writer = self._writer or self._open_writer()
             result = job.work(self._writer)
         except Exception as error:
-            _finish(job, error=self._explained(error))
+            _finish([(job, None, self._explained(error))])
         else:
-            _finish(job, result=result)
+            _finish([(job, result, None)])
+        self._lock_wait_set = 0
 
     def _begin(self) -> Connection:
         if self._file:
             self._file.check()
         connection = self._writer = self._writer or self._open_writer()
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={self._lock_wait}")
+        if self._lock_wait_set != self._lock_wait:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={self._lock_wait}")
+            self._lock_wait_set = self._lock_wait
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         except SQLAlchemyError:
@@ -215,6 +244,7 @@ class SqliteDatabase:
     def _open_writer(self) -> Connection:
         connection = self.engine.connect()
         connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITER_CACHE}")
+        self._lock_wait_set = 0
         return connection
 
     def _roll_back(self) -> None:
@@ -242,13 +272,24 @@ class SqliteDatabase:
         return failure
 
 
-def _finish(job: _Job, *, result: Any = None, error: Exception | None = None) -> None:
-    if not job.done.set_running_or_notify_cancel():
-        return
-    if error is None:
-        job.done.set_result(result)
-    else:
-        job.done.set_exception(error)
+_Ended = tuple[_Job, Any, Exception | None]
+
+
+def _finish(ended: Sequence[_Ended]) -> None:
+    """Tell who waits for these jobs, all of a loop with one wake-up of it."""
+    for loop in {job.loop for job, _, _ in ended}:
+        with contextlib.suppress(RuntimeError):  # a loop that is closed waits for nothing
+            loop.call_soon_threadsafe(_resolve, [e for e in ended if e[0].loop is loop])
+
+
+def _resolve(ended: Sequence[_Ended]) -> None:
+    for job, result, error in ended:
+        if job.done.done():
+            continue
+        if error is None:
+            job.done.set_result(result)
+        else:
+            job.done.set_exception(error)
 
 
 def _outage(error: Exception) -> Exception:

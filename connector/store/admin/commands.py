@@ -93,12 +93,17 @@ class SqlCommands:
         return await self._database.write(work)
 
     async def fetch(self, *, now: Millis) -> Sequence[Command]:
+        is_open = commands.c.claimed_at.is_(None), commands.c.done_at.is_(None)
         query = (
             select(*_COLUMNS)
-            .where(commands.c.claimed_at.is_(None), commands.c.done_at.is_(None))
+            .where(*is_open)
             .order_by(commands.c.id)
             .with_for_update(skip_locked=True)
         )
+        # Asked several times a second and mostly in vain, so it does not wait for the writer.
+        first = select(commands.c.id).where(*is_open).limit(1)
+        if await self._database.read(lambda c: c.execute(first).first()) is None:
+            return ()
 
         def work(c: Connection) -> list[Command]:
             found = [_CommandRow._make(row).command() for row in c.execute(query)]

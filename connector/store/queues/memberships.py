@@ -4,7 +4,6 @@ profiles (guarantee 5)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,7 +14,7 @@ from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.memberships import Change
 from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Ambiguous, Dead, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
-from connector.ports import ReadyCounts, RetryPolicy
+from connector.ports import RetryPolicy
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.queues import queue
@@ -45,7 +44,6 @@ from connector.store.tables import (
 )
 
 _M = memberships.c
-_RECHECK_AFTER = 1_000
 """ms"""
 
 
@@ -54,16 +52,6 @@ class SqlMembershipQueue(ReceiptedQueue):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, memberships_queue, _M.settled_at)
-
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
-        """A ready change may wait for a write of the same person on another lane, or for the id of
-        its list. No event reports their end, so `next_due` is at most a second away."""
-        found = await super().ready(lane, now=now, limit=limit)
-        if not (found.batch or found.backfill_batch):
-            return found
-        again = Millis(now + _RECHECK_AFTER)
-        due = again if found.next_due is None else min(again, found.next_due)
-        return replace(found, next_due=due)
 
     async def requeue(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
         total = 0

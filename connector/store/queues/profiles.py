@@ -26,7 +26,7 @@ from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Dead, Outcome
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
-from connector.ports import ReadyCounts, RetryPolicy
+from connector.ports import RetryPolicy
 from connector.store import counters
 from connector.store.database import Database
 from connector.store.queues import profile_merging, profile_rows, profile_unsets, queue
@@ -42,7 +42,6 @@ from connector.store.queues.profile_rows import COLUMNS, ProfileRow, Values
 from connector.store.queues.receipts import ReceiptedQueue, is_joining_list
 from connector.store.tables import in_state, journal, outbox, profiles, profiles_queue
 
-_RECHECK_AFTER_MS = 1_000
 _EVENT_LEAVES_WITHIN_MS = 2_000
 _CLAIMS = 50
 """How often one transaction claims, while it finds only people who are held."""
@@ -113,17 +112,6 @@ class SqlProfiles(ReceiptedQueue):
     async def count_outdated(self, lane: LaneId, mapping: str) -> int:
         found = await self._database.read(lambda c: counters.load(c, "mappings", lane))
         return sum(rows for (_, version), rows in found.items() if version != mapping)
-
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
-        """Ready rows may not be claimable: while an event of the person is or may be in flight, or
-        a write to their address on another lane. Nothing reports the end of that, so look again
-        soon."""
-        counts = await super().ready(lane, now=now, limit=limit)
-        if not counts.any:
-            return counts
-        recheck = Millis(now + _RECHECK_AFTER_MS)
-        due = recheck if counts.next_due is None else min(recheck, counts.next_due)
-        return replace(counts, next_due=due)
 
     # ── claim and settle ─────────────────────────────────────────────────────────────────────────
 

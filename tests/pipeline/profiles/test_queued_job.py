@@ -14,10 +14,14 @@ async def test_a_change_while_a_job_is_queued_is_sent_after_it_and_wins(
 ) -> None:
     env = Environment(configs(bulk_threshold=1), people=3, job_delay=1e6)
     await env.start()
-    people = env.platform.people
+    people, writes = env.platform.people, env.runtime.writes
+    assert writes
+    await writes.pause()
     for person in people:
         person.change(balance=100)
         await env.send_event("Balance changed", person)
+    await env.clock.advance(3.0)
+    await writes.resume()
     await env.clock.advance(3.0)
     [job] = env.klaviyo.jobs.open()
     ana = people[0]
