@@ -13,9 +13,11 @@ from connector.domain.lanes import ACTIONS, PROFILES, READS, Millis
 from connector.domain.wording import counted
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import (
+    ActionPosition,
     ActionView,
     Approval,
     AuditEntry,
+    Backfill,
     Backlog,
     Clock,
     DeadLetter,
@@ -109,10 +111,17 @@ class Queries:
         return read_report(document, age=(self._clock.now() - at) / 1000), at, holder
 
     async def actions(
-        self, connection: str | None, stuck: bool, limit: int
+        self,
+        connection: str | None,
+        stuck: bool,
+        limit: int,
+        *,
+        after: ActionPosition | None = None,
     ) -> Sequence[ActionView]:
-        """Adjustments and pushes; uncertain and held ones first."""
-        return await self._store.action_views.find(connection=connection, stuck=stuck, limit=limit)
+        """Adjustments and pushes; uncertain and held ones first. See ActionViews.find."""
+        return await self._store.action_views.find(
+            connection=connection, stuck=stuck, after=after, limit=limit
+        )
 
     async def links(self) -> list[dict[str, Any]]:
         """Audiences kept as lists, segments kept as targets, and their counts."""
@@ -173,12 +182,20 @@ class Queries:
         """When the person was erased, in ms since 1970; None without a tombstone."""
         return await self._store.erasure.erased_at(connection, who)
 
-    async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
-        """Runs with progress and results, the newest first. Times in ms since 1970."""
+    async def backfills(
+        self, connection: str | None = None, *, before: int | None = None, limit: int = 20
+    ) -> list[dict[str, Any]]:
+        """Runs with progress and results, the newest first; with `before` those with a smaller id.
+        Times in ms since 1970."""
+        return await self._run_views(
+            await self._store.backfills.find(connection, before=before, limit=limit)
+        )
+
+    async def _run_views(self, runs: Sequence[Backfill]) -> list[dict[str, Any]]:
         lanes = [lane for lane, _ in await self._store.lanes.all()]
         now, alive = self._clock.now(), await self.holder() is not None
         found = []
-        for run in await self._store.backfills.find(connection):
+        for run in runs:
             waiting = (0, 0)
             if run.state == "running":
                 mine = [lane for lane in lanes if lane.connection == run.connection]
@@ -197,7 +214,7 @@ class Queries:
         if run is None:
             raise KeyError(id)
         if run.state not in ("stopped", "failed") or run.args.get("dry_run"):
-            [found] = [x for x in await self.backfills(run.connection) if x["id"] == id]
+            [found] = await self._run_views([run])
             return found
         tally = await self._store.backfill_progress.outcome_counts(id)
         return run_view(
