@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from connector.domain.errors import Problem, StoreError
+from connector.domain.errors import Problem, StoreError, StoreLocked
 from connector.domain.lanes import Millis
 
 
@@ -61,5 +61,9 @@ class AttentionItem:
 
 def store_item(error: StoreError) -> AttentionItem:
     """A failure of the store. Where its file is damaged or gone, the text names the file."""
-    named = error.problem in (Problem.STORE_DAMAGED, Problem.STORE_REPLACED)
-    return AttentionItem("store", error.detail if named else error.problem.meaning, error.problem)
+    text = error.problem.meaning
+    if error.problem in (Problem.STORE_DAMAGED, Problem.STORE_REPLACED):
+        text = error.detail
+    elif isinstance(error, StoreLocked):
+        text = f"{text}: another program has locked its file"
+    return AttentionItem("store", text, error.problem)

@@ -11,7 +11,7 @@ from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import ACTIONS, PROFILES, READS, Millis
 from connector.domain.wording import counted
-from connector.pipeline.lease import STORE_RESOURCE, is_dead
+from connector.pipeline.lease import STORE_RESOURCE, is_alive, is_dead
 from connector.ports import (
     ActionPosition,
     ActionView,
@@ -41,6 +41,8 @@ _NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
 """Why actions wait for a person. Actions held by a cap have an approval instead."""
 _IDS_SHOWN = 10
 _SILENT_AFTER_MS = 60_000
+_LOCKED_AFTER_MS = 12_000
+"""More than twice the time between two reports."""
 """A process reports every 5 s."""
 
 
@@ -80,11 +82,13 @@ class Queries:
         """
         report, seen_at, holder = await self._known()
         backlogs = await self._store.reports.backlog()
+        # A process that cannot write loses its lease and lives on.
+        holder = holder or await self._silent_holder()
         alive = holder is not None or self._process is not None
         items = await self._all_attention(backlogs, report if alive else None)
         now = self._clock.now()
-        if holder and seen_at is not None and now - seen_at > _SILENT_AFTER_MS:
-            items.append(attention.silent(holder, now - seen_at))
+        if holder and seen_at is not None and self._process is None:
+            items += await self._silence(holder, now - seen_at)
         facts = Facts(
             now=now,
             version=__version__,
@@ -98,6 +102,18 @@ class Queries:
             backfills=[BackfillStatus.model_validate(run) for run in await self.backfills()],
         )
         return await build(self._store, facts, mappings or {})
+
+    async def _silent_holder(self) -> str | None:
+        """The process whose lease has ended and who nevertheless lives, if no other took over."""
+        held = await self._store.leases.holder(STORE_RESOURCE)
+        kept = held is not None and held.expires_at > 0  # 0: it was released
+        return held.holder if held and kept and is_alive(held.holder) else None
+
+    async def _silence(self, holder: str, millis: int) -> list[AttentionItem]:
+        """Why the process that runs has reported nothing for so long."""
+        if millis > _LOCKED_AFTER_MS and await self._store.maintenance.is_locked():
+            return [attention.locked(holder, millis)]
+        return [attention.silent(holder, millis)] if millis > _SILENT_AFTER_MS else []
 
     async def _known(self) -> tuple[ProcessReport, Millis | None, str | None]:
         """The report of the process that runs, or ran last; when it was made; who runs now."""
