@@ -67,7 +67,7 @@ def _print(checks: list[Check]) -> int:
 
 
 def _table(checks: list[Check]) -> RenderableType:
-    """What does not fit into the terminal goes on below its own column."""
+    """What does not fit into the terminal continues below its own column."""
     from rich.table import Table
     from rich.text import Text
 

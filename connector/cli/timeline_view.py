@@ -17,7 +17,7 @@ from connector.runtime.printable import one_line
 
 def timeline(found: Mapping[str, Any]) -> RenderableType:
     """A person's timeline and fields (connector.service.views.timeline_view). What does not fit
-    into the terminal goes on below its own column."""
+    into the terminal continues below its own column."""
     email = one_line(found["email"] or "no address")
     parts: list[RenderableType] = [
         Text(f"{email}  (platform id {one_line(found['platform_id'] or 'unknown')})"),

@@ -33,7 +33,7 @@ PERSON: dict[str, Any] = {
             "name": name,
             "state": state,
             "problem": problem,
-            "detail": "Klaviyo said no" if problem else "",
+            "detail": "Klaviyo refused it" if problem else "",
             "data": None,
             "request": REQUEST if state == "accepted" else None,
         }
@@ -70,7 +70,7 @@ def test_a_timeline_fits(width: int) -> None:
     text = "".join("".join(line.split()) for line in shown)
     assert "POST/api/profile-bulk-import-jobs→202" in text or width == 80
     assert "jericommerce_download_wallet_pass_urlnotconfirmed" in text
-    # The value goes on below itself, whole.
+    # The value continues below itself, whole.
     [first] = [line for line in shown if "pass_url" in line]
     column = first.index('"https')
     rest = shown[shown.index(first) :]
