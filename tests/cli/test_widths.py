@@ -1,4 +1,4 @@
-"""Reports fit into a terminal of 80 and of 160 columns: nothing is cut, and what is longer goes on
+"""Reports fit into a terminal of 80 and of 160 columns: nothing is cut, and what is longer continues
 below its own column."""
 
 from __future__ import annotations
