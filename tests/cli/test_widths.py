@@ -1,5 +1,5 @@
-"""Reports fit into a terminal of 80 and of 160 columns: nothing is cut, and what is longer continues
-below its own column."""
+"""Reports fit into a terminal of 80 and of 160 columns: nothing is cut, and what is longer
+continues below its own column."""
 
 from __future__ import annotations
 
