@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from connector.cli import session
-from connector.cli.format import format_time
+from connector.cli.format import format_time, print_wide
 from connector.domain.wording import counted
-from connector.runtime.printable import one_line
 
 _TIMEOUT = 30.0
 _UNKNOWN_PERSON = (
@@ -48,8 +47,15 @@ def explain(
     if as_json:
         print(json.dumps(timelines, indent=2))
         return
-    for timeline in timelines:
-        _print_timeline(timeline)
+    _print_timelines(timelines)
+
+
+def _print_timelines(timelines: list[dict[str, Any]]) -> None:
+    from rich.console import Group
+
+    from connector.cli.timeline_view import timeline
+
+    print_wide(lambda _: Group(*map(timeline, timelines)))
 
 
 async def _timelines(
@@ -59,28 +65,6 @@ async def _timelines(
     async with session.open_commands(config) as commands:
         erased_at = await commands.erased_at(connection, person)
         return await commands.explain(connection, person), erased_at
-
-
-def _print_timeline(timeline: dict[str, Any]) -> None:
-    email = one_line(timeline["email"] or "no address")
-    print(f"{email}  (platform id {one_line(timeline['platform_id'] or 'unknown')})")
-    for entry in timeline["timeline"]:
-        request = entry["request"]
-        answer = ""
-        if request:
-            answer = f"  {request['endpoint']} → {request['status'] or 'no response'}"
-        problem = f"  {entry['problem']} {one_line(entry['detail'])}" if entry["problem"] else ""
-        when, name = format_time(entry["at"], "milliseconds"), one_line(entry["name"])
-        print(f"  {when}  {entry['what']:<6} {name:<28} {entry['state']}{answer}{problem}")
-    if timeline["read"]["unknown_since"]:
-        print(f"  unknown to the platform since {format_time(timeline['read']['unknown_since'])}")
-    if timeline["fields"]:
-        read_at = format_time(timeline["read"]["at"])
-        print(f"  as read {read_at}, writes {timeline['write']['state']}:")
-        for name, field in sorted(timeline["fields"].items()):
-            mark = "confirmed" if field["confirmed"] else "not confirmed"
-            shown = "unset" if field["value"] is None else json.dumps(field["value"])
-            print(f"    {name:<44} {shown:<28} {mark}")
 
 
 def refresh(
@@ -96,8 +80,7 @@ def refresh(
         args = {"connection": connection, "person": person}
         session.follow(context.obj, "refresh", args, detach=True)
     timelines, error = session.run(_refresh(config, connection, person))
-    for timeline in timelines:
-        _print_timeline(timeline)
+    _print_timelines(timelines)
     if error:
         typer.echo(error, err=True)
     raise typer.Exit(1 if error else 0)

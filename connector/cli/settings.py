@@ -138,7 +138,7 @@ def audit(
     limit: Annotated[int, typer.Option(help="How many entries.")] = 50,
     as_json: session.AsJson = False,
 ) -> None:
-    """Show who changed what, the newest first."""
+    """Show who changed what, or tried to, the newest first."""
     config = session.read_any(context.obj)
     if connection:
         session.known_name(config, connection)
@@ -165,7 +165,8 @@ def _line(entry: AuditEntry) -> str:
     change = ""
     if entry.before is not None or entry.after is not None:
         change = f": {json.dumps(entry.before)} -> {json.dumps(entry.after)}"
-    words = [at, entry.by or "-", entry.what, entry.connection, entry.subject + change]
+    failed = f"failed: {entry.error}" if entry.error else ""
+    words = [at, entry.by or "-", entry.what, entry.connection, entry.subject + change, failed]
     return "  ".join(word for word in words if word)
 
 

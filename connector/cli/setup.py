@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from connector.cli import session
-from connector.cli.format import format_time
+from connector.cli.format import format_time, print_wide
 from connector.domain.wording import counted
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from connector.domain.attention import Check
     from connector.service.mapping_preview import PersonPreview
 
@@ -60,15 +62,26 @@ def check(
 
 
 def _print(checks: list[Check]) -> int:
+    print_wide(lambda _: _table(checks))
+    return 1 if any(line.level == "fault" for line in checks) else 0
+
+
+def _table(checks: list[Check]) -> RenderableType:
+    """What does not fit into the terminal continues below its own column."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True, width=7)
+    table.add_column(overflow="fold")
     for line, following in zip(checks, [*checks[1:], None], strict=True):
         code = f" {line.problem}" if line.problem else ""
-        print(
-            f"{_MARK[line.level]} {line.name}{code}" + (f": {line.detail}" if line.detail else "")
-        )
+        detail = f": {line.detail}" if line.detail else ""
+        table.add_row(_MARK[line.level], Text(f"{line.name}{code}{detail}"))
         repeats = following is not None and following.problem is line.problem
         if line.problem and line.level != "ok" and not repeats:
-            print(f"        → {line.problem.remedy}")
-    return 1 if any(line.level == "fault" for line in checks) else 0
+            table.add_row("", Text(f"→ {line.problem.remedy}"))
+    return table
 
 
 def preview(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from connector.domain.errors import Problem, StoreError
+from connector.domain.errors import Problem, StoreError, StoreLocked
 from connector.domain.lanes import Millis
 
 
@@ -61,5 +61,12 @@ class AttentionItem:
 
 def store_item(error: StoreError) -> AttentionItem:
     """A failure of the store. Where its file is damaged or gone, the text names the file."""
-    named = error.problem in (Problem.STORE_DAMAGED, Problem.STORE_REPLACED)
-    return AttentionItem("store", error.detail if named else error.problem.meaning, error.problem)
+    text = error.problem.meaning
+    if error.problem is Problem.STORE_REPLACED:
+        text = error.detail
+    elif error.problem is Problem.STORE_DAMAGED:
+        # What to do follows in the error's text, and in that of the problem.
+        text = error.detail.partition("; ")[0]
+    elif isinstance(error, StoreLocked):
+        text = f"{text}: another program has locked its file"
+    return AttentionItem("store", text, error.problem)

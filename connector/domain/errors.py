@@ -4,6 +4,7 @@
     ├── ConfigError         the configuration is invalid; lists every fault at once
     ├── StoreError          the store cannot be used (schema, lease, disk)
     │   └── StoreOutage     by no one, for nothing
+    │       └── StoreLocked until another program gives up its file's lock
     ├── Malformed           a caller sent something that cannot be parsed: answer 400
     ├── Unauthorised        a caller is not authenticated: answer 401
     └── DeliveryError       a request to a remote API did not succeed
@@ -198,6 +199,10 @@ class StoreError(ConnectorError):
 
 class StoreOutage(StoreError):
     """The store can carry out no operation now, whichever it is: repeating parts is useless."""
+
+
+class StoreLocked(StoreOutage):
+    """Another program holds the write lock of the store's file."""
 
 
 class Malformed(ConnectorError):

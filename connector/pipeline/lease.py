@@ -40,21 +40,32 @@ def is_dead(holder: str) -> bool:
     has no process of that id, or one that began at another time. Whatever cannot be proved (another
     host or container, another system than Linux) counts as alive: its lease runs out.
     """
+    return _lives(holder) is False
+
+
+def is_alive(holder: str) -> bool:
+    """Whether that holder is proved to be a living process of this machine, whatever its lease
+    says."""
+    return _lives(holder) is True
+
+
+def _lives(holder: str) -> bool | None:
+    """None where nothing can be proved."""
     parts = holder.rsplit("/", 3)
     if len(parts) != 4 or parts[0] != socket.gethostname() or not parts[1].isdecimal():
-        return False
+        return None
     machine, _, started = parts[2].partition(".")
     if not started or not machine or machine != _machine_id():
-        return False
+        return None
     pid = int(parts[1])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return True
+        return False
     except OSError:
         pass
     now = _process_start(pid)
-    return now is not None and now != started
+    return None if now is None else now == started
 
 
 def _machine_id() -> str:

@@ -31,11 +31,13 @@ Access = Literal["read", "write"]
 
 
 class StoreOutage:
-    """Logs once that the store fails and once that it works again."""
+    """Logs once that the store fails and once that it works again. A damaged store does not: other
+    statements may succeed, and the next one on a damaged page fails again."""
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self._log = log
         self._failing: Access | None = None
+        self._damaged = False
 
     def failed(self, error: StoreError, access: Access = "read") -> None:
         if self._failing is None:
@@ -43,10 +45,11 @@ class StoreOutage:
             self._log.error(event, problem=error.problem.value, detail=error.detail)
         if self._failing != "write":
             self._failing = access
+        self._damaged |= error.problem is Problem.STORE_DAMAGED
 
     def succeeded(self, access: Access) -> None:
         """A store that can be read may still refuse to be written."""
-        if self._failing and access in ("write", self._failing):
+        if self._failing and not self._damaged and access in ("write", self._failing):
             self._failing = None
             self._log.info("store_recovered")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from connector.ports.actions import (
     ActionDecisions,
     ActionIntake,
+    ActionPosition,
     ActionQueue,
     ActionState,
     ActionView,
@@ -131,6 +132,7 @@ __all__ = [
     "AcceptedEvent",
     "ActionDecisions",
     "ActionIntake",
+    "ActionPosition",
     "ActionQueue",
     "ActionState",
     "ActionView",

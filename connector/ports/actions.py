@@ -98,13 +98,27 @@ class ActionIntake(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ActionPosition:
+    """The place in their list that an action had: `stuck` ones, uncertain or held, come first."""
+
+    id: int
+    stuck: bool
+
+
 class ActionViews(Protocol):
     """Actions and their counts, for people and metrics."""
 
     async def find(
-        self, *, connection: str | None = None, stuck: bool = False, limit: int = 100
+        self,
+        *,
+        connection: str | None = None,
+        stuck: bool = False,
+        after: ActionPosition | None = None,
+        limit: int = 100,
     ) -> Sequence[ActionView]:
-        """Uncertain and held actions first, then the newest. `stuck`: only the first."""
+        """Uncertain and held actions first, of both the newest first. `stuck`: only those. `after`:
+        the last action of the page before."""
         ...
 
     async def uncertain(self) -> Mapping[str, int]:

@@ -78,8 +78,10 @@ class Backfills(Protocol):
         """Create a waiting run."""
         ...
 
-    async def find(self, connection: str | None = None, *, limit: int = 20) -> Sequence[Backfill]:
-        """The newest runs first."""
+    async def find(
+        self, connection: str | None = None, *, before: int | None = None, limit: int = 20
+    ) -> Sequence[Backfill]:
+        """The newest runs first; with `before` those with a smaller id."""
         ...
 
     async def get(self, id: int) -> Backfill | None: ...

@@ -49,8 +49,8 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Who did what to which connection, and when. `before` and `after` hold no secret and no
-    personal data; a secret is `***`."""
+    """Who did what to which connection, and when. `error`: why it failed and changed nothing; empty
+    where it was done. Nothing in it is a secret or personal data; a secret is `***`."""
 
     at: Millis
     by: str
@@ -60,6 +60,7 @@ class AuditEntry:
     before: Any = None
     after: Any = None
     id: int = 0
+    error: str = ""
 
 
 class Audit(Protocol):

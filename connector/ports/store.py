@@ -180,6 +180,10 @@ class Maintenance(Protocol):
         """Free disk where the store writes; None for a database server."""
         ...
 
+    async def is_locked(self) -> bool:
+        """Whether another program holds the write lock of the store's file now."""
+        ...
+
     def fault(self) -> StoreError | None:
         """Why nothing may be acknowledged any more, until a person has acted: damage that was met,
         or a file that was replaced. None: nothing of the kind is known. Cheap."""

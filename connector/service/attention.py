@@ -24,6 +24,15 @@ def silent(holder: str, millis: int) -> AttentionItem:
     return AttentionItem("silent", text, todo="look at its log; restart it")
 
 
+def locked(holder: str, millis: int) -> AttentionItem:
+    """The process that runs can store nothing, because another program has locked the file."""
+    text = (
+        f"{holder.rsplit('/', 2)[0]} has stored nothing for {format_age(millis / 1000)}: another "
+        "program has locked the store's file, so webhooks are answered 503 and nothing is sent"
+    )
+    return AttentionItem("silent", text, Problem.STORE_UNAVAILABLE)
+
+
 def of_lanes(
     backlogs: Sequence[Backlog], dead_by_cause: Mapping[str, Mapping[str, int]]
 ) -> list[AttentionItem]:

@@ -28,7 +28,7 @@ from connector.service.settings import SettingsService
 from connector.service.status import Status
 
 _AUDITED_ELSEWHERE = frozenset(("settings", "modules", "add-connection", "remove-connection"))
-"""Their entries are stored with the change, and say what was before."""
+"""What they change is audited with the change, and says what was before."""
 
 _BULK = ("retry", "discard")
 """Commands about any number of records: they hold up no other command."""
@@ -178,14 +178,14 @@ class Commands(Queries):
         by: str = "",
         report: Report = _ignore,
     ) -> tuple[bool, Mapping[str, Any]]:
-        """Carry out one command. Errors become a result, never an exception. What succeeds is
-        written to the audit log."""
+        """Carry out one command. Errors become a result, never an exception. It is written to the
+        audit log, with its error if it failed."""
         self._log.info("command_started", command=kind)
         done, result = await self._execute(kind, args, by, report)
-        if done and kind not in _AUDITED_ELSEWHERE:
+        if not done or kind not in _AUDITED_ELSEWHERE:
             try:
                 now = self._clock.now()
-                entry = audit_entry(kind, args, result, by=by, now=now)
+                entry = audit_entry(kind, args, result, done=done, by=by, now=now)
                 await self._store.audit.record(entry)
             except StoreError as error:
                 self._log.error("audit_failed", command=kind, problem=error.problem.value)

@@ -11,11 +11,13 @@ from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import ACTIONS, PROFILES, READS, Millis
 from connector.domain.wording import counted
-from connector.pipeline.lease import STORE_RESOURCE, is_dead
+from connector.pipeline.lease import STORE_RESOURCE, is_alive, is_dead
 from connector.ports import (
+    ActionPosition,
     ActionView,
     Approval,
     AuditEntry,
+    Backfill,
     Backlog,
     Clock,
     DeadLetter,
@@ -40,6 +42,8 @@ _NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
 """Why actions wait for a person. Actions held by a cap have an approval instead."""
 _IDS_SHOWN = 10
 _SILENT_AFTER_MS = 60_000
+_LOCKED_AFTER_MS = 12_000
+"""More than twice the time between two reports."""
 """A process reports every 5 s."""
 
 
@@ -80,11 +84,13 @@ class Queries:
         """
         report, seen_at, holder = await self._known()
         backlogs = await self._store.reports.backlog()
+        # A process that cannot write loses its lease and lives on.
+        holder = holder or await self._silent_holder()
         alive = holder is not None or self._process is not None
         items = await self._all_attention(backlogs, report if alive else None)
         now = self._clock.now()
-        if holder and seen_at is not None and now - seen_at > _SILENT_AFTER_MS:
-            items.append(attention.silent(holder, now - seen_at))
+        if holder and seen_at is not None and self._process is None:
+            items += await self._silence(holder, now - seen_at)
         facts = Facts(
             now=now,
             version=__version__,
@@ -99,6 +105,18 @@ class Queries:
         )
         return await build(self._store, facts, mappings or {})
 
+    async def _silent_holder(self) -> str | None:
+        """The process whose lease has ended and who nevertheless lives, if no other took over."""
+        held = await self._store.leases.holder(STORE_RESOURCE)
+        kept = held is not None and held.expires_at > 0  # 0: it was released
+        return held.holder if held and kept and is_alive(held.holder) else None
+
+    async def _silence(self, holder: str, millis: int) -> list[AttentionItem]:
+        """Why the process that runs has reported nothing for so long."""
+        if millis > _LOCKED_AFTER_MS and await self._store.maintenance.is_locked():
+            return [attention.locked(holder, millis)]
+        return [attention.silent(holder, millis)] if millis > _SILENT_AFTER_MS else []
+
     async def _known(self) -> tuple[ProcessReport, Millis | None, str | None]:
         """The report of the process that runs, or ran last; when it was made; who runs now."""
         if self._process is not None:
@@ -111,10 +129,17 @@ class Queries:
         return read_report(document, age=(self._clock.now() - at) / 1000), at, holder
 
     async def actions(
-        self, connection: str | None, stuck: bool, limit: int
+        self,
+        connection: str | None,
+        stuck: bool,
+        limit: int,
+        *,
+        after: ActionPosition | None = None,
     ) -> Sequence[ActionView]:
-        """Adjustments and pushes; uncertain and held ones first."""
-        return await self._store.action_views.find(connection=connection, stuck=stuck, limit=limit)
+        """Adjustments and pushes; uncertain and held ones first. See ActionViews.find."""
+        return await self._store.action_views.find(
+            connection=connection, stuck=stuck, after=after, limit=limit
+        )
 
     async def links(self) -> list[dict[str, Any]]:
         """Audiences kept as lists, segments kept as targets, and their counts."""
@@ -183,12 +208,20 @@ class Queries:
         """When the person was erased, in ms since 1970; None without a tombstone."""
         return await self._store.erasure.erased_at(connection, who)
 
-    async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
-        """Runs with progress and results, the newest first. Times in ms since 1970."""
+    async def backfills(
+        self, connection: str | None = None, *, before: int | None = None, limit: int = 20
+    ) -> list[dict[str, Any]]:
+        """Runs with progress and results, the newest first; with `before` those with a smaller id.
+        Times in ms since 1970."""
+        return await self._run_views(
+            await self._store.backfills.find(connection, before=before, limit=limit)
+        )
+
+    async def _run_views(self, runs: Sequence[Backfill]) -> list[dict[str, Any]]:
         lanes = [lane for lane, _ in await self._store.lanes.all()]
         now, alive = self._clock.now(), await self.holder() is not None
         found = []
-        for run in await self._store.backfills.find(connection):
+        for run in runs:
             waiting = (0, 0)
             if run.state == "running":
                 mine = [lane for lane in lanes if lane.connection == run.connection]
@@ -207,7 +240,7 @@ class Queries:
         if run is None:
             raise KeyError(id)
         if run.state not in ("stopped", "failed") or run.args.get("dry_run"):
-            [found] = [x for x in await self.backfills(run.connection) if x["id"] == id]
+            [found] = await self._run_views([run])
             return found
         tally = await self._store.backfill_progress.outcome_counts(id)
         return run_view(

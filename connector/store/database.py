@@ -42,6 +42,10 @@ class Database(Protocol):
         possible. True without effect where the engine does it by itself."""
         ...
 
+    def is_locked(self) -> bool:
+        """Whether another connection holds the write lock now. False where the engine has none."""
+        ...
+
     def fault(self) -> StoreError | None:
         """Why nothing may be acknowledged any more, until a person has acted: damage that was met,
         or a file that was replaced. None: nothing of the kind is known."""
@@ -84,6 +88,9 @@ class PostgresDatabase:
 
     async def empty_log(self) -> bool:
         return True
+
+    def is_locked(self) -> bool:
+        return False
 
     def fault(self) -> StoreError | None:
         return None

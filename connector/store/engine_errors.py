@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
-from connector.domain.errors import Problem, StoreError
+from connector.domain.errors import Problem, StoreError, StoreLocked
 
 
 @contextmanager
@@ -25,7 +25,15 @@ def to_store_error(error: Exception) -> StoreError:
     data."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     message = str(cause).splitlines()[0][:200] if isinstance(cause, OSError | sqlite3.Error) else ""
-    return StoreError(_problem(error, cause), f"{type(cause).__name__} {message}".strip())
+    detail = f"{type(cause).__name__} {message}".strip()
+    if is_busy(cause):
+        return StoreLocked(Problem.STORE_UNAVAILABLE, detail)
+    return StoreError(_problem(error, cause), detail)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether another connection holds the lock of an SQLite file."""
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
 
 
 def _problem(error: Exception, cause: BaseException) -> Problem:

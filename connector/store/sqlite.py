@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from connector.domain.errors import Problem, StoreError, StoreOutage
-from connector.store.engine_errors import to_store_error
+from connector.store.engine_errors import is_busy, to_store_error
 from connector.store.sqlite_file import SqliteFile, damaged
 
 T = TypeVar("T")
@@ -114,6 +114,19 @@ class SqliteDatabase:
 
     async def empty_log(self) -> bool:
         return bool(await self._submit(_Job(_empty_log, alone=True)))
+
+    def is_locked(self) -> bool:
+        with self.engine.connect() as c:
+            connection: Any = c.connection.driver_connection
+            try:
+                connection.execute("PRAGMA busy_timeout=0")
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                return is_busy(error)
+            finally:
+                connection.execute("PRAGMA busy_timeout=10000")
+        return False
 
     def fault(self) -> StoreError | None:
         if self._damage is None and self._file:
@@ -294,7 +307,9 @@ def _resolve(ended: Sequence[_Ended]) -> None:
 
 def _outage(error: Exception) -> Exception:
     """The failure of a transaction as a whole, whatever the work in it."""
-    return StoreOutage(error.problem, error.detail) if isinstance(error, StoreError) else error
+    if isinstance(error, StoreOutage) or not isinstance(error, StoreError):
+        return error
+    return StoreOutage(error.problem, error.detail)
 
 
 def _empty_log(c: Connection) -> bool:

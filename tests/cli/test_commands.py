@@ -605,7 +605,7 @@ def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> N
     platforms.jericommerce.person(email).change(balance=777)
     result = call("refresh", "acme", email, at=folder)
     assert result.code == 0, result.err
-    assert re.search(r"balance +777 +confirmed", result.out)
+    assert re.search(r"balance +confirmed +777", result.out)
     assert platforms.klaviyo.profile(email)["properties"]["balance"] == 777
     # The lease is released: the next command need not wait.
     assert call("pause", "acme", at=folder).code == 0

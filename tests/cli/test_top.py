@@ -136,3 +136,10 @@ def test_a_wide_terminal_shows_when_each_lane_delivered_last() -> None:
         lines = shown(Screen(terminal, status(0, {"shop": connection(lane())})), terminal)
         assert any("last sent" in line for line in lines) == there
         assert all(len(line) <= width for line in lines)
+
+
+def test_events_without_fresh_fields_are_shown() -> None:
+    for width in (80, 160):
+        terminal = console(48, width)
+        lines = shown(Screen(terminal, status(0, {"shop": connection(lane())})), terminal)
+        assert any("2 events sent without fresh fields" in line for line in lines)

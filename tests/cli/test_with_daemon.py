@@ -94,7 +94,7 @@ def test_a_person_is_read_sent_and_explained(call: Call, daemon: Folder) -> None
     person.change(balance=4321)
     refreshed = call("refresh", "acme", email, at=daemon)
     assert refreshed.code == 0, refreshed.err
-    assert re.search(r"balance +4321 +confirmed", refreshed.out)
+    assert re.search(r"balance +confirmed +4321", refreshed.out)
     assert klaviyo.profile(email)["properties"]["balance"] == 4321
     [timeline] = json.loads(call("explain", "acme", result["customerId"], "--json", at=daemon).out)
     events = [m for m in timeline["timeline"] if m["what"] == "event"]

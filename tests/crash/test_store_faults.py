@@ -20,6 +20,8 @@ from tests.waiting import until
 
 from .conftest import Daemon, Platforms
 
+_LOCKED = "another program has locked the store's file, so webhooks are answered 503"
+
 
 def store_of(daemon: Daemon) -> Path:
     return daemon.folder / "state" / "crash.db"
@@ -166,6 +168,10 @@ def test_while_another_program_holds_the_write_lock_webhooks_are_refused_and_sta
         status = connector(daemon, "status")
         assert (status.returncode, status.stderr) == (0, "")
         assert "demo" in status.stdout
+        until("status names the lock", lambda: _LOCKED in connector(daemon, "status").stdout, 60.0)
+        assert "no process runs" not in connector(daemon, "status").stdout
+        line = "S10 the store is unavailable: another program has locked its file; what to do: "
+        assert line in daemon.get("/healthz")[1]
     taken: list[str] = []
 
     def accepted() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -746,6 +747,27 @@ async def test_a_read_only_store_is_logged_once(stopped_rig: Rig) -> None:
     assert errors(logs, "error") == ["store_failed"]
     assert errors(logs, "info") == ["store_recovered"]
     assert stopped_rig.row("a").state == State.ACCEPTED
+
+
+async def test_a_damaged_store_is_logged_once_though_some_statements_succeed(
+    stopped_rig: Rig,
+) -> None:
+    await stopped_rig.append_records("a")
+    calls = itertools.count()
+
+    async def damaged() -> None:
+        if next(calls) % 2 == 0:
+            raise StoreError(Problem.STORE_DAMAGED, "raised by a test")
+
+    stopped_rig.queue.before_claim = damaged
+    with structlog.testing.capture_logs() as logs:
+        await stopped_rig.start()
+        for key in "bcd":
+            await stopped_rig.after(3.0)
+            await stopped_rig.append_records(key)
+            stopped_rig.dispatcher.wake()
+    assert errors(logs, "error") == ["store_failed"]
+    assert errors(logs, "info") == []
 
 
 async def test_a_store_unavailable_at_the_settle_loses_no_outcome_and_sends_nothing_twice(

@@ -250,6 +250,6 @@ def _read_rules(lane: LaneId, *, by_id: bool) -> ReadRules:
         lane,
         triggers_read=lambda name: False,
         by_id=by_id,
-        attach_wait=0,
-        backlogged=lambda: False,
+        attach_wait=lambda: 0.0,
+        min_interval=0.5,
     )

@@ -25,6 +25,7 @@ def add_audit_entry(c: Connection, entry: AuditEntry) -> None:
         "subject": entry.subject,
         "before": orjson.dumps(entry.before).decode(),
         "after": orjson.dumps(entry.after).decode(),
+        "error": entry.error,
     }
     c.execute(insert(audit).values(values))
 

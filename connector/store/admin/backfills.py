@@ -53,8 +53,12 @@ class SqlBackfills:
 
         return await self._database.write(work)
 
-    async def find(self, connection: str | None = None, *, limit: int = 20) -> Sequence[Backfill]:
+    async def find(
+        self, connection: str | None = None, *, before: int | None = None, limit: int = 20
+    ) -> Sequence[Backfill]:
         query = select(table).order_by(table.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(table.c.id < before)
         if connection is not None:
             query = query.where(table.c.connection == connection)
         return await self._database.read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,9 @@ class SqlMaintenance:
 
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(self._file.parent).free if self._file else None
+
+    async def is_locked(self) -> bool:
+        return await asyncio.to_thread(self._database.is_locked)
 
     def fault(self) -> StoreError | None:
         return self._database.fault()

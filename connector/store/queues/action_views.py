@@ -12,7 +12,6 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
-    case,
     func,
     or_,
     select,
@@ -22,7 +21,7 @@ from connector.domain.actions import Step
 from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
-from connector.ports import ActionState, ActionView, Throughput
+from connector.ports import ActionPosition, ActionState, ActionView, Throughput
 from connector.store import counters
 from connector.store.database import Database
 from connector.store.queues.action_state import COLUMNS, ActionRow
@@ -46,17 +45,25 @@ class SqlActionViews:
         self._database = database
 
     async def find(
-        self, *, connection: str | None = None, stuck: bool = False, limit: int = 100
+        self,
+        *,
+        connection: str | None = None,
+        stuck: bool = False,
+        after: ActionPosition | None = None,
+        limit: int = 100,
     ) -> Sequence[ActionView]:
         def work(c: Connection) -> list[ActionView]:
             of = [lanes.c.connection == connection] if connection else []
             is_stuck = or_(in_state(State.HELD, actions), _is_ambiguous())
-            first = case((in_state(State.HELD, actions), 0), else_=1)
-            # "+ 0" keeps SQLite from walking all actions by seq instead of reading the index.
-            query = _VIEWS.where(is_stuck, *of).order_by(first, (actions.c.seq + 0).desc())
-            found = _views(c, query.limit(limit))
+            beyond = [actions.c.seq < after.id] if after else []
+            found = []
+            if after is None or after.stuck:
+                # "+ 0" keeps SQLite from walking all actions by seq instead of reading the index.
+                newest = (actions.c.seq + 0).desc()
+                query = _VIEWS.where(is_stuck, *of, *beyond).order_by(newest)
+                found, beyond = _views(c, query.limit(limit)), []
             if not stuck and len(found) < limit:
-                rest = _VIEWS.where(~is_stuck, *of).order_by(actions.c.seq.desc())
+                rest = _VIEWS.where(~is_stuck, *of, *beyond).order_by(actions.c.seq.desc())
                 found += _views(c, rest.limit(limit - len(found)))
             return found
 

@@ -222,8 +222,9 @@ _NOT_EXCLUDED = (
 
 
 def _no_event_leaves(now: Millis) -> ColumnElement[bool]:
-    """No event of the person has just become due: it goes first, because it carries the same fields
-    unless a write of the profile is in flight. One that does not go soon holds nothing up."""
+    """No event of the person has just become due after it waited for their read: it goes first,
+    because it carries the same fields unless a write of the profile is in flight. One that does not
+    go soon holds nothing up."""
     return ~exists(
         select(literal(1)).where(
             outbox.c.person == profiles.c.person,
@@ -231,6 +232,7 @@ def _no_event_leaves(now: Millis) -> ColumnElement[bool]:
             outbox.c.attempts == 0,
             outbox.c.priority == 0,
             outbox.c.due.between(now - _EVENT_LEAVES_WITHIN_MS, now),
+            outbox.c.due > outbox.c.received_at,
         )
     )
 

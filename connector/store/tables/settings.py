@@ -23,7 +23,8 @@ class Settings(SQLModel, table=True):
 
 
 class Audit(SQLModel, table=True):
-    """Who did what, and when. `before` and `after` are JSON without secrets."""
+    """Who did or tried what, and when. `before` and `after` are JSON without secrets; `error` is
+    empty where it was done."""
 
     __tablename__ = "audit"
     __table_args__ = (
@@ -40,6 +41,7 @@ class Audit(SQLModel, table=True):
     subject: str = Field(default="", sa_type=Text)
     before: str = Field(default="null", sa_type=Text)
     after: str = Field(default="null", sa_type=Text)
+    error: str = Field(default="", sa_type=Text)
 
 
 settings = metadata.tables["settings"]

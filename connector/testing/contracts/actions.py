@@ -28,7 +28,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Claim, Page, Record
-from connector.ports import ActionView, Decision, Fence, RetryPolicy, Store
+from connector.ports import ActionPosition, ActionView, Decision, Fence, RetryPolicy, Store
 from connector.testing.fakes.clock import START
 
 _NOW = Millis(START)
@@ -488,6 +488,31 @@ class ActionsContract:
             await store.action_decisions.decide(second, "again", by="a", now=_NOW), ActionView
         )
         assert [d.state for d in await harness.all_actions()] == ["discarded", "waiting"]
+
+    async def test_pages_of_actions_begin_with_those_that_need_a_person(self, store: Store) -> None:
+        harness = await make_harness(store)
+        for number in range(6):
+            await harness.add(make_request(key=str(number)), caps=Caps(per_person=4))
+        claim = await harness.must_claim()
+        [first] = claim.entries
+        await harness.settle(claim, Ambiguous(first.seq, Problem.TIMED_OUT))
+        whole = [view.id for view in await store.action_views.find()]
+        found: list[ActionView] = []
+        after: ActionPosition | None = None
+        while page := await store.action_views.find(after=after, limit=1):
+            found += page
+            is_stuck = page[-1].state in ("uncertain", "held")
+            after = ActionPosition(page[-1].id, stuck=is_stuck)
+            if len(found) == 1:
+                # The rest of the list is as it was.
+                await store.action_decisions.decide(whole[0], "refuse", by="a", now=_NOW)
+        others = [view for view in found if view.id != whole[0]]
+        assert [view.id for view in others] == whole[1:]
+        states = [view.state for view in others]
+        assert sorted(states[:2]) == ["held", "uncertain"]
+        assert states[2:] == ["waiting"] * 3
+        stuck = await store.action_views.find(stuck=True, after=ActionPosition(10**6, stuck=True))
+        assert [view.id for view in stuck] == whole[1:3]
 
     async def test_an_action_held_for_an_unknown_person_is_released_once_they_are_known(
         self, store: Store

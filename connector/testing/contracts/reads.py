@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
-from connector.domain.outcomes import Observed
+from connector.domain.outcomes import Dead, Observed, Outcome, Retry, Unsent
 from connector.domain.records import Appended, Claim, Entry, Page
 from connector.ports import Fence, RetryPolicy, Store
 from connector.testing.contracts.profile_harness import (
@@ -78,7 +78,51 @@ class ReadsContract:
         answer = Observed(entry.seq, make_observation(entry.seq, "ada", NOW + 5, profiles.id))
         await store.reads.settle(claim, [answer], now=Millis(NOW + 9), policy=RetryPolicy(HORIZON))
         ready = await store.reads.ready(reads.id, now=Millis(NOW + 9), limit=9)
-        assert ready.next_due
+        assert ready.batch == 1
+
+    async def test_an_event_received_during_a_read_waits_for_the_next(self, store: Store) -> None:
+        fence = await acquire_lease(store)
+        events, _, profiles = await lanes(store)
+        await append_events(store, "ada", wait=1000)
+        claim = await claim_reads(store, fence, NOW + 5)
+        assert claim
+        await append_events(store, "ada", at=NOW + 6, wait=1000)
+        [entry] = claim.entries
+        answer = Observed(entry.seq, make_observation(entry.seq, "ada", NOW + 5, profiles.id))
+        await store.reads.settle(claim, [answer], now=Millis(NOW + 9), policy=RetryPolicy(HORIZON))
+        assert (await store.outbox.ready(events.id, now=Millis(NOW + 9), limit=9)).batch == 1
+        claim = await claim_reads(store, fence, NOW + 10)
+        assert claim
+        answer = Observed(entry.seq, make_observation(entry.seq, "ada", NOW + 10, profiles.id))
+        await store.reads.settle(claim, [answer], now=Millis(NOW + 12), policy=RetryPolicy(HORIZON))
+        assert (await store.outbox.ready(events.id, now=Millis(NOW + 12), limit=9)).batch == 2
+
+    async def test_an_event_waits_only_for_a_read_that_can_be_in_time(self, store: Store) -> None:
+        fence = await acquire_lease(store)
+        events, _, _ = await lanes(store)
+        outcomes: Sequence[tuple[str, Callable[[int], Outcome], int]] = (
+            ("ada", lambda seq: Retry(seq, Problem.PLATFORM_UNAVAILABLE, 0.5), 0),
+            ("bob", lambda seq: Retry(seq, Problem.PLATFORM_UNAVAILABLE, 60.0), 1),
+            ("eva", lambda seq: Dead(seq, Problem.PLATFORM_REFUSED), 2),
+            ("ivo", Unsent, 3),
+        )
+        for name, outcome, ready in outcomes:
+            await append_events(store, name, wait=1000)
+            claim = await claim_reads(store, fence)
+            assert claim
+            [entry] = claim.entries
+            await store.reads.settle(
+                claim, [outcome(entry.seq)], now=Millis(NOW + 9), policy=RetryPolicy(HORIZON)
+            )
+            found = await store.outbox.ready(events.id, now=Millis(NOW + 9), limit=9)
+            assert found.batch == ready, name
+
+    async def test_an_event_that_waited_goes_before_its_persons_profile(self, store: Store) -> None:
+        fence = await acquire_lease(store)
+        await append_events(store, "ada", wait=1000)
+        await read(store, fence, "ada", NOW + 9, balance=7)
+        assert await claim_writes(store, fence, NOW + 9) is None
+        assert await claim_writes(store, fence, NOW + 9 + 2_001), "it holds nothing up"
 
     async def test_an_event_waits_for_its_persons_read(self, store: Store) -> None:
         fence = await acquire_lease(store)

@@ -64,6 +64,9 @@ class InlineDatabase:
     async def empty_log(self) -> bool:
         return True
 
+    def is_locked(self) -> bool:
+        return False
+
     def fault(self) -> StoreError | None:
         return None
 

@@ -15,8 +15,9 @@ router = APIRouter(prefix="/audit", tags=["audit"], responses=RESPONSES)
 
 
 class AuditView(BaseModel):
-    """A command that was carried out, or a setting that was changed, with the value before and
-    after. It holds no secret and no personal data. `at` is in ms since 1970."""
+    """A command, or a setting that was changed, with the value before and after. `error`: why it
+    failed; empty where it was done. It holds no secret and no personal data. `at` is in ms since
+    1970."""
 
     id: int
     at: int
@@ -26,6 +27,7 @@ class AuditView(BaseModel):
     subject: str
     before: Any
     after: Any
+    error: str
 
 
 @router.get("")

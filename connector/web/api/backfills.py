@@ -8,7 +8,16 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, model_validator
 
-from connector.web.api.context import Id, Input, Page, Services, Viewer
+from connector.web.api.context import (
+    Cursor,
+    Id,
+    Input,
+    Limit,
+    Page,
+    Services,
+    Viewer,
+    write_cursor,
+)
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
 
@@ -79,11 +88,18 @@ class BackfillOrder(Input):
 
 @router.get("")
 async def list_backfills(
-    services: Services, caller: Viewer, connection: str | None = None
+    services: Services,
+    caller: Viewer,
+    cursor: Cursor,
+    limit: Limit = 50,
+    connection: str | None = None,
 ) -> Page[BackfillView]:
     """The newest first."""
-    found = await services.commands.backfills(connection)
-    return Page(items=[BackfillView(**run) for run in found])
+    found = await services.commands.backfills(connection, before=cursor, limit=limit + 1)
+    return Page(
+        items=[BackfillView(**run) for run in found[:limit]],
+        next=write_cursor(found[limit - 1]["id"]) if found[limit:] else None,
+    )
 
 
 @router.get("/{id}")

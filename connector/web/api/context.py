@@ -11,6 +11,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from connector.config import Config
+from connector.ports import ActionPosition
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.encryption import Seal
 from connector.service import Commands
@@ -85,19 +86,44 @@ class Page(BaseModel, Generic[T]):
     next: str | None = None
 
 
-def read_cursor(cursor: Annotated[str | None, Query(max_length=200)] = None) -> int | None:
-    """The id after which the page begins."""
-    if cursor is None:
-        return None
+_CursorText = Annotated[str | None, Query(max_length=200)]
+
+
+def _read_position(cursor: str) -> tuple[str, int]:
+    """(part of the list, id of the last item); the part is empty where a list has one."""
     try:
-        return read_id(urlsafe_b64decode(cursor.encode() + b"==").decode())
+        text = urlsafe_b64decode(cursor.encode() + b"==").decode()
+        part, _, id = text.rpartition(":")
+        return part, read_id(id)
     except ValueError:
         raise ApiError(400, "`cursor` is not one of this list: leave it out") from None
 
 
-def write_cursor(last: int) -> str:
-    return urlsafe_b64encode(str(last).encode()).decode().rstrip("=")
+def read_cursor(cursor: _CursorText = None) -> int | None:
+    """The id after which the page begins."""
+    if cursor is None:
+        return None
+    part, id = _read_position(cursor)
+    if part:
+        raise ApiError(400, "`cursor` is not one of this list: leave it out")
+    return id
+
+
+def read_action_cursor(cursor: _CursorText = None) -> ActionPosition | None:
+    """The action after which the page begins."""
+    if cursor is None:
+        return None
+    part, id = _read_position(cursor)
+    if part not in ("stuck", "other"):
+        raise ApiError(400, "`cursor` is not one of this list: leave it out")
+    return ActionPosition(id, stuck=part == "stuck")
+
+
+def write_cursor(last: int, part: str = "") -> str:
+    text = f"{part}:{last}" if part else str(last)
+    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 Cursor = Annotated[int | None, Depends(read_cursor)]
+ActionCursor = Annotated[ActionPosition | None, Depends(read_action_cursor)]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items of a page.")]

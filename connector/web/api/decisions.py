@@ -8,7 +8,16 @@ from typing import Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from connector.web.api.context import Id, Limit, Page, Services, Viewer
+from connector.ports import ActionView
+from connector.web.api.context import (
+    ActionCursor,
+    Id,
+    Limit,
+    Page,
+    Services,
+    Viewer,
+    write_cursor,
+)
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES
 
@@ -55,13 +64,22 @@ class ApprovalView(BaseModel):
 async def list_actions(
     services: Services,
     caller: Viewer,
+    cursor: ActionCursor,
     limit: Limit = 50,
     connection: str | None = None,
     stuck: bool = Query(False, description="Only uncertain and held ones."),
 ) -> Page[ActionSummary]:
-    """Uncertain and held ones first, then the newest."""
-    found = await services.commands.actions(connection, stuck, limit)
-    return Page(items=[ActionSummary(**dataclasses.asdict(action)) for action in found])
+    """Uncertain and held ones first, of both the newest first."""
+    found = await services.commands.actions(connection, stuck, limit + 1, after=cursor)
+    return Page(
+        items=[ActionSummary(**dataclasses.asdict(action)) for action in found[:limit]],
+        next=_place(found[limit - 1]) if found[limit:] else None,
+    )
+
+
+def _place(action: ActionView) -> str:
+    is_stuck = action.state in ("uncertain", "held")
+    return write_cursor(action.id, "stuck" if is_stuck else "other")
 
 
 @router.post("/actions/{id}/{decision}", responses=ACCEPTED)

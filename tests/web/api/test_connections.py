@@ -137,7 +137,7 @@ async def test_a_change_that_is_not_possible_changes_nothing(
     assert answer.status_code == 422
     assert any(fault in line for line in answer.json()["faults"]), answer.text
     assert await operator.acme() == before
-    assert (await operator.audit())["items"] == []
+    assert all(entry["error"] for entry in (await operator.audit())["items"])
 
 
 NEW = {

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from connector.domain.actions import Action, ActionBatch, ActionRequest, Caps
 from connector.domain.errors import Problem
 from connector.domain.records import State
 from connector.ports import ANY_DEAD_LETTER
@@ -32,6 +33,64 @@ async def test_dead_letters_are_filtered_and_paged(
     first = (await viewer.get(f"{DEAD_LETTERS}?limit=3")).json()
     assert (len(first["items"]), first["count"]) == (3, 4)
     assert await names(viewer, f"?limit=3&cursor={first['next']}") == (["a"], 4)
+
+
+async def test_backfills_are_paged(harness: ApiHarness, viewer: httpx.AsyncClient) -> None:
+    now = harness.clock.now()
+    for name in ("acme", "other", "acme", "acme"):
+        run = await harness.store.backfills.begin(name, "everyone", {}, now=now)
+        await harness.store.backfills.set_state(run.id, "stopped", now=now)
+    assert await pages(viewer, "backfills", "connection=acme&limit=2") == [[4, 3], [1]]
+    assert await pages(viewer, "backfills", "limit=3") == [[4, 3, 2], [1]]
+
+
+async def test_actions_are_paged_those_that_need_a_person_first(
+    harness: ApiHarness, viewer: httpx.AsyncClient
+) -> None:
+    lane = await harness.store.lanes.ensure("acme", "jericommerce", "action")
+    now = harness.clock.now()
+    for number in range(5):
+        action = Action("increase", email="ana@example.com", amount=1, reason="Welcome")
+        request = ActionRequest(action, "balance/increase", str(number), 3_600_000)
+        batch = ActionBatch(lane, "flow", [request], now, Caps(per_person=3))
+        await harness.store.action_intake.add([batch])
+    assert await pages(viewer, "actions", "limit=1") == [[5], [4], [3], [2], [1]]
+    assert await pages(viewer, "actions", "limit=2&stuck=true") == [[5, 4]]
+    assert await pages(viewer, "actions", "limit=2") == [[5, 4], [3, 2], [1]]
+    for wrong in (write_cursor(3), write_cursor(3, "elsewhere"), "%F0"):
+        assert (await viewer.get(f"/api/v1/actions?cursor={wrong}")).status_code == 400
+    theirs = write_cursor(3, "stuck")
+    assert (await viewer.get(f"/api/v1/backfills?cursor={theirs}")).status_code == 400
+
+
+async def pages(client: httpx.AsyncClient, what: str, query: str) -> list[list[int]]:
+    """The ids of each page of a list."""
+    found: list[list[int]] = []
+    more = ""
+    for _ in range(20):
+        page = (await client.get(f"/api/v1/{what}?{query}{more}")).json()
+        found.append([item["id"] for item in page["items"]])
+        if page["next"] is None:
+            return found
+        more = f"&cursor={page['next']}"
+    raise AssertionError("the list has no end")
+
+
+async def test_an_old_backfill_is_shown(harness: ApiHarness, viewer: httpx.AsyncClient) -> None:
+    now = harness.clock.now()
+    for _ in range(25):
+        run = await harness.store.backfills.begin("acme", "everyone", {}, now=now)
+        await harness.store.backfills.set_state(run.id, "done", now=now)
+    assert (await viewer.get("/api/v1/backfills/1")).json()["state"] == "done"
+
+
+async def test_a_command_that_failed_is_audited_with_its_error(
+    operator: httpx.AsyncClient,
+) -> None:
+    await operator.post("/api/v1/actions/7/again")
+    [entry] = (await operator.get("/api/v1/audit")).json()["items"]
+    assert (entry["what"], entry["subject"], entry["by"]) == ("again", "id: 7", "ci")
+    assert "7" in entry["error"]
 
 
 async def test_all_that_match_a_filter_are_retried_while_their_number_is_the_same(
