@@ -16,6 +16,7 @@ PAGES = [
     "/",
     "/attention",
     "/dead-letters",
+    "/dead-letters/1",
     "/backfills",
     "/people",
     "/audit",
@@ -71,7 +72,13 @@ async def test_a_filter_that_matches_other_records_by_now_changes_nothing(
 ) -> None:
     await console.api.dead_letters(*"abc")
     answer = await console.browser().submit(
-        "/dead-letters", "/dead-letters", what="retry", all="yes", count="2", confirmed="yes"
+        "/dead-letters",
+        "/dead-letters/1",
+        "/dead-letters",
+        what="retry",
+        all="yes",
+        count="2",
+        confirmed="yes",
     )
     assert "3 records match by now, not 2" in answer.text
     assert await console.api.store.dead_letters.count(ANY_DEAD_LETTER) == 3
