@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -43,6 +43,17 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second * 60:,.0f}/min"
 
 
+def commands(text: str) -> Markup:
+    """Text whose `commands` are marked as such."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    )
+
+
 @lru_cache
 def asset(name: str) -> str:
     """The URL of a static file, which changes with its content."""
@@ -59,7 +70,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"duration": duration, "number": number, "rate": rate}
+    found.filters |= {"duration": duration, "number": number, "rate": rate, "commands": commands}
     found.globals |= {
         "asset": asset,
         "version": __version__,

@@ -157,7 +157,7 @@ def test_an_open_page_follows_a_backfill_over_a_kill_of_the_daemon(
         page.set_default_timeout(_PATIENT)
         expect_sync.set_options(timeout=_PATIENT)
         page.goto("/backfills")
-        page.get_by_label("People", exact=True).select_option("klaviyo-list")
+        page.get_by_role("combobox", name="People").select_option("klaviyo-list")
         page.get_by_label("List or segment").fill("VIP")
         page.get_by_role("button", name="Start backfill").click()
         expect_sync(page.locator("#running")).to_contain_text("Backfill 1 of demo: running")
