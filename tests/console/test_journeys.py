@@ -33,7 +33,7 @@ TOUR = f"""\
 [connections.actions]
 secret = "the_secret_of_the_flow"
 """
-PEOPLE = 150
+PEOPLE = 60
 _PATIENT = 60_000
 """ms. Two processes, two sandboxes and a browser share the machine."""
 _MAIN = """
@@ -138,11 +138,12 @@ def platforms() -> Iterator[Platforms]:
 def killable(platforms: Platforms, tmp_path: Path, root: Path) -> Iterator[Daemon]:
     daemon = Daemon(tmp_path, platforms, root / "mappings", main=_MAIN)
     text = daemon.config.read_text()
-    daemon.config.write_text(text.replace("program =", "rate_per_second = 40\nprogram ="))
+    daemon.config.write_text(text.replace("program =", "rate_per_second = 20\nprogram ="))
     yield daemon
     daemon.clean()
 
 
+@pytest.mark.timeout(300)
 def test_an_open_page_follows_a_backfill_over_a_kill_of_the_daemon(
     killable: Daemon, platforms: Platforms
 ) -> None:
