@@ -7,8 +7,10 @@ import re
 import httpx
 import pytest
 
+from connector.config.models import Console as ConsoleConfig
 from connector.domain.errors import Problem
 from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter
+from tests.web.api.conftest import ApiHarness
 
 from .conftest import ConsoleHarness
 
@@ -73,7 +75,6 @@ async def test_a_filter_that_matches_other_records_by_now_changes_nothing(
     await console.api.dead_letters(*"abc")
     answer = await console.browser().submit(
         "/dead-letters",
-        "/dead-letters/1",
         "/dead-letters",
         what="retry",
         all="yes",
@@ -82,6 +83,27 @@ async def test_a_filter_that_matches_other_records_by_now_changes_nothing(
     )
     assert "3 records match by now, not 2" in answer.text
     assert await console.api.store.dead_letters.count(ANY_DEAD_LETTER) == 3
+
+
+async def test_a_retry_of_many_shows_how_far_it_has_come() -> None:
+    api = ApiHarness(ConsoleConfig())  # without the loop that carries commands out
+    await api.open()
+    queue, browser = api.store.commands, ConsoleHarness(api).browser()
+    now = api.clock.now()
+    id = await queue.submit("retry", {"all": True}, by="ana", key="", now=now)
+    await queue.fetch(now=now)
+    await queue.report(id, {"done": 2_000, "total": 21_400})
+    page = f"/dead-letters?command={id}"
+    text = (await browser.get(page)).text
+    assert "2,000 of 21,400 records" in text
+    assert '<progress max="100" value="9.3"' in text
+    done = {"retried": 21_400, "waiting_for_an_address": 0}
+    await queue.finish(id, ok=True, result=done, now=now)
+    assert "21,400 will be sent again." in (await browser.get(page)).text
+    other = await queue.submit("forget", {"person": "ana@example.com"}, by="ana", key="", now=now)
+    assert "ana@" not in (await browser.get(f"/dead-letters?command={other}")).text
+    assert (await browser.get("/dead-letters?command=x")).status_code == 404
+    await browser.http.aclose()
 
 
 async def test_discarding_asks_once_and_keeps_the_others(console: ConsoleHarness) -> None:
