@@ -10,6 +10,7 @@ import pytest
 from connector.config.models import Console as ConsoleConfig
 from connector.domain.errors import Problem
 from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter
+from connector.service.process import ConnectionReport, ProcessReport
 from tests.web.api.conftest import ApiHarness
 
 from .conftest import ConsoleHarness
@@ -327,3 +328,39 @@ async def test_a_long_page_is_compressed(console: ConsoleHarness) -> None:
     answer = await console.browser().get("/dead-letters")
     assert answer.headers["content-encoding"] == "gzip"
     assert int(answer.headers["content-length"]) < len(answer.content) / 3
+
+
+async def run_once(api: ApiHarness) -> None:
+    """A process has run `acme` on this store, so that it has a card with a button."""
+    acme = ConnectionReport(title="Yotpo", source="yotpo", mode="live", enabled=True, modules=())
+    report = ProcessReport(version="1", public_url="", connections={"acme": acme})
+    document = report.model_dump_json()
+    await api.store.process_reports.save("store", document, now=api.clock.now())
+
+
+async def test_a_page_that_is_shared_has_the_token_of_each_browser(console: ConsoleHarness) -> None:
+    await run_once(console.api)
+    one, other = console.browser(), console.browser()
+    for browser in (one, other, one):
+        shown = (await browser.get("/")).text
+        token = re.search(r'csrf_token" value="([^"]+)"', shown)
+        assert token
+        assert await post(browser.http, data={"csrf_token": token[1]}) == 200
+
+
+async def test_a_message_is_shown_once_and_to_no_one_else(console: ConsoleHarness) -> None:
+    await run_once(console.api)
+    one, other = console.browser(), console.browser()
+    fields = {"from": "overview"}
+    done = await one.submit("/people", "/connections/acme/pause", **fields)
+    assert "acme is paused" in done.text
+    assert 'class="flash' not in (await other.get("/")).text
+    assert 'class="flash' not in (await one.get("/")).text
+
+
+async def test_what_a_viewer_sees_of_a_shared_page_has_no_button(guarded: ConsoleHarness) -> None:
+    await run_once(guarded.api)
+    for password, buttons in (("change", True), ("look", False), ("change", True)):
+        browser = guarded.browser()
+        await browser.sign_in(password)
+        assert ("Pause acme" in (await browser.get("/")).text) is buttons
