@@ -59,7 +59,7 @@ async def test_what_would_pass_is_counted_and_rules_are_named_apart(api: ApiHarn
     assert not found.sampled
 
 
-async def test_of_many_the_newest_are_tried_and_that_is_said(
+async def test_of_many_only_the_newest_are_tried_and_the_result_says_so(
     api: ApiHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mapping_trials, "SAMPLE", 4)
