@@ -114,7 +114,7 @@ def measure(folder: Path, *, waiting: int = WAITING, dead: int = DEAD) -> Run:
 
 def _daemon(folder: Path, port: int) -> Any:
     command = ["-m", "connector.cli", "--config", str(folder / "connector.toml"), "run"]
-    return running(command, folder=folder, port=port, core=0)
+    return running(command, folder=folder, port=port, core=0, patience=180.0)
 
 
 def _configure(folder: Path, port: int, connections: int = CONNECTIONS) -> None:

@@ -46,9 +46,15 @@ def pinned(core: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], *, folder: Path, port: int, core: int | None = None
+    command: Sequence[str],
+    *,
+    folder: Path,
+    port: int,
+    core: int | None = None,
+    patience: float = 30.0,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server: waits until it listens on `port`, stops it by SIGTERM at the end."""
+    """Run a server: waits `patience` seconds until it listens on `port`, stops it by SIGTERM at the
+    end."""
     with (folder / "stderr.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, *command], stdout=log, stderr=log, env=environment(folder)
@@ -56,7 +62,7 @@ def running(
     if core is not None:
         pin(process.pid, core)
     try:
-        _await_port(process, port, folder)
+        _await_port(process, port, folder, patience)
         yield process
     finally:
         process.terminate()
@@ -74,8 +80,8 @@ def environment(folder: Path) -> dict[str, str]:
     return kept | {"PYTHONPATH": root, "TMPDIR": str(folder)}
 
 
-def _await_port(process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
-    deadline = time.monotonic() + 30
+def _await_port(process: subprocess.Popen[bytes], port: int, folder: Path, patience: float) -> None:
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break

@@ -39,7 +39,7 @@ STEPS = (
         "/dead-letters?cause=M20",
     ),
     Step(
-        "Decide an action that nobody knows the outcome of",
+        "Decide an action whose outcome is not known",
         "A flow requested 25 points; the platform's answer was lost, and it cannot be asked. "
         "Decide under “Needs you”.",
         "/attention",

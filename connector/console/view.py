@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -16,6 +18,7 @@ from connector import __version__
 from connector.console.chart import HEIGHT, WIDTH
 from connector.console.session import Visit
 from connector.domain.wording import counted, format_age
+from connector.service.status import Status
 
 NAVIGATION = (
     ("overview", "/", "Overview"),
@@ -52,6 +55,21 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second * 60:,.0f}/min"
 
 
+def commands(text: str) -> Markup:
+    """Text whose `commands` are marked as such."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    )
+
+
+_TOKEN = secrets.token_hex(16)
+"""Stands for the token of a visit in text that is shared."""
+
+
 @lru_cache
 def asset(name: str) -> str:
     """The URL of a static file, which changes with its content."""
@@ -68,7 +86,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"duration": duration, "number": number, "rate": rate}
+    found.filters |= {"duration": duration, "number": number, "rate": rate, "commands": commands}
     found.globals |= {
         "asset": asset,
         "version": __version__,
@@ -81,26 +99,61 @@ def environment() -> Environment:
 async def page(visit: Visit, template: str, *, status: int = 200, **values: Any) -> Response:
     """A page for `visit`. `values` are the template's."""
     attention = (await visit.services.commands.latest_status()).attention
+    token, flash = visit.csrf_token, visit.flash()
+    text = _render(visit, template, len(attention), token, flash, values)
+    return visit.finish(HTMLResponse(text, status))
+
+
+class SharedPage:
+    """A page that is the same for all who have the same rights, but for the token of their forms:
+    rendered once for each status document, however many tabs show it."""
+
+    def __init__(self, template: str) -> None:
+        self._template = template
+        self._texts: dict[tuple[bool, bool], str] = {}
+        self._document: Status | None = None
+
+    def of(self, visit: Visit, document: Status, values: Callable[[], dict[str, Any]]) -> Response:
+        """`values` are the template's, made of `document`."""
+        flash = visit.flash()
+        if document is not self._document:
+            self._texts, self._document = {}, document
+        key = (visit.principal.is_operator, visit.principal.session is not None)
+        text = self._texts.get(key)
+        if text is None or flash is not None:
+            count = len(document.attention)
+            text = _render(visit, self._template, count, _TOKEN, flash, values())
+            if flash is None:
+                self._texts[key] = text
+        return visit.finish(HTMLResponse(text.replace(_TOKEN, visit.csrf_token)))
+
+
+def _render(
+    visit: Visit,
+    template: str,
+    needs_you: int,
+    token: str,
+    flash: tuple[str, bool] | None,
+    values: dict[str, Any],
+) -> str:
     now = visit.services.clock.now()
-    text = (
+    field = Markup('<input type="hidden" name="csrf_token" value="{}">').format(token)
+    return (
         environment()
         .get_template(template)
         .render(
             navigation=NAVIGATION,
             path=visit.request.url.path,
-            csrf=lambda: Markup('<input type="hidden" name="csrf_token" value="{}">').format(
-                visit.csrf_token
-            ),
+            csrf=lambda: field,
             can_change=visit.principal.is_operator,
             signed_in=visit.principal.session is not None,
-            flash=visit.flash(),
-            needs_you=len(attention),
+            flash=flash,
+            needs_you=needs_you,
             now=now,
             ago=lambda at: "never" if at is None else f"{format_age((now - at) / 1000)} ago",
             **values,
         )
     )
-    return visit.finish(HTMLResponse(text, status))
 
 
 def plain_page(template: str, *, status: int = 200, **values: Any) -> Response:

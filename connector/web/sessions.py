@@ -49,8 +49,8 @@ class Sessions:
         return self._seal.digest("password", password)
 
     def csrf_token(self, id: str) -> str:
-        """The token that each form of the browser with this id carries. It is masked anew each
-        time: the size of a compressed page reveals nothing of it (BREACH)."""
+        """The token that each form of the browser with this id carries. Its mask differs each time,
+        so that the size of a compressed page reveals nothing of it (BREACH)."""
         wanted = self._csrf(id)
         mask = secrets.token_bytes(len(wanted))
         return mask.hex() + _xor(mask, wanted).hex()

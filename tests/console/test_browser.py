@@ -32,6 +32,7 @@ PAGES = [
     "/",
     "/attention",
     "/dead-letters",
+    "/dead-letters/1",
     "/backfills",
     "/people",
     "/audit",

@@ -7,8 +7,11 @@ import re
 import httpx
 import pytest
 
+from connector.config.models import Console as ConsoleConfig
 from connector.domain.errors import Problem
 from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter
+from connector.service.process import ConnectionReport, ProcessReport
+from tests.web.api.conftest import ApiHarness
 
 from .conftest import ConsoleHarness
 
@@ -16,6 +19,7 @@ PAGES = [
     "/",
     "/attention",
     "/dead-letters",
+    "/dead-letters/1",
     "/backfills",
     "/people",
     "/audit",
@@ -71,10 +75,36 @@ async def test_a_filter_that_matches_other_records_by_now_changes_nothing(
 ) -> None:
     await console.api.dead_letters(*"abc")
     answer = await console.browser().submit(
-        "/dead-letters", "/dead-letters", what="retry", all="yes", count="2", confirmed="yes"
+        "/dead-letters",
+        "/dead-letters",
+        what="retry",
+        all="yes",
+        count="2",
+        confirmed="yes",
     )
     assert "3 records match by now, not 2" in answer.text
     assert await console.api.store.dead_letters.count(ANY_DEAD_LETTER) == 3
+
+
+async def test_a_retry_of_many_shows_how_far_it_has_come() -> None:
+    api = ApiHarness(ConsoleConfig())  # without the loop that carries commands out
+    await api.open()
+    queue, browser = api.store.commands, ConsoleHarness(api).browser()
+    now = api.clock.now()
+    id = await queue.submit("retry", {"all": True}, by="ana", key="", now=now)
+    await queue.fetch(now=now)
+    await queue.report(id, {"done": 2_000, "total": 21_400})
+    page = f"/dead-letters?command={id}"
+    text = (await browser.get(page)).text
+    assert "2,000 of 21,400 records" in text
+    assert '<progress max="100" value="9.3"' in text
+    done = {"retried": 21_400, "waiting_for_an_address": 0}
+    await queue.finish(id, ok=True, result=done, now=now)
+    assert "21,400 will be sent again." in (await browser.get(page)).text
+    other = await queue.submit("forget", {"person": "ana@example.com"}, by="ana", key="", now=now)
+    assert "ana@" not in (await browser.get(f"/dead-letters?command={other}")).text
+    assert (await browser.get("/dead-letters?command=x")).status_code == 404
+    await browser.http.aclose()
 
 
 async def test_discarding_asks_once_and_keeps_the_others(console: ConsoleHarness) -> None:
@@ -298,3 +328,39 @@ async def test_a_long_page_is_compressed(console: ConsoleHarness) -> None:
     answer = await console.browser().get("/dead-letters")
     assert answer.headers["content-encoding"] == "gzip"
     assert int(answer.headers["content-length"]) < len(answer.content) / 3
+
+
+async def run_once(api: ApiHarness) -> None:
+    """A process has run `acme` on this store, so that it has a card with a button."""
+    acme = ConnectionReport(title="Yotpo", source="yotpo", mode="live", enabled=True, modules=())
+    report = ProcessReport(version="1", public_url="", connections={"acme": acme})
+    document = report.model_dump_json()
+    await api.store.process_reports.save("store", document, now=api.clock.now())
+
+
+async def test_a_page_that_is_shared_has_the_token_of_each_browser(console: ConsoleHarness) -> None:
+    await run_once(console.api)
+    one, other = console.browser(), console.browser()
+    for browser in (one, other, one):
+        shown = (await browser.get("/")).text
+        token = re.search(r'csrf_token" value="([^"]+)"', shown)
+        assert token
+        assert await post(browser.http, data={"csrf_token": token[1]}) == 200
+
+
+async def test_a_message_is_shown_once_and_to_no_one_else(console: ConsoleHarness) -> None:
+    await run_once(console.api)
+    one, other = console.browser(), console.browser()
+    fields = {"from": "overview"}
+    done = await one.submit("/people", "/connections/acme/pause", **fields)
+    assert "acme is paused" in done.text
+    assert 'class="flash' not in (await other.get("/")).text
+    assert 'class="flash' not in (await one.get("/")).text
+
+
+async def test_what_a_viewer_sees_of_a_shared_page_has_no_button(guarded: ConsoleHarness) -> None:
+    await run_once(guarded.api)
+    for password, buttons in (("change", True), ("look", False), ("change", True)):
+        browser = guarded.browser()
+        await browser.sign_in(password)
+        assert ("Pause acme" in (await browser.get("/")).text) is buttons

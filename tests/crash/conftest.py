@@ -83,9 +83,12 @@ class Platforms:
 
 
 class Daemon:
-    """`connector run` in a folder."""
+    """`connector run` in a folder. `main`: a program that runs the command line instead."""
 
-    def __init__(self, folder: Path, platforms: Platforms, mappings: Path) -> None:
+    def __init__(
+        self, folder: Path, platforms: Platforms, mappings: Path, *, main: str = ""
+    ) -> None:
+        self._main = ["-c", main] if main else ["-m", "connector.cli"]
         self.folder = folder
         self.port = free_port()
         shutil.copytree(mappings, folder / "mappings")
@@ -97,7 +100,7 @@ class Daemon:
     def start(self) -> None:
         self._log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "connector.cli", "--config", str(self.config), "run"],
+            [sys.executable, *self._main, "--config", str(self.config), "run"],
             cwd=self.folder,
             stdout=self._log,
             stderr=self._log,

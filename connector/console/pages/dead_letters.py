@@ -18,6 +18,7 @@ from connector.domain.errors import Problem
 from connector.domain.messages import Fault, Skip
 from connector.ports import Command, DeadLetterDetail
 from connector.service.dead_letters import filter_of
+from connector.service.mapping_trials import CAUSES
 from connector.service.status import Status
 from connector.web.storable import read_id
 
@@ -93,6 +94,7 @@ async def show_one(request: Request) -> Response:
         letter=found.dead_letter,
         entry=found.entry,
         problem=Problem.from_code(problem) if problem else None,
+        rendering=CAUSES,
         unnamed=problem == Problem.UNKNOWN_EVENT,
         record=record,
         trial=trial,
@@ -170,7 +172,7 @@ async def change(request: Request) -> Response:
         query["command"] = str(command.id)
     path = f"/dead-letters?{urlencode(query)}" if query else "/dead-letters"
     if command.ok is None:
-        return visit.redirect(path, "It goes on; this page shows how far it has come.")
+        return visit.redirect(path, "It continues; this page shows how far it has come.")
     message = _message(what, result) if command.ok else error_text(result)
     return visit.redirect(path, message, failed=not command.ok)
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from connector.console.chart import Chart, chart
 from connector.console.session import Visit
-from connector.console.view import page
+from connector.console.view import SharedPage
 from connector.domain.errors import Problem
 from connector.domain.lanes import KLAVIYO
 from connector.service.status import Attention, ConnectionStatus, LaneStatus, QuotaStatus, Status
@@ -128,11 +128,16 @@ def _where(status: Status) -> Callable[[Attention], str]:
     return where
 
 
+_page = SharedPage("overview.html")
+
+
 async def show(request: Request) -> Response:
     visit = Visit.of(request)
     status = await visit.services.commands.latest_status()
-    return await page(
-        visit, "overview.html", document=status, cards=cards(status), where=_where(status)
+    return _page.of(
+        visit,
+        status,
+        lambda: {"document": status, "cards": cards(status), "where": _where(status)},
     )
 
 

@@ -83,7 +83,7 @@ class Row:
 
 
 def _rows(fields: Mapping[str, Any], now: PersonNow | None) -> list[Row]:
-    """Our fields; Klaviyo's other properties are nobody's business here."""
+    """Our fields; Klaviyo's other properties are not shown."""
     platform = (now.platform.fields if now else None) or {}
     klaviyo = (now.klaviyo.fields if now else None) or {}
     known = now is not None and None not in (now.platform.fields, now.klaviyo.fields)

@@ -1,0 +1,71 @@
+"""The demo's page that breaks and heals Klaviyo."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from connector.cli.demo_panel import BREAKS, Panel
+from connector.sandbox import KlaviyoSandbox
+from connector.service import Commands
+from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.store import memory_store
+
+KEY = {"authorization": "Klaviyo-API-Key pk_sandbox", "revision": "2026-10-15"}
+
+
+def client(app: Any, base: str, **options: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=base, **options)
+
+
+@pytest.fixture
+async def klaviyo() -> KlaviyoSandbox:
+    return KlaviyoSandbox(limits=False)
+
+
+@pytest.fixture
+async def remote(klaviyo: KlaviyoSandbox) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(klaviyo.app, "http://klaviyo.test", headers=KEY) as http:
+        yield http
+
+
+@pytest.fixture
+async def panel(klaviyo: KlaviyoSandbox) -> AsyncIterator[httpx.AsyncClient]:
+    commands = Commands(memory_store(), FakeClock())
+    app = Panel(klaviyo, commands.latest_status).app
+    async with client(app, "http://panel.test", follow_redirects=True) as http:
+        yield http
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("key", 401), ("scope", 403), ("throttle", 429), ("error", 500)]
+)
+async def test_klaviyo_is_broken_until_it_is_healed(
+    panel: httpx.AsyncClient, remote: httpx.AsyncClient, name: str, status: int
+) -> None:
+    assert (await remote.get("/api/accounts")).status_code == 200
+    page = await panel.post(f"/break/{name}")
+    assert f"Broken: {BREAKS[name].label}" in page.text
+    assert [(await remote.get("/api/accounts")).status_code for _ in range(2)] == [status] * 2
+    assert "Klaviyo is well" in (await panel.post("/heal")).text
+    assert (await remote.get("/api/accounts")).status_code == 200
+
+
+async def test_one_break_replaces_another(
+    panel: httpx.AsyncClient, remote: httpx.AsyncClient
+) -> None:
+    await panel.post("/break/key")
+    await panel.post("/break/error")
+    assert (await remote.get("/api/accounts")).status_code == 500
+
+
+async def test_another_site_in_the_same_browser_breaks_nothing(
+    panel: httpx.AsyncClient, remote: httpx.AsyncClient
+) -> None:
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    assert (await panel.post("/break/key", headers=elsewhere)).status_code == 404
+    assert (await panel.post("/break/other")).status_code == 404
+    assert (await remote.get("/api/accounts")).status_code == 200
