@@ -26,6 +26,7 @@ from bench import (
     console,
     drain,
     intake,
+    live,
     quota,
     segment,
     states,
@@ -79,6 +80,12 @@ def _console(options: argparse.Namespace, folder: Path) -> str:
     return console.text([console.measure(folder)])
 
 
+def _live(options: argparse.Namespace, folder: Path) -> str:
+    return live.text(
+        live.measure(options.rate, options.seconds, options.repeats, highest=options.highest)
+    )
+
+
 def _segment(options: argparse.Namespace, folder: Path) -> str:
     return segment.text(asyncio.run(segment.measure(options.people or 100_000, folder)))
 
@@ -90,11 +97,12 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "backlog": _backlog,
     "blast": _blast,
     "console": _console,
+    "live": _live,
     "quota": _quota,
     "segment": _segment,
     "states": _states,
 }
-"""Benchmarks that run by name only: they have no floor to alternate with."""
+"""Benchmarks that run by name only: they take longer, or have no floor to alternate with."""
 
 
 def main() -> None:
@@ -106,6 +114,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs per side")
     parser.add_argument(
         "--events", type=int, default=100_000, help="events in the backlog to drain"
+    )
+    parser.add_argument("--rate", type=float, default=50.0, help="webhooks a second in live")
+    parser.add_argument(
+        "--highest", action="store_true", help="in live: raise the rate until it is too high"
     )
     parser.add_argument("--json", action="store_true", help="print every run as JSON")
     parser.add_argument(

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import statistics
 import sys
 import tempfile
 import time
@@ -206,15 +207,44 @@ def _report(remote: int) -> dict[str, dict[str, float]]:
         return found
 
 
-def highest(side: object, made: Sequence[Webhook], seconds: float, first: float) -> list[Run]:
-    """Runs at rates that grow by a half, until one does not keep up."""
-    assert callable(side)
-    runs: list[Run] = []
-    rate = first
-    while not runs or runs[-1].keeps_up:
-        runs.append(side(made, rate, seconds))
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`ours` and `floor` at one rate, in turn; `growing`: ours at growing rates, until one is too
+    high."""
+
+    ours: Sequence[Run]
+    floor: Sequence[Run]
+    growing: Sequence[Run]
+
+
+def measure(rate: float, seconds: float, repeats: int, *, highest: bool) -> Result:
+    made = webhooks(round(rate * (seconds + WARM_UP)) + 1)
+    turns = [(ours(made, rate, seconds), floor(made, rate, seconds)) for _ in range(repeats)]
+    growing: list[Run] = []
+    while highest and (not growing or growing[-1].keeps_up):
         rate *= 1.5
-    return runs
+        growing.append(ours(webhooks(round(rate * (seconds + WARM_UP)) + 1), rate, seconds))
+    return Result([a for a, _ in turns], [b for _, b in turns], growing)
+
+
+def text(result: Result) -> str:
+    """The result as text."""
+    lines = [
+        *(_line("ours", run) for run in result.ours),
+        *(_line("floor", run) for run in result.floor),
+    ]
+    used, least = (statistics.median(r.cpu for r in runs) for runs in (result.ours, result.floor))
+    lines.append(f"CPU an event: {used / least:.1f} times the floor's (medians)")
+    lines += [_line("ours", run) for run in result.growing]
+    return "\n".join(lines)
+
+
+def _line(side: str, run: Run) -> str:
+    return (
+        f"{side}: {run.wanted:,.0f}/s wanted, {run.rate:,.0f}/s, CPU {run.cpu * 1e6:,.0f} µs an "
+        f"event, p50 {run.p50 * 1000:,.0f} ms, p99 {run.p99 * 1000:,.0f} ms, {run.requests:.2f} "
+        f"requests an event, {run.lost} late, {run.refused} refused"
+    )
 
 
 def _daemon(config: str) -> None:
