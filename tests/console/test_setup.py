@@ -234,6 +234,22 @@ async def test_a_connection_that_is_not_active_is_removed_after_a_second_page(si
     assert "deactivate it first" in refused.text
 
 
+async def test_others_run_on_while_a_connection_is_set_up(site: Site) -> None:
+    await site.add("save")
+    app = site.daemon.app
+    club = app.runtimes["club"]
+    await app.connections.until_confirmed("club")
+    await site.add("test", name="second", klaviyo__private_key="pk_other")
+    await site.add("test", f"{NEW}?name=second", name="second", settings__api_key="mistyped")
+    assert app.runtimes["club"] is club
+    assert "club" in app.connections.running
+    # It writes what the first one writes to the same account, so it cannot be active beside it.
+    refused = await site.add("save", f"{NEW}?name=second", name="second")
+    assert "which connections.club writes to the same Klaviyo account" in refused.text
+    assert app.runtimes["club"] is club
+    assert not app.runtimes["second"].enabled
+
+
 async def test_settings_show_their_origin_and_are_changed(site: Site) -> None:
     await site.add("save")
     page = (await site.browser.get(f"{LINKS}/settings")).text

@@ -71,9 +71,13 @@ class RateLimiters:
         since = self._clock.now() // 1000 - seconds
         return await self._store.facts.usage_since(since_second=since)
 
-    def reset_uses(self) -> None:
-        """Before a configuration is built: which connection uses which account is set again."""
-        self._uses.clear()
+    def reset_uses(self, connection: str | None = None) -> None:
+        """Before all connections, or this one, are built: which of them uses which account is set
+        again."""
+        if connection is None:
+            self._uses.clear()
+        for uses in self._uses.values():
+            uses.pop(connection or "", None)
 
     def drop(self, account: str) -> bool:
         """Drop a limiter that another one replaces: what it granted is in the store. Whether there
