@@ -74,7 +74,7 @@ class Site:
         }
 
     async def add(self, what: str = "save", page: str = FORM, **changed: str) -> httpx.Response:
-        """Fill in the form and press a button."""
+        """Fill in the form and click a button."""
         fields = self.entries(**changed)
         return await self.browser.submit(page, NEW, what=what, **fields)
 
@@ -292,8 +292,8 @@ async def test_fields_are_switched_after_a_preview_of_a_customer(site: Site) -> 
     assert changes["wll_tier_name"] == {"enabled": False}
     assert changes["wll_next_tier_name"] == {"enabled": True}
     assert "wll_balance" not in changes
-    nobody = await site.browser.submit(page, page, what="preview", who="x@example.com", **ticked)
-    assert "no customer with this address" in nobody.text
+    no one = await site.browser.submit(page, page, what="preview", who="x@example.com", **ticked)
+    assert "no customer with this address" in no one.text
 
 
 async def test_a_link_is_removed_after_a_second_page(site: Site) -> None:

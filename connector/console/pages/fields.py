@@ -29,7 +29,7 @@ _TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of the mapping. `origin` is `file` where nobody switched it here."""
+    """An entry of the mapping. `origin` is `file` where no one switched it here."""
 
     name: str
     source: str
