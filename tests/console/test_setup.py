@@ -292,8 +292,8 @@ async def test_fields_are_switched_after_a_preview_of_a_customer(site: Site) -> 
     assert changes["wll_tier_name"] == {"enabled": False}
     assert changes["wll_next_tier_name"] == {"enabled": True}
     assert "wll_balance" not in changes
-    no one = await site.browser.submit(page, page, what="preview", who="x@example.com", **ticked)
-    assert "no customer with this address" in no one.text
+    unknown = await site.browser.submit(page, page, what="preview", who="x@example.com", **ticked)
+    assert "no customer with this address" in unknown.text
 
 
 async def test_a_link_is_removed_after_a_second_page(site: Site) -> None:
