@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from connector import __version__
 from connector.app.accounts import AccountLookups
@@ -49,9 +49,6 @@ from connector.service.process import Process, read_report
 from connector.service.settings import SettingsService, effective_config
 from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
-
-if TYPE_CHECKING:
-    pass
 
 _CANCEL_TIMEOUT = 1.0
 _WAKE_EVERY = 30.0
