@@ -1,7 +1,8 @@
-"""Takes docs/console-*.png, the pictures of the console in README.md, of a running demo:
+"""Takes docs/console-*.png, the pictures of the console, of a running demo; all of them, or those
+that are named:
 
     .venv/bin/connector demo --port 8790        # in another terminal
-    .venv/bin/python docs/screenshots.py http://127.0.0.1:8790
+    .venv/bin/python docs/screenshots.py http://127.0.0.1:8790 [NAME ...]
 
 Needs Debian's Chromium (`make browser`). The pages are shown as they are; nothing is staged.
 """
@@ -24,13 +25,16 @@ SHOTS = {
         1100,
     ),
     "phone": ("/", "dark", 390),
+    "add": ("/connections/new?source=yotpo", "light", 1100),
+    "fields": ("/connections/wll/fields", "light", 1100),
+    "links": ("/connections/wll/links", "dark", 1100),
 }
 """Name → (path, theme, width in CSS pixels)."""
 _HEIGHT = 760
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
     chromium = shutil.which("chromium")
@@ -42,7 +46,8 @@ def main() -> int:
             executable_path=chromium,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
-        for name, (path, theme, width) in SHOTS.items():
+        for name in sys.argv[2:] or SHOTS:
+            path, theme, width = SHOTS[name]
             context = browser.new_context(
                 viewport={"width": width, "height": _HEIGHT},
                 color_scheme="dark" if theme == "dark" else "light",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from connector.app.problems import ProcessProblems
@@ -11,7 +11,7 @@ from connector.app.wiring import BuildResult, ConnectionBuilder
 from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config
-from connector.domain.errors import Problem
+from connector.domain.errors import ConfigError, Problem
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
 from connector.net.transport import ConnectionPool, Transport
@@ -76,15 +76,28 @@ class Connections:
 
     # ── build and replace ────────────────────────────────────────────────────────────────────────
 
-    async def build(self, config: Config) -> Candidate:
-        """No remote API is called. Raises ConfigError, with nothing left open, for what is wrong in
-        a file, and StoreError."""
-        self.limiters.reset_uses()
-        for connection in config.connections:
+    def is_idle(self, name: str) -> bool:
+        """Whether nothing of this connection runs: there is none, or it is not enabled."""
+        runtime = self.runtimes.get(name)
+        return not runtime.enabled if runtime else name not in self.broken
+
+    async def build(self, config: Config, *, only: str | None = None) -> Candidate:
+        """All connections, or this one beside those that run. No remote API is called. Raises
+        ConfigError, with nothing left open, for what is wrong in a file, and StoreError."""
+        self.limiters.reset_uses(only)
+        wanted = [c for c in config.connections if only in (None, c.name)]
+        for connection in wanted:
             if connection.klaviyo.auth == "oauth":
                 # A person may have connected another account meanwhile; a key belongs to one.
                 self.known_accounts.pop(credential(connection), None)
-        return Candidate(config, await self._builder(config).build_all(config.connections))
+        result = await self._builder(config).build_all(wanted)
+        if only is not None:
+            others = [writer for name, writer in self._writers.items() if name != only]
+            if both := find_conflicts([*others, *result.writers.values()]):
+                for runtime in result.runtimes.values():
+                    await runtime.exit_stack.aclose()
+                raise ConfigError(both, Problem.MAPPING_FAULTY)
+        return Candidate(config, result)
 
     def _builder(self, config: Config) -> ConnectionBuilder:
         return ConnectionBuilder(
@@ -119,7 +132,10 @@ class Connections:
         ):
             mine.clear()
             mine.update(new)  # type: ignore[arg-type]
-        for name, fault in self.broken.items():
+        self._report_broken(self.broken)
+
+    def _report_broken(self, broken: Mapping[str, str]) -> None:
+        for name, fault in broken.items():
             self._problems.set(f"broken {name}", Problem.PLUGIN_BROKEN, f"{name}: {fault}")
             self._log.error(
                 "connection_broken",
@@ -139,6 +155,23 @@ class Connections:
             self.adopt(candidate)
             # The old lanes may have changed theirs since the new ones were built.
             await until_available(self._load_states, self._clock)
+            self.start()
+
+    async def replace_idle(self, name: str, candidate: Candidate) -> None:
+        """Replace a connection of which nothing runs, and start it; the others run on."""
+        async with self.changing:
+            result, self._config = candidate.result, candidate.config
+            old = self.runtimes.pop(name, None)
+            for known in (self.broken, self.accounts, self._writers):
+                known.pop(name, None)
+            self.running.discard(name)
+            self.runtimes |= result.runtimes
+            self.broken |= result.broken
+            self._writers |= result.writers
+            self.accounts |= {n: a for n, a in result.accounts.items() if n in result.runtimes}
+            self._report_broken(result.broken)
+            if old is not None:
+                await old.stop(0)
             self.start()
 
     async def rebuild(self, name: str, account: str) -> None:

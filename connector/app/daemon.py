@@ -292,8 +292,8 @@ class App:
     async def _read_config(self) -> Config:
         return await effective_config(self._read_files(), self.store.settings)
 
-    async def _apply_settings(self) -> None:
-        await self.reload()
+    async def _apply_settings(self, connection: str) -> None:
+        await self._reloader.reload(self.config, only=connection)
 
     async def _account_changed(self, connection: str, other: bool) -> None:
         """Use the new tokens. `other`: a person confirmed that the connection belongs to another

@@ -39,13 +39,18 @@ class Reloader:
         self._on_reloaded = on_reloaded
         self._log = log.get("reload")
 
-    async def reload(self, current: Config) -> Mapping[str, Any]:
-        """A faulty configuration changes nothing and raises ConfigError."""
+    async def reload(self, current: Config, *, only: str | None = None) -> Mapping[str, Any]:
+        """A faulty configuration changes nothing and raises ConfigError. Where nothing but the
+        connection `only` has changed, and nothing of it runs, the others run on."""
         if self._reread is None:
             return {"reloaded": False}
         try:
             config = await self._reread()
-            candidate = await self._connections.build(config)
+            if only and not (
+                self._connections.is_idle(only) and _differs_in(config, current, only)
+            ):
+                only = None
+            candidate = await self._connections.build(config, only=only)
         except ConfigError as error:
             self._metrics.reload_ok.set(0)
             text = f"{Problem.RELOAD_REFUSED.meaning}: {error.faults[0]}"
@@ -55,7 +60,10 @@ class Reloader:
             raise
         self._problems.clear("reload")
         self._metrics.reload_ok.set(1)
-        await self._replace(candidate, current)
+        if only:
+            await self._connections.replace_idle(only, candidate)
+        else:
+            await self._replace(candidate, current)
         await self._on_reloaded(config)
         needs_restart = [
             name for name in _FIXED_SECTIONS if getattr(config, name) != getattr(current, name)
@@ -75,3 +83,14 @@ class Reloader:
     async def _replace(self, candidate: Candidate, current: Config) -> None:
         timeout = current.server.shutdown_timeout
         await self._connections.replace(candidate, timeout=timeout, recover=self._recover)
+
+
+def _differs_in(config: Config, current: Config, name: str) -> bool:
+    """Whether nothing but this connection differs."""
+
+    def rest(of: Config) -> tuple[Any, ...]:
+        others = tuple(c for c in of.connections if c.name != name)
+        sections = (getattr(of, key) for key in Config.model_fields if key != "connections")
+        return others, *sections
+
+    return rest(config) == rest(current)

@@ -35,11 +35,18 @@ def register(app: typer.Typer) -> None:
 def init(
     source: Annotated[str, typer.Option(help="The loyalty platform.")] = "jericommerce",
     name: Annotated[str, typer.Option(help="The connection's name.")] = "acme",
+    no_connection: Annotated[
+        bool, typer.Option("--no-connection", help="Connections are added in the console.")
+    ] = False,
 ) -> None:
     """Write a new configuration into this folder. Overwrites nothing."""
-    from connector.tools.templates import write
+    from connector.tools.templates import write, write_empty
 
-    for line in write(Path.cwd(), source, name, token=lambda: secrets.token_urlsafe(24)):
+    def token() -> str:
+        return secrets.token_urlsafe(24)
+
+    found = write_empty(Path.cwd(), token=token) if no_connection else None
+    for line in found or write(Path.cwd(), source, name, token=token):
         print(line)
 
 

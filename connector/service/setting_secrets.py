@@ -32,7 +32,7 @@ def settings_model(
 def seal_secrets(
     config: Config, connection: str, changes: Mapping[str, Any], source: str | None = None
 ) -> dict[str, Any]:
-    """The changes with their secrets encrypted, for the queue of commands. A digest stands beside
+    """The changes with their secrets encrypted, for the queue of commands. A digest is kept beside
     each, so that a repeated request is recognised. A key that is faulty is left to the service.
     Raises UnreadableSecret without an encryption key."""
     cipher, model = cipher_of(config), settings_model(config, connection, source)

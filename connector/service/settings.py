@@ -47,7 +47,7 @@ _MODULES = {
     SEGMENT_MEMBERS: "segments",
     ACTIONS: "actions",
 }
-Apply = Callable[[], Awaitable[None]]
+Apply = Callable[[str], Awaitable[None]]
 
 
 def open_settings(stored: Sequence[StoredSetting], cipher: Cipher) -> list[Override]:
@@ -85,7 +85,7 @@ async def effective_config(config: Config, settings: Settings) -> Config:
 
 class SettingsService:
     """`read` reads the files again, without the settings made at run time; `apply` takes the
-    stored settings into use, where connections run."""
+    stored settings of a connection into use, where connections run."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class SettingsService:
             now = self._clock.now()
             await self._store.settings.change(changed, by=by, now=now)
             try:
-                await self._apply()
+                await self._apply(connection)
             except ConfigError:
                 await self._revert(stored, changed, now)
                 raise

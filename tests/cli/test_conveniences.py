@@ -15,6 +15,7 @@ import pytest
 
 from connector.cli.format import format_time, link_lines
 from connector.cli.session import result_lines
+from connector.config import load
 from connector.domain.wording import counted, format_age, format_size
 from tests.waiting import until
 
@@ -270,3 +271,18 @@ def test_a_pipe_gets_whole_lines(call: Call, folder: Folder) -> None:
     text = call("status", at=folder).out
     assert not any(line != line.rstrip() for line in text.splitlines())
     assert "usually nothing: the record is sent when the person's address is known" in text
+
+
+def test_init_without_a_connection_writes_what_the_console_needs(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call("init", "--no-connection")
+    assert result.code == 0, result.err
+    assert "CONNECTOR_CONSOLE_PASSWORD" in result.out
+    config = load(tmp_path / "connector.toml", environ={})
+    assert config.connections == ()
+    assert config.console.password
+    assert config.security.encryption_key
+    assert "{{" not in (tmp_path / ".env").read_text() + (tmp_path / "connector.toml").read_text()
+    assert not (tmp_path / "mappings").exists()

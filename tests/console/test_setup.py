@@ -74,7 +74,7 @@ class Site:
         }
 
     async def add(self, what: str = "save", page: str = FORM, **changed: str) -> httpx.Response:
-        """Fill in the form and press a button."""
+        """Fill in the form and click a button."""
         fields = self.entries(**changed)
         return await self.browser.submit(page, NEW, what=what, **fields)
 
@@ -234,6 +234,23 @@ async def test_a_connection_that_is_not_active_is_removed_after_a_second_page(si
     assert "deactivate it first" in refused.text
 
 
+async def test_others_run_on_while_a_connection_is_set_up(site: Site) -> None:
+    await site.add("save")
+    app = site.daemon.app
+    # It is built once more when Klaviyo has named its account.
+    await app.connections.until_confirmed("club")
+    club = app.runtimes["club"]
+    await site.add("test", name="second", klaviyo__private_key="pk_other")
+    await site.add("test", f"{NEW}?name=second", name="second", settings__api_key="mistyped")
+    assert app.runtimes["club"] is club
+    assert "club" in app.connections.running
+    # It writes what the first one writes to the same account, so it cannot be active beside it.
+    refused = await site.add("save", f"{NEW}?name=second", name="second")
+    assert "which connections.club writes to the same Klaviyo account" in refused.text
+    assert app.runtimes["club"] is club
+    assert not app.runtimes["second"].enabled
+
+
 async def test_settings_show_their_origin_and_are_changed(site: Site) -> None:
     await site.add("save")
     page = (await site.browser.get(f"{LINKS}/settings")).text
@@ -276,8 +293,8 @@ async def test_fields_are_switched_after_a_preview_of_a_customer(site: Site) -> 
     assert changes["wll_tier_name"] == {"enabled": False}
     assert changes["wll_next_tier_name"] == {"enabled": True}
     assert "wll_balance" not in changes
-    nobody = await site.browser.submit(page, page, what="preview", who="x@example.com", **ticked)
-    assert "no customer with this address" in nobody.text
+    unknown = await site.browser.submit(page, page, what="preview", who="x@example.com", **ticked)
+    assert "no customer with this address" in unknown.text
 
 
 async def test_a_link_is_removed_after_a_second_page(site: Site) -> None:

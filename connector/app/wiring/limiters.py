@@ -69,9 +69,13 @@ class RateLimiters:
         since = {name: now - (_DAY if limits[name].daily else _MINUTES) for name in limits}
         return await self._store.facts.usage_since(account_label(account), since)
 
-    def reset_uses(self) -> None:
-        """Before a configuration is built: which connection uses which account is set again."""
-        self._uses.clear()
+    def reset_uses(self, connection: str | None = None) -> None:
+        """Before all connections, or this one, are built: which of them uses which account is set
+        again."""
+        if connection is None:
+            self._uses.clear()
+        for uses in self._uses.values():
+            uses.pop(connection or "", None)
 
     def drop(self, account: str) -> bool:
         """Drop a limiter that another one replaces: what it granted is in the store. Whether there

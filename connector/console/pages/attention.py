@@ -68,7 +68,10 @@ async def _decide(
         )
     done, result = await visit.run(choice, {"id": id, "by": visit.principal.name})
     message = f"{subject}: {label.lower()}." if done else error_text(result)
-    return visit.redirect("/attention", message, failed=not done)
+    name = form.get("from")
+    known = any(name == connection.name for connection in visit.services.config().connections)
+    back = f"/connections/{name}/links" if known else "/attention"
+    return visit.redirect(back, message, failed=not done)
 
 
 routes = [

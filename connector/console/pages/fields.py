@@ -29,9 +29,10 @@ _TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of the mapping. `origin` is `file` where nobody switched it here."""
+    """An entry of the mapping. `label` is its name at Klaviyo."""
 
     name: str
+    label: str
     source: str
     type: str
     on: bool
@@ -137,6 +138,7 @@ def _entries(visit: Visit, connection: Connection) -> dict[str, list[Entry]]:
         for o in visit.services.config().overrides
         if o.connection == connection.name and o.key[0] == "mapping" and len(o.key) == 5
     }
+    prefix = str(tables.get("events", {}).get("prefix", ""))
     found: dict[str, list[Entry]] = {}
     for kind, (first, second) in _TABLES.items():
         found[kind] = []
@@ -146,6 +148,7 @@ def _entries(visit: Visit, connection: Connection) -> dict[str, list[Entry]]:
             found[kind].append(
                 Entry(
                     name=name,
+                    label=prefix + str(table.get("name", name)) if kind == "metrics" else name,
                     source=_source(table),
                     type=str(table.get("type", "")),
                     on=in_file if override is None else bool(override.value),

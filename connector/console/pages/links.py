@@ -95,7 +95,7 @@ async def remove(request: Request) -> Response:
             visit,
             "confirm.html",
             title=f"Remove {text}?",
-            effect="Nobody is added or removed any more. Whoever is there now stays.",
+            effect="No one is added or removed any more. Whoever is there now stays.",
             label="Remove",
             back=there,
         )

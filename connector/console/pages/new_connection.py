@@ -90,7 +90,10 @@ async def _store(
         platform = setup.platform(source)
     except ConfigError:
         raise HTTPException(404) from None
-    entered = setup.entered(setup.groups(name, platform), texts(form))
+    given = texts(form)
+    if given.get("klaviyo.private_key"):
+        given["klaviyo.auth"] = "private-key"  # whoever pastes a key means it
+    entered = setup.entered(setup.groups(name, platform), given)
     offered = platform.modules
     modules = [module for module in offered if module in form.getlist("module")]
     if form.getlist("modules-shown") and len(modules) < len(offered):

@@ -7,10 +7,12 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from connector.config import Config, Connection
 from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, ConnectorError
+from connector.domain.hosts import is_loopback
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.mapping import load as load_mapping
 from connector.ports import AuditEntry, Clock, Platform, Store
@@ -32,12 +34,14 @@ _WEBHOOK_SECRET = "settings.webhook_secret"
 @dataclass(frozen=True, slots=True)
 class WebhookAddress:
     """What is entered at the platform. `secret` is the part that must stay secret: the end of the
-    address, or what the platform signs with; empty where there is none yet. `note` says where."""
+    address, or what the platform signs with; empty where there is none yet. `note` says where,
+    `reachable` whether other machines can call it."""
 
     url: str
     secret: str = field(repr=False)
     in_address: bool
     note: str
+    reachable: bool = True
 
     @property
     def shown(self) -> str:
@@ -209,7 +213,8 @@ class ConnectionSetup:
         public = self._config().server.public_url.rstrip("/")
         in_address = bool(secret) and platform.secret_in_address(connection.settings)
         url = f"{public}/webhooks/{connection.name}"
-        return WebhookAddress(url, secret, in_address, platform.webhook_note)
+        reachable = not is_loopback(urlsplit(public).hostname or "")
+        return WebhookAddress(url, secret, in_address, platform.webhook_note, reachable)
 
     async def note_shown(self, name: str, what: str, *, by: str) -> None:
         """A person has a secret shown to them: write it to the audit log. Raises StoreError."""

@@ -53,7 +53,7 @@ def _submitted_before(c: Connection, values: Mapping[str, Any]) -> int:
 
 def _comparable(args: str) -> Any:
     """Arguments without ciphertexts: that of an equal value is another one each time, and a digest
-    stands beside it."""
+    is beside it."""
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):

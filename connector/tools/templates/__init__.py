@@ -20,6 +20,28 @@ from connector.domain.errors import ConfigError
 from connector.platforms import registry
 
 
+def write_empty(folder: Path, *, token: Callable[[], str]) -> list[str]:
+    """Write the files of a configuration without a connection; as `write`."""
+    values = _server_values(token)
+    templates = files("connector.tools.templates")
+    config = _fill(templates / "connector.toml", values).partition("[[connections]]")[0]
+    variables = _fill(templates / "env", values).partition("\n# A private key of")[0]
+    config += "# Connections are added in the console, or as [[connections]] here: docs/guide.md\n"
+    return [
+        _write(folder / "connector.toml", config, 0o644),
+        _write(folder / ".env", variables, 0o600),
+        "next: start `connector run`, open http://127.0.0.1:8787/ and sign in with "
+        "CONNECTOR_CONSOLE_PASSWORD of .env",
+    ]
+
+
+def _server_values(token: Callable[[], str]) -> dict[str, str]:
+    return {
+        "{{console_password}}": token(),
+        "{{encryption_key}}": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+    }
+
+
 def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> list[str]:
     """Write the files of a new configuration; returns one line per file. Existing files are kept,
     except empty ones, which an interrupted run may have left.
@@ -46,9 +68,8 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
             + [line for key, table in tables.items() for line in _commented(key, table)]
         ),
         "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in needed),
-        "{{console_password}}": token(),
         "{{flow_secret}}": token(),
-        "{{encryption_key}}": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+        **_server_values(token),
     }
     templates = files("connector.tools.templates")
     messages = [
