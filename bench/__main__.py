@@ -17,7 +17,19 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import attacks, audience, backfill, backlog, blast, drain, intake, quota, segment, states
+from bench import (
+    attacks,
+    audience,
+    backfill,
+    backlog,
+    blast,
+    drain,
+    growth,
+    intake,
+    quota,
+    segment,
+    states,
+)
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -63,6 +75,11 @@ def _attacks(options: argparse.Namespace, folder: Path) -> str:
     return attacks.text(attacks.measure(folder))
 
 
+def _growth(options: argparse.Namespace, folder: Path) -> str:
+    sizes = growth.Sizes(options.rows, options.people or options.rows, 300, 300)
+    return growth.text(growth.measure(sizes, folder))
+
+
 def _segment(options: argparse.Namespace, folder: Path) -> str:
     return segment.text(asyncio.run(segment.measure(options.people or 100_000, folder)))
 
@@ -73,6 +90,7 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "backfill": _backfill,
     "backlog": _backlog,
     "blast": _blast,
+    "growth": _growth,
     "quota": _quota,
     "segment": _segment,
     "states": _states,
@@ -94,6 +112,7 @@ def main() -> None:
     parser.add_argument(
         "--people", type=int, help="people in states, audience (100,000) or backfill (200,000)"
     )
+    parser.add_argument("--rows", type=int, default=100_000, help="rows in growth")
     parser.add_argument("--minutes", type=float, default=3.0, help="duration of quota and blast")
     options = parser.parse_args()
     if options.only in _STANDALONE:

@@ -1,7 +1,7 @@
 """Counters that the database itself keeps, in the transaction that changes what is counted.
 
 Triggers keep them, so that no statement can forget to: claims, merges, erasure and retention change
-them alike (docs/decisions/0023-counters.md). SQLite adds to one row per counter, owner and key. On
+them alike (docs/decisions/0028-growth.md). SQLite adds to one row per counter, owner and key. On
 PostgreSQL, where transactions run beside each other and would wait for such a row, each statement
 inserts what it changed, and `fold` adds that up.
 """
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, func, select
 
 from connector.domain.actions import Step
 from connector.domain.records import State
+from connector.store.database import on_request
 from connector.store.tables.counts import COUNTERS, Counter, CounterName, counts
 
 # ── read ─────────────────────────────────────────────────────────────────────────────────────────
@@ -98,6 +99,7 @@ def _by_one(counter: Counter) -> tuple[str, str, str]:
     return owner, key, f"FROM {counter.table.name} r WHERE {where} GROUP BY {owner}, {key}"
 
 
+@on_request
 def miscounted(c: Connection) -> list[tuple[str, str, str, int, int]]:
     """(counter, owner, key, rows that it says, rows there are) of what is wrong. Reads all rows."""
     found = []

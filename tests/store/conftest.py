@@ -33,7 +33,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     made = store_on(recorded, url)
     yield made
     assert await made.database.read(counters.miscounted) == []
-    assert await faults(recorded, _explained.setdefault(request.param, set())) == []
+    found = await faults(recorded, _explained.setdefault(request.param, set()))
+    assert not found, "\n".join(found)
     await made.database.write(
         lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
     )

@@ -98,7 +98,7 @@ class SqlReports:
         query = (
             select(lanes.c.connection, lanes.c.destination, *request_rows.COLUMNS)
             .join(lanes, lanes.c.id == requests.c.lane)
-            .order_by(requests.c.sent_at.desc(), requests.c.id)
+            .order_by(requests.c.sent_at.desc())
             .limit(limit)
         )
 

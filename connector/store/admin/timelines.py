@@ -72,17 +72,12 @@ class SqlTimelines:
 
     async def find(self, connection: str, identifier: str) -> Sequence[int]:
         either = identifiers.c.value.in_([identifier, identifier.strip().lower()])
-        query = (
-            select(identifiers.c.person)
-            .where(
-                identifiers.c.connection == connection,
-                identifiers.c.kind.in_(identifier_rows.KINDS),
-                either,
-            )
-            .distinct()
-            .order_by(identifiers.c.person)
+        query = select(identifiers.c.person).where(
+            identifiers.c.connection == connection,
+            identifiers.c.kind.in_(identifier_rows.KINDS),
+            either,
         )
-        return await self._database.read(lambda c: list(c.execute(query).scalars()))
+        return await self._database.read(lambda c: sorted(set(c.execute(query).scalars())))
 
     async def person(self, id: int, limit: int) -> PersonState:
         return await self._database.read(lambda c: _person(c, id, limit))

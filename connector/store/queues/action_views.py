@@ -11,16 +11,14 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    and_,
-    case,
     func,
-    or_,
+    literal_column,
     select,
 )
 
 from connector.domain.actions import Step
 from connector.domain.errors import Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import ACTIONS, LaneId, Millis
 from connector.domain.records import State
 from connector.ports import ActionState, ActionView, Throughput
 from connector.store import counters
@@ -49,16 +47,26 @@ class SqlActionViews:
         self, *, connection: str | None = None, stuck: bool = False, limit: int = 100
     ) -> Sequence[ActionView]:
         def work(c: Connection) -> list[ActionView]:
-            of = [lanes.c.connection == connection] if connection else []
-            is_stuck = or_(in_state(State.HELD, actions), _is_ambiguous())
-            first = case((in_state(State.HELD, actions), 0), else_=1)
-            # "+ 0" keeps SQLite from walking all actions by seq instead of reading the index.
-            query = _VIEWS.where(is_stuck, *of).order_by(first, (actions.c.seq + 0).desc())
-            found = _views(c, query.limit(limit))
+            of: list[ColumnElement[bool]] = []
+            if connection:
+                mine = select(lanes.c.id).where(
+                    lanes.c.connection == connection, lanes.c.kind == ACTIONS.kind
+                )
+                of = [actions.c.lane == c.execute(mine).scalar()]
+            found: list[ActionView] = []
+            for condition, index in (
+                (in_state(State.HELD, actions), "actions_stuck_by_seq"),
+                (_IS_AMBIGUOUS, "actions_uncertain"),
+            ):
+                page = select(actions.c.seq).where(condition, *of).order_by(actions.c.seq.desc())
+                page = page.with_hint(actions, f"INDEXED BY {index}", "sqlite")
+                seqs = list(c.execute(page.limit(limit - len(found))).scalars())
+                query = _VIEWS.where(actions.c.seq.in_(seqs))
+                found += sorted(_views(c, query), key=lambda view: -view.id)
             if not stuck and len(found) < limit:
-                rest = _VIEWS.where(~is_stuck, *of).order_by(actions.c.seq.desc())
-                found += _views(c, rest.limit(limit - len(found)))
-            return found
+                known = {action.id for action in found}
+                found += [each for each in _newest(c, of, limit) if each.id not in known]
+            return found[:limit]
 
         return await self._database.read(work)
 
@@ -140,7 +148,15 @@ def state_of(state: int, step: int, problem: str | None) -> ActionState:
     return _STATES[state]
 
 
-def _is_ambiguous() -> ColumnElement[bool]:
-    """Sent with an unknown outcome: being looked up, or about to be."""
-    either = or_(in_state(State.READY, actions), in_state(State.CLAIMED, actions))
-    return and_(either, actions.c.step == Step.LOOK_UP)
+def _newest(c: Connection, of: list[ColumnElement[bool]], limit: int) -> list[ActionView]:
+    """The newest actions of all lanes or of one."""
+    newest = actions.c.counted_at if of else actions.c.seq
+    page = select(actions.c.seq).where(*of).order_by(newest.desc()).limit(limit)
+    found = _views(c, _VIEWS.where(actions.c.seq.in_(list(c.execute(page).scalars()))))
+    return sorted(found, key=lambda view: -view.id)
+
+
+_IS_AMBIGUOUS: ColumnElement[bool] = literal_column(
+    f"(actions.state IN (0, 1) AND actions.step = {int(Step.LOOK_UP)})"
+)
+"""Sent with an unknown outcome: being looked up, or about to be."""

@@ -73,6 +73,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 1"),
     )
     op.create_index(
+        "actions_held",
+        "actions",
+        ["lane", "problem", "person_key", "amount"],
+        unique=False,
+        sqlite_where=sa.text("state = 4"),
+        postgresql_where=sa.text("state = 4"),
+    )
+    op.create_index(
         "actions_of_unknown",
         "actions",
         ["customer"],
@@ -111,6 +119,22 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state IN (4, 5)"),
         postgresql_where=sa.text("state IN (4, 5)"),
+    )
+    op.create_index(
+        "actions_stuck_by_seq",
+        "actions",
+        ["seq", "lane", "state", "problem"],
+        unique=False,
+        sqlite_where=sa.text("state IN (4, 5)"),
+        postgresql_where=sa.text("state IN (4, 5)"),
+    )
+    op.create_index(
+        "actions_uncertain",
+        "actions",
+        ["seq", "lane"],
+        unique=False,
+        sqlite_where=sa.text("state IN (0, 1) AND step = 1"),
+        postgresql_where=sa.text("state IN (0, 1) AND step = 1"),
     )
     op.create_index(
         "actions_unsent",
@@ -589,6 +613,22 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state = 1"),
         postgresql_where=sa.text("state = 1"),
+    )
+    op.create_index(
+        "profiles_in_flight",
+        "profiles",
+        ["lane", "receipt", "person"],
+        unique=False,
+        sqlite_where=sa.text("state = 1"),
+        postgresql_where=sa.text("state = 1"),
+    )
+    op.create_index(
+        "profiles_merged",
+        "profiles",
+        ["merged_into"],
+        unique=False,
+        sqlite_where=sa.text("merged_into IS NOT NULL"),
+        postgresql_where=sa.text("merged_into IS NOT NULL"),
     )
     op.create_index(
         "profiles_ready",
