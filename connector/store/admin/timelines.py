@@ -147,7 +147,7 @@ def _actions(c: Connection, key: bytes, limit: int) -> Iterator[TimelineEntry]:
         select(*_ACTION, *COLUMNS)
         .join(requests, requests.c.id == actions.c.request, isouter=True)
         .where(actions.c.person_key == key)
-        .order_by(actions.c.received_at.desc())
+        .order_by(actions.c.counted_at.desc())
         .limit(limit)
     )
     for row in c.execute(query):
