@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from sqlalchemy import (
@@ -52,13 +52,15 @@ class SqlActionViews:
                 mine = select(lanes.c.id).where(
                     lanes.c.connection == connection, lanes.c.kind == ACTIONS.kind
                 )
-                of = [actions.c.lane == c.execute(mine).scalar()]
+                of = [actions.c.lane == (c.execute(mine).scalar() or 0)]
             found: list[ActionView] = []
             for condition, index in (
                 (in_state(State.HELD, actions), "actions_stuck_by_seq"),
                 (_IS_AMBIGUOUS, "actions_uncertain"),
             ):
-                page = select(actions.c.seq).where(condition, *of).order_by(actions.c.seq.desc())
+                # "+ 0" lets SQLite only filter by the lane, in the order of the index.
+                these = [each.left + 0 == each.right for each in cast(Any, of)]
+                page = select(actions.c.seq).where(condition, *these).order_by(actions.c.seq.desc())
                 page = page.with_hint(actions, f"INDEXED BY {index}", "sqlite")
                 seqs = list(c.execute(page.limit(limit - len(found))).scalars())
                 query = _VIEWS.where(actions.c.seq.in_(seqs))
