@@ -25,6 +25,7 @@ from bench import (
     blast,
     console,
     drain,
+    growth,
     intake,
     live,
     quota,
@@ -86,6 +87,11 @@ def _live(options: argparse.Namespace, folder: Path) -> str:
     )
 
 
+def _growth(options: argparse.Namespace, folder: Path) -> str:
+    sizes = growth.Sizes(options.rows, options.people or options.rows, 300, 300)
+    return growth.text(growth.measure(sizes, folder))
+
+
 def _segment(options: argparse.Namespace, folder: Path) -> str:
     return segment.text(asyncio.run(segment.measure(options.people or 100_000, folder)))
 
@@ -98,6 +104,7 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "blast": _blast,
     "console": _console,
     "live": _live,
+    "growth": _growth,
     "quota": _quota,
     "segment": _segment,
     "states": _states,
@@ -123,6 +130,7 @@ def main() -> None:
     parser.add_argument(
         "--people", type=int, help="people in states, audience (100,000) or backfill (200,000)"
     )
+    parser.add_argument("--rows", type=int, default=100_000, help="rows in growth")
     parser.add_argument("--minutes", type=float, default=3.0, help="duration of quota and blast")
     options = parser.parse_args()
     if options.only in _STANDALONE:

@@ -1,7 +1,7 @@
 """Counters that the database itself keeps, in the transaction that changes what is counted.
 
 Triggers keep them, so that no statement can forget to: claims, merges, erasure and retention change
-them alike (docs/decisions/0030-counters.md). SQLite adds to one row per counter, owner and key. On
+them alike (docs/decisions/0030-growth.md). SQLite adds to one row per counter, owner and key. On
 PostgreSQL, where transactions run beside each other and would wait for such a row, each statement
 inserts what it changed, and `fold` adds that up.
 """
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, func, select
 
 from connector.domain.actions import Step
 from connector.domain.records import State
+from connector.store.database import on_request
 from connector.store.tables.counts import COUNTERS, Counter, CounterName, counts
 
 # ── read ─────────────────────────────────────────────────────────────────────────────────────────
@@ -77,7 +78,7 @@ def load_members(c: Connection, target: int) -> Mapping[tuple[str, ...], int]:
 
 def install(c: Connection) -> None:
     """Create the triggers and count what there is. Repeated after every migration, which may have
-    made a table anew."""
+    made a table again."""
     c.execute(counts.delete())
     if c.dialect.name == "postgresql":
         c.exec_driver_sql("CREATE SEQUENCE IF NOT EXISTS counts_slot")
@@ -98,18 +99,19 @@ def _by_one(counter: Counter) -> tuple[str, str, str]:
     return owner, key, f"FROM {counter.table.name} r WHERE {where} GROUP BY {owner}, {key}"
 
 
+@on_request
 def miscounted(c: Connection) -> list[tuple[str, str, str, int, int]]:
-    """(counter, owner, key, rows that it says, rows there are) of what is wrong. Reads all rows."""
+    """(counter, owner, key, rows that it has, rows there are) of what is wrong. Reads all rows."""
     found = []
     for counter in COUNTERS:
         owner, key, rows = _by_one(counter)
         counted = c.exec_driver_sql(f"SELECT {owner}, {key}, COUNT(*) {rows}")
         real = {(owner, key): int(number) for owner, key, number in counted}
-        said = load(c, counter.name)
+        stored = load(c, counter.name)
         found += [
-            (counter.name, *kind, said.get(kind, 0), real.get(kind, 0))
-            for kind in sorted(real.keys() | said.keys())
-            if said.get(kind) != real.get(kind)
+            (counter.name, *kind, stored.get(kind, 0), real.get(kind, 0))
+            for kind in sorted(real.keys() | stored.keys())
+            if stored.get(kind) != real.get(kind)
         ]
     return found
 

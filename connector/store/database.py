@@ -54,6 +54,13 @@ class Database(Protocol):
     async def aclose(self) -> None: ...
 
 
+def on_request(work: Work[T]) -> Work[T]:
+    """Marks work that reads whole tables and that nothing runs but what a person asked for. All
+    other statements are explained in tests (tests/store/plans.py)."""
+    work.on_request = True  # type: ignore[attr-defined]
+    return work
+
+
 def open_database(url: str) -> Database:
     """`sqlite:///path` or `postgresql://user:pw@host/db`; any other scheme is a StoreError."""
     scheme = make_url(url).get_backend_name()

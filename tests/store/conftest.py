@@ -32,9 +32,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     recorded = RecordingDatabase(opened.database)
     made = store_on(recorded, url)
     yield made
-    assert await made.database.read(counters.miscounted) == []
-    assert await faults(recorded, _explained.setdefault(request.param, set())) == []
+    miscounted = await made.database.read(counters.miscounted)
+    found = await faults(recorded, _explained.setdefault(request.param, set()))
     await made.database.write(
         lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
     )
     await made.aclose()
+    assert miscounted == []
+    assert not found, "\n".join(found)

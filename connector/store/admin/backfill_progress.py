@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Label, and_, case, func, select
 from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.queues import queue
 from connector.store.tables import (
     QueueTable,
@@ -42,6 +42,7 @@ class SqlBackfillProgress:
         return await self._database.read(work)
 
     async def outcome_counts(self, id: int) -> Mapping[str, int]:
+        @on_request
         def work(c: Connection) -> dict[str, int]:
             started_at = select(backfills.c.started_at).where(backfills.c.id == id)
             outcome = _outcome(c.execute(started_at).scalar_one())

@@ -59,8 +59,8 @@ def _check(c: Connection) -> list[str]:
         if (count := c.execute(select(func.count()).select_from(table).where(wrong)).scalar_one())
     ]
     return wrong_rows + [
-        f"{Problem.STORE_DAMAGED}: counter {name} of {owner}, {key}: {said}, counted {real}"
-        for name, owner, key, said, real in counters.miscounted(c)
+        f"{Problem.STORE_DAMAGED}: counter {name} of {owner}, {key}: {stored}, counted {real}"
+        for name, owner, key, stored, real in counters.miscounted(c)
     ]
 
 

@@ -14,7 +14,7 @@ from connector.ports import Backlog
 from connector.store import counters
 from connector.store.admin import requests as request_rows
 from connector.store.admin.lanes import LaneRow
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.queues.queue import in_mode, modes_of
 from connector.store.tables import (
     QueueTable,
@@ -98,7 +98,7 @@ class SqlReports:
         query = (
             select(lanes.c.connection, lanes.c.destination, *request_rows.COLUMNS)
             .join(lanes, lanes.c.id == requests.c.lane)
-            .order_by(requests.c.sent_at.desc(), requests.c.id)
+            .order_by(requests.c.sent_at.desc())
             .limit(limit)
         )
 
@@ -112,6 +112,7 @@ class SqlReports:
         return await self._database.read(work)
 
     async def latencies(self, lane: LaneId, limit: int) -> Sequence[int]:
+        @on_request
         def work(c: Connection) -> list[int]:
             query = (
                 select(outbox.c.settled_at - outbox.c.received_at)
@@ -134,7 +135,12 @@ class SqlReports:
             )
             .limit(limit)
         )
-        return await self._database.read(lambda c: list(c.execute(query).scalars()))
+
+        @on_request
+        def work(c: Connection) -> list[int]:
+            return list(c.execute(query).scalars())
+
+        return await self._database.read(work)
 
 
 _WITH_CAUSES: tuple[QueueName, ...] = ("outbox", "profiles", "actions", "memberships")

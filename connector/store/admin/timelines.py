@@ -72,17 +72,12 @@ class SqlTimelines:
 
     async def find(self, connection: str, identifier: str) -> Sequence[int]:
         either = identifiers.c.value.in_([identifier, identifier.strip().lower()])
-        query = (
-            select(identifiers.c.person)
-            .where(
-                identifiers.c.connection == connection,
-                identifiers.c.kind.in_(identifier_rows.KINDS),
-                either,
-            )
-            .distinct()
-            .order_by(identifiers.c.person)
+        query = select(identifiers.c.person).where(
+            identifiers.c.connection == connection,
+            identifiers.c.kind.in_(identifier_rows.KINDS),
+            either,
         )
-        return await self._database.read(lambda c: list(c.execute(query).scalars()))
+        return await self._database.read(lambda c: sorted(set(c.execute(query).scalars())))
 
     async def person(self, id: int, limit: int) -> PersonState:
         return await self._database.read(lambda c: _person(c, id, limit))
@@ -152,7 +147,7 @@ def _actions(c: Connection, key: bytes, limit: int) -> Iterator[TimelineEntry]:
         select(*_ACTION, *COLUMNS)
         .join(requests, requests.c.id == actions.c.request, isouter=True)
         .where(actions.c.person_key == key)
-        .order_by(actions.c.received_at.desc())
+        .order_by(actions.c.counted_at.desc())
         .limit(limit)
     )
     for row in c.execute(query):

@@ -13,7 +13,7 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.ports import ErasureResult
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.people import tombstones
 from connector.store.people.identifiers import KINDS
 from connector.store.tables import (
@@ -59,6 +59,7 @@ class SqlErasure:
         self._database = database
 
     async def find(self, connection: str, identifier: str) -> ErasureResult:
+        @on_request
         def work(c: Connection) -> ErasureResult:
             identifiers = _find(c, connection, identifier)
             return ErasureResult(identifiers.people, tuple(sorted(identifiers.emails)))
@@ -66,6 +67,7 @@ class SqlErasure:
         return await self._database.read(work)
 
     async def forget(self, connection: str, identifier: str, *, now: Millis) -> ErasureResult:
+        @on_request
         def work(c: Connection) -> ErasureResult:
             identifiers = _find(c, connection, identifier)
             if not identifiers.people:

@@ -13,7 +13,7 @@ from connector.domain.profile_state import digest
 from connector.domain.records import State
 from connector.ports import AcceptedEvent, SyncedPerson
 from connector.store.admin.retention import NO_BODY
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.queues import profile_observations
 from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, profiles
@@ -56,9 +56,11 @@ class SqlLedger:
         return await self._people(_idle_profiles(lane).order_by(func.random()).limit(count))
 
     async def _people(self, query: Select[Any]) -> Sequence[SyncedPerson]:
-        return await self._database.read(
-            lambda c: [_SyncedRow._make(row).synced_person() for row in c.execute(query)]
-        )
+        @on_request
+        def work(c: Connection) -> list[SyncedPerson]:
+            return [_SyncedRow._make(row).synced_person() for row in c.execute(query)]
+
+        return await self._database.read(work)
 
     async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[AcceptedEvent]:
         query = (
@@ -72,9 +74,12 @@ class SqlLedger:
             .order_by(outbox.c.seq.desc())
             .limit(limit)
         )
-        return await self._database.read(
-            lambda c: [AcceptedEvent(*row) for row in c.execute(query)]
-        )
+
+        @on_request
+        def work(c: Connection) -> list[AcceptedEvent]:
+            return [AcceptedEvent(*row) for row in c.execute(query)]
+
+        return await self._database.read(work)
 
     async def resend_people(self, people: Sequence[int], *, now: Millis) -> int:
         def work(c: Connection) -> int:

@@ -160,7 +160,7 @@ def is_member(
 
 
 def count_scanned(c: Connection, source: GroupRow) -> int:
-    """How many members the scan that runs has found."""
+    """How many members the last scan has found."""
     found = (_S.source == source.id, _S.gone == 0, _S.scan == source.scan)
     return int(c.execute(select(func.count()).where(*found)).scalar_one())
 

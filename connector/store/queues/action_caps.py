@@ -104,12 +104,18 @@ def held(lane: LaneId, problem: Problem) -> ColumnElement[bool]:
 def request_approvals(c: Connection, lane: Lane, caps: set[str], now: Millis) -> None:
     """Request an approval for each of these caps that holds actions."""
     for cap in sorted(caps):
-        query = select(
-            func.count(),
-            func.count(func.distinct(actions.c.person_key)),
-            func.coalesce(func.sum(func.abs(actions.c.amount)), 0),
-        ).where(held(lane.id, CAPS[cap]))
-        adjustments, persons, points = c.execute(query).one()
+        people = (
+            select(
+                func.count().label("adjustments"),
+                func.sum(func.abs(actions.c.amount)).label("points"),
+            )
+            .where(held(lane.id, CAPS[cap]))
+            .group_by(actions.c.person_key)
+            .with_hint(actions, "INDEXED BY actions_held", "sqlite")
+            .subquery()
+        )
+        query = select(func.sum(people.c.adjustments), func.count(), func.sum(people.c.points))
+        adjustments, persons, points = (int(x or 0) for x in c.execute(query).one())
         if adjustments:
-            detail = {"adjustments": adjustments, "people": persons, "points": int(points)}
+            detail = {"adjustments": adjustments, "people": persons, "points": points}
             approvals.request(c, lane.connection, CAP, cap, detail, now=now)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    and_,
     func,
-    or_,
+    literal_column,
     select,
 )
 
 from connector.domain.actions import Step
 from connector.domain.errors import Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import ACTIONS, LaneId, Millis
 from connector.domain.records import State
 from connector.ports import ActionPosition, ActionState, ActionView, Throughput
 from connector.store import counters
@@ -53,18 +52,18 @@ class SqlActionViews:
         limit: int = 100,
     ) -> Sequence[ActionView]:
         def work(c: Connection) -> list[ActionView]:
-            of = [lanes.c.connection == connection] if connection else []
-            is_stuck = or_(in_state(State.HELD, actions), _is_ambiguous())
+            of: list[ColumnElement[bool]] = []
+            if connection:
+                mine = select(lanes.c.id).where(
+                    lanes.c.connection == connection, lanes.c.kind == ACTIONS.kind
+                )
+                of = [actions.c.lane == (c.execute(mine).scalar() or 0)]
             beyond = [actions.c.seq < after.id] if after else []
-            found = []
+            found: list[ActionView] = []
             if after is None or after.stuck:
-                # "+ 0" keeps SQLite from walking all actions by seq instead of reading the index.
-                newest = (actions.c.seq + 0).desc()
-                query = _VIEWS.where(is_stuck, *of, *beyond).order_by(newest)
-                found, beyond = _views(c, query.limit(limit)), []
+                found, beyond = _stuck(c, [*of, *beyond], limit), []
             if not stuck and len(found) < limit:
-                rest = _VIEWS.where(~is_stuck, *of, *beyond).order_by(actions.c.seq.desc())
-                found += _views(c, rest.limit(limit - len(found)))
+                found += _others(c, [*of, *beyond], limit - len(found))
             return found
 
         return await self._database.read(work)
@@ -147,7 +146,34 @@ def state_of(state: int, step: int, problem: str | None) -> ActionState:
     return _STATES[state]
 
 
-def _is_ambiguous() -> ColumnElement[bool]:
-    """Sent with an unknown outcome: being looked up, or about to be."""
-    either = or_(in_state(State.READY, actions), in_state(State.CLAIMED, actions))
-    return and_(either, actions.c.step == Step.LOOK_UP)
+def _stuck(c: Connection, of: list[ColumnElement[bool]], limit: int) -> list[ActionView]:
+    """The newest held and ambiguous actions."""
+    seqs: list[int] = []
+    for condition, index in (
+        (in_state(State.HELD, actions), "actions_stuck_by_seq"),
+        (_IS_AMBIGUOUS, "actions_uncertain"),
+    ):
+        # "+ 0" lets SQLite only filter by these, in the order of the index.
+        these = [each.operator(each.left + 0, each.right) for each in cast(Any, of)]
+        page = select(actions.c.seq).where(condition, *these).order_by(actions.c.seq.desc())
+        page = page.with_hint(actions, f"INDEXED BY {index}", "sqlite")
+        seqs += c.execute(page.limit(limit)).scalars()
+    return _in_order(c, sorted(seqs, reverse=True)[:limit])
+
+
+def _others(c: Connection, of: list[ColumnElement[bool]], limit: int) -> list[ActionView]:
+    """The newest of those that are neither held nor ambiguous."""
+    free = ~in_state(State.HELD, actions), ~_IS_AMBIGUOUS
+    page = select(actions.c.seq).where(*of, *free).order_by(actions.c.seq.desc()).limit(limit)
+    return _in_order(c, c.execute(page).scalars().all())
+
+
+def _in_order(c: Connection, seqs: Sequence[int]) -> list[ActionView]:
+    found = _views(c, _VIEWS.where(actions.c.seq.in_(seqs)))
+    return sorted(found, key=lambda view: -view.id)
+
+
+_IS_AMBIGUOUS: ColumnElement[bool] = literal_column(
+    f"(actions.state IN (0, 1) AND actions.step = {int(Step.LOOK_UP)})"
+)
+"""Sent with an unknown outcome: being looked up, or about to be."""

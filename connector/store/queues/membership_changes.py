@@ -237,6 +237,6 @@ def save_manual_removals(
 
 
 def count_listed(c: Connection, target: GroupRow) -> int:
-    """How many members the read-back that runs has listed."""
+    """How many members the last read-back has listed."""
     listed = (_M.target == target.id, _M.last_seen_scan == target.scan)
     return int(c.execute(select(func.count()).where(*listed)).scalar_one())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
@@ -54,11 +54,10 @@ class SqlGroupScans:
             )
             changes.add_wanted(c, row.target, present, now)
             counted = {"without_address": row.without_address + without_address}
-            if not page.more:
-                counted["members"] = source_members.count_scanned(c, row)
             return group_rows.save_page(c, row, page, now, **counted)
 
-        return await self._database.write(work)
+        saved = await self._database.write(work)
+        return saved if page.more else await self._count(group, source_members.count_scanned)
 
     async def save_target_page(
         self, group: int, page: MembersPage, fence: Fence, *, requested_at: Millis, now: Millis
@@ -67,10 +66,15 @@ class SqlGroupScans:
             leases.require_lease(c, fence, now)
             row = group_rows.lock(c, group)
             changes.save_listed(c, row, page.members, requested_at, now)
-            counted = {} if page.more else {"members": changes.count_listed(c, row)}
-            return group_rows.save_page(c, row, page, now, **counted)
+            return group_rows.save_page(c, row, page, now)
 
-        return await self._database.write(work)
+        saved = await self._database.write(work)
+        return saved if page.more else await self._count(group, changes.count_listed)
+
+    async def _count(self, group: int, count: Callable[[Connection, GroupRow], int]) -> Group:
+        """Save how many members a complete scan found. They are counted beside the writer."""
+        members = await self._database.read(lambda c: count(c, group_rows.get(c, group)))
+        return await self._database.write(lambda c: group_rows.change(c, group, members=members))
 
     async def pending_removals(self, source: int) -> PendingRemovals:
         def work(c: Connection) -> PendingRemovals:

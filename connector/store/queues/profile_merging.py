@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import Connection, and_, delete, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
@@ -20,7 +20,7 @@ from connector.store.tables import profiles
 def merge(c: Connection, keep: int, gone: int, now: Millis) -> None:
     """The profile of `gone` becomes a part of that of `keep`: at once, or when its write in flight
     has ended. Until then the row holds its address, so that no second write goes there."""
-    into_gone = profiles.c.merged_into == gone
+    into_gone = and_(profiles.c.merged_into == gone, profiles.c.merged_into.is_not(None))
     c.execute(update(profiles).where(into_gone).values(merged_into=keep))
     row = profile_rows.lock(c, [gone]).get(gone)
     if row is None:

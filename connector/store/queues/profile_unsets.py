@@ -14,7 +14,7 @@ from connector.domain.lanes import LaneId, Millis
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import State
 from connector.domain.unsets import UnsetCount
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.statements import upsert
 from connector.store.tables import in_state, profiles, unset_fields
 
@@ -59,6 +59,7 @@ class SqlUnsetFields:
         return await self._database.write(work)
 
     async def held(self, lane: LaneId) -> Mapping[str, int]:
+        @on_request
         def work(c: Connection) -> dict[str, int]:
             waiting: Counter[str] = Counter()
             query = select(profiles.c.detail, func.count()).where(_waiting(lane))

@@ -28,7 +28,7 @@ from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
 from connector.ports import RetryPolicy
 from connector.store import counters
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.queues import profile_merging, profile_rows, profile_unsets, queue
 from connector.store.queues.profile_addresses import is_in_flight, transfer_address
 from connector.store.queues.profile_changes import (
@@ -78,6 +78,7 @@ class SqlProfiles(ReceiptedQueue):
         }
         statement = update(profiles).where(profiles.c.lane == lane).values(values)
 
+        @on_request
         def work(c: Connection) -> int:
             profile_unsets.forget(c, lane)
             return c.execute(statement).rowcount

@@ -5,10 +5,10 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, Text
 from sqlmodel import Field, SQLModel
 
-from connector.store.tables.columns import RowId, metadata, partial_index
+from connector.store.tables.columns import Bounded, RowId, metadata, partial_index
 
 
-class Lanes(SQLModel, table=True):
+class Lanes(Bounded, table=True):
     """Routes (connection, destination, kind) and whether they run."""
 
     __tablename__ = "lanes"
@@ -24,7 +24,7 @@ class Lanes(SQLModel, table=True):
     since: int = Field(default=0, sa_type=BigInteger)
 
 
-class Checkpoints(SQLModel, table=True):
+class Checkpoints(Bounded, table=True):
     """How far each stream has been read."""
 
     __tablename__ = "checkpoints"
@@ -35,7 +35,7 @@ class Checkpoints(SQLModel, table=True):
     saved_at: int = Field(sa_type=BigInteger)
 
 
-class Leases(SQLModel, table=True):
+class Leases(Bounded, table=True):
     """Who may work. `token` grows with every change of holder and fences off the previous one."""
 
     __tablename__ = "leases"
@@ -93,7 +93,7 @@ class Throughput(SQLModel, table=True):
     entries: int = Field(sa_type=BigInteger)
 
 
-class Mappings(SQLModel, table=True):
+class Mappings(Bounded, table=True):
     """Texts of the mapping versions that ambiguous entries were rendered with."""
 
     __tablename__ = "mappings"
@@ -103,7 +103,7 @@ class Mappings(SQLModel, table=True):
     first_used: int = Field(sa_type=BigInteger)
 
 
-class Accounts(SQLModel, table=True):
+class Accounts(Bounded, table=True):
     """The Klaviyo account each connection was first used with."""
 
     __tablename__ = "accounts"
@@ -139,7 +139,7 @@ class Backfills(SQLModel, table=True):
     detail: str = Field(default="", sa_type=Text)
 
 
-class Approvals(SQLModel, table=True):
+class Approvals(Bounded, table=True):
     """What waits for a person's decision; one row per subject."""
 
     __tablename__ = "approvals"
@@ -159,7 +159,7 @@ class Approvals(SQLModel, table=True):
     decided_by: str | None = Field(default=None, sa_type=Text)
 
 
-class SentNotifications(SQLModel, table=True):
+class SentNotifications(Bounded, table=True):
     """Notifications sent to each target of `[[notify]]` whose cause is not resolved yet."""
 
     __tablename__ = "notifications"
@@ -170,7 +170,7 @@ class SentNotifications(SQLModel, table=True):
     sent_at: int = Field(sa_type=BigInteger)
 
 
-class ProcessReports(SQLModel, table=True):
+class ProcessReports(Bounded, table=True):
     """What the process that holds a lease last reported about itself, as JSON: the state that only
     it knows. Replaced every few seconds; `saved_at` is when it was last alive."""
 

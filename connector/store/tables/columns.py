@@ -9,6 +9,10 @@ metadata = SQLModel.metadata
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 
+class Bounded(SQLModel):
+    """Tables that grow with what is configured, not with people and time."""
+
+
 class QueueColumns(SQLModel):
     """What every queue has. `state` is connector.domain.records.State, `priority` 1 for backfills.
 

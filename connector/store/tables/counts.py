@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import BigInteger, Column, Table, Text
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
 from connector.domain.errors import Problem
-from connector.store.tables.columns import metadata
+from connector.store.tables.columns import Bounded, metadata
 from connector.store.tables.people import people
 from connector.store.tables.queues import actions, memberships, outbox, profiles, reads
 
 
-class Counts(SQLModel, table=True):
+class Counts(Bounded, table=True):
     """`rows` rows of the kind `key` belong to `owner`, according to the counter `name`. Several
     rows that differ in their `slot` are added up: on PostgreSQL every statement adds one."""
 

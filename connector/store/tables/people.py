@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text, text
 from sqlmodel import Field, SQLModel
 
-from connector.store.tables.columns import RowId, metadata, partial_index
+from connector.store.tables.columns import Bounded, RowId, metadata, partial_index
 
 
 class People(SQLModel, table=True):
@@ -72,7 +72,7 @@ class Merges(SQLModel, table=True):
     merged_into: int = Field(sa_type=RowId)
 
 
-class Groups(SQLModel, table=True):
+class Groups(Bounded, table=True):
     """Sources (audience, segment), which are scanned, and targets (list, tag), which are kept.
 
     A source names its `target` (0 for a target) and is `active` while it is configured. A target
@@ -174,7 +174,7 @@ class Journal(SQLModel, table=True):
     data: bytes | None = Field(default=None, sa_type=LargeBinary)
 
 
-class Salts(SQLModel, table=True):
+class Salts(Bounded, table=True):
     """The salt of a connection's tombstones; created with its first erasure."""
 
     __tablename__ = "salts"
@@ -195,7 +195,7 @@ class Tombstones(SQLModel, table=True):
     erased_at: int = Field(sa_type=BigInteger)
 
 
-class UnsetFields(SQLModel, table=True):
+class UnsetFields(Bounded, table=True):
     """How many people lost a field since the beginning of a period (connector.domain.unsets), whose
     row of the empty field counts all writes of the lane; `writes` of the others is that number at
     `since`. `held`: the removal of the field waits for approval."""

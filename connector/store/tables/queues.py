@@ -105,6 +105,8 @@ class Profiles(QueueColumns, table=True):
         retrying_index("profiles", "person"),
         stuck_index("profiles", "person"),
         partial_index("profiles_skipped", "lane", "person", where="state = 3"),
+        partial_index("profiles_in_flight", "lane", "receipt", "person", where="state = 1"),
+        partial_index("profiles_merged", "merged_into", where="merged_into IS NOT NULL"),
         Index("profiles_by_address", "address"),
     )
 
@@ -191,8 +193,14 @@ class Actions(QueueColumns, table=True):
         claimed_index("actions"),
         retrying_index("actions", "seq"),
         stuck_index("actions", "seq"),
+        partial_index(
+            "actions_stuck_by_seq", "seq", "lane", "state", "problem", where="state IN (4, 5)"
+        ),
+        partial_index("actions_uncertain", "seq", "lane", where="state IN (0, 1) AND step = 1"),
+        partial_index("actions_held", "lane", "problem", "person_key", "amount", where="state = 4"),
         Index("actions_by_person_key", "person_key", "counted_at"),
         Index("actions_by_time", "lane", "counted_at"),
+        Index("actions_by_lane", "lane", "seq"),
         partial_index("actions_releasable", "lane", "seq", where="releasable = 1"),
         partial_index("actions_of_unknown", "customer", where="person IS NULL"),
         {"sqlite_autoincrement": True},

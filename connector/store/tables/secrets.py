@@ -5,10 +5,10 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, Text
 from sqlmodel import Field, SQLModel
 
-from connector.store.tables.columns import metadata
+from connector.store.tables.columns import Bounded, metadata
 
 
-class Secrets(SQLModel, table=True):
+class Secrets(Bounded, table=True):
     """Encrypted values. `info` (JSON) is not secret; `claim` names who is replacing the value,
     `attempts` (JSON) when that was tried last."""
 

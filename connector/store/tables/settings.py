@@ -5,10 +5,10 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, Text
 from sqlmodel import Field, SQLModel
 
-from connector.store.tables.columns import RowId, metadata
+from connector.store.tables.columns import Bounded, RowId, metadata
 
 
-class Settings(SQLModel, table=True):
+class Settings(Bounded, table=True):
     """Settings made at run time. `value` is JSON; of a secret it is null and `sealed` is the
     ciphertext."""
 

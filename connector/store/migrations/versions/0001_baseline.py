@@ -62,6 +62,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("actions_by_digest", "actions", ["digest"], unique=True)
+    op.create_index("actions_by_lane", "actions", ["lane", "seq"], unique=False)
     op.create_index("actions_by_person_key", "actions", ["person_key", "counted_at"], unique=False)
     op.create_index("actions_by_time", "actions", ["lane", "counted_at"], unique=False)
     op.create_index(
@@ -71,6 +72,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state = 1"),
         postgresql_where=sa.text("state = 1"),
+    )
+    op.create_index(
+        "actions_held",
+        "actions",
+        ["lane", "problem", "person_key", "amount"],
+        unique=False,
+        sqlite_where=sa.text("state = 4"),
+        postgresql_where=sa.text("state = 4"),
     )
     op.create_index(
         "actions_of_unknown",
@@ -111,6 +120,22 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state IN (4, 5)"),
         postgresql_where=sa.text("state IN (4, 5)"),
+    )
+    op.create_index(
+        "actions_stuck_by_seq",
+        "actions",
+        ["seq", "lane", "state", "problem"],
+        unique=False,
+        sqlite_where=sa.text("state IN (4, 5)"),
+        postgresql_where=sa.text("state IN (4, 5)"),
+    )
+    op.create_index(
+        "actions_uncertain",
+        "actions",
+        ["seq", "lane"],
+        unique=False,
+        sqlite_where=sa.text("state IN (0, 1) AND step = 1"),
+        postgresql_where=sa.text("state IN (0, 1) AND step = 1"),
     )
     op.create_index(
         "actions_unsent",
@@ -590,6 +615,22 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state = 1"),
         postgresql_where=sa.text("state = 1"),
+    )
+    op.create_index(
+        "profiles_in_flight",
+        "profiles",
+        ["lane", "receipt", "person"],
+        unique=False,
+        sqlite_where=sa.text("state = 1"),
+        postgresql_where=sa.text("state = 1"),
+    )
+    op.create_index(
+        "profiles_merged",
+        "profiles",
+        ["merged_into"],
+        unique=False,
+        sqlite_where=sa.text("merged_into IS NOT NULL"),
+        postgresql_where=sa.text("merged_into IS NOT NULL"),
     )
     op.create_index(
         "profiles_ready",

@@ -1,0 +1,156 @@
+"""Long work is many short transactions: how many rows one of them changes is bounded."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pytest
+from sqlalchemy import Connection, event
+
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import DeliveryMode, Millis
+from connector.domain.outcomes import Pending, Skipped
+from connector.domain.records import Checkpoint, Page, Record, State
+from connector.ports import BackfillPage, Fence, RetryPolicy
+from connector.store.sql import SqlStore, open_store, store_on
+from connector.store.sqlite import Work
+from connector.testing.contracts.bulk_observations import listed_person
+from connector.testing.contracts.profile_harness import lanes
+from connector.testing.contracts.store import HORIZON, NOW, TTL, acquire_lease, record, take
+
+T = TypeVar("T")
+_MOST = 5_000
+"""Row changes of one transaction, those of triggers included. A record or person takes up to 12."""
+_MANY = 1_200
+
+
+class Transactions:
+    """How many rows each transaction changed."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.changes: list[int] = []
+        self._before = 0
+        event.listen(store.database.engine, "commit", self._note)
+
+    def _note(self, connection: Connection) -> None:
+        raw = cast(sqlite3.Connection, connection.connection.driver_connection)
+        self.changes.append(raw.total_changes - self._before)
+        self._before = raw.total_changes
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    made = await open_store(f"sqlite:///{tmp_path}/s.db")
+    yield made
+    await made.aclose()
+
+
+async def test_an_import_changes_few_rows_at_a_time(store: SqlStore) -> None:
+    _, reads, writes = await lanes(store)
+    fence = await acquire_lease(store)
+    done = Transactions(store)
+    run = await store.backfills.begin("acme", "platform", {}, now=NOW)
+    await store.backfills.start(run.id, now=NOW, total=None, notes=())
+    listed = [listed_person(f"p{n}", NOW, writes.id, balance=n) for n in range(_MANY)]
+    page = BackfillPage("next", more=True, listed=listed, counts={"invalid": 3})
+    assert await store.backfills.append_page(run.id, reads, page, now=NOW) == _MANY
+    stored = await store.backfills.get(run.id)
+    assert stored
+    assert (stored.cursor, stored.counts) == ("next", {"invalid": 3, "people": _MANY})
+    claim = await store.profiles.claim(
+        writes, fence, now=NOW, limit=10_000, mode=DeliveryMode.BATCH, mapping="v"
+    )
+    assert claim
+    assert len(claim.entries) == _MANY
+    pending = [Pending(e.seq, "job", n, "r") for n, e in enumerate(claim.entries)]
+    policy = RetryPolicy(HORIZON)
+    assert await store.profiles.settle(claim, pending, now=NOW, policy=policy) == _MANY
+    closed = await store.profile_receipts.close_receipt(writes.id, "job", now=NOW, failed={})
+    assert closed == _MANY
+    assert max(done.changes) < _MOST
+
+
+def many(count: int) -> list[Record]:
+    return [record(f"k{n}", email=f"a{n}@example.com") for n in range(count)]
+
+
+async def test_a_long_page_is_stored_in_parts_and_its_cursor_last(store: SqlStore) -> None:
+    lane, fence = (await lanes(store))[0], await acquire_lease(store)
+    done = Transactions(store)
+    cursor = Checkpoint("events", "after")
+    whole = Page(lane, "poll", many(_MANY), NOW, checkpoint=cursor)
+    refused = [*many(_MANY), record("bad", data=cast(bytes, object()))]
+    with pytest.raises(StoreError):
+        await store.outbox.append([replace(whole, records=refused)])
+    assert await store.checkpoints.load("acme", "events") is None
+    [result] = await store.outbox.append([whole])
+    assert (result.accepted, result.duplicates) == (0, _MANY)
+    assert await store.checkpoints.load("acme", "events") == cursor
+    claim = await take(store, lane, fence, limit=_MANY)
+    assert claim
+    skipped = [Skipped(entry.seq, "disabled") for entry in claim.entries]
+    await store.outbox.settle(claim, skipped, now=NOW, policy=RetryPolicy(HORIZON))
+    assert max(done.changes) < _MOST
+
+
+class StolenLease:
+    """connector.store.database.Database whose first write is followed by another holder's lease."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._writes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store.database, name)
+
+    async def write(self, work: Work[T]) -> T:
+        result = await self._store.database.write(work)
+        self._writes += 1
+        if self._writes == 1:
+            later = Millis(NOW + 10 * TTL)
+            assert isinstance(
+                await self._store.leases.acquire("store", "two", now=later, ttl=TTL), Fence
+            )
+        return result
+
+
+async def test_a_claim_whose_lease_ends_on_the_way_is_what_it_has(store: SqlStore) -> None:
+    _, _, writes = await lanes(store)
+    fence = await acquire_lease(store)
+    listed = [listed_person(f"p{n}", NOW, writes.id, balance=n) for n in range(600)]
+    await store.reads.bulk_observe((await lanes(store))[1], listed, now=NOW)
+    claiming = store_on(StolenLease(store), "sqlite://").profiles
+    claim = await claiming.claim(
+        writes, fence, now=NOW, limit=600, mode=DeliveryMode.BATCH, mapping="v"
+    )
+    assert claim
+    assert len(claim.entries) == store.profiles.rows_per_transaction
+    with pytest.raises(StoreError) as caught:
+        await store.profiles.claim(
+            writes, fence, now=NOW, limit=600, mode=DeliveryMode.BATCH, mapping="v"
+        )
+    assert caught.value.problem is Problem.STORE_HELD
+
+
+async def test_retention_changes_few_rows_at_a_time(store: SqlStore) -> None:
+    lane, fence = (await lanes(store))[0], await acquire_lease(store)
+    await store.outbox.append([Page(lane, "poll", many(_MANY), NOW)])
+    claim = await take(store, lane, fence, limit=_MANY)
+    assert claim
+    skipped = [Skipped(entry.seq, "disabled") for entry in claim.entries]
+    await store.outbox.settle(claim, skipped, now=NOW, policy=RetryPolicy(HORIZON))
+    done, after, deleted = Transactions(store), 0, 0
+    while True:
+        part = await store.maintenance.prune_records(
+            now=Millis(NOW + 10), keep={State.SKIPPED: 1}, limit=100, after=after
+        )
+        deleted += part.deleted
+        if part.after is None:
+            break
+        after = part.after
+    assert deleted == _MANY
+    assert max(done.changes[1:], default=0) < _MOST
