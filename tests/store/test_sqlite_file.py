@@ -17,7 +17,7 @@ from sqlalchemy import inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from connector.domain.errors import Problem, StoreError, StoreOutage
+from connector.domain.errors import Problem, StoreError, StoreLocked, StoreOutage
 from connector.domain.lanes import Millis
 from connector.domain.records import Appended, Page, Record
 from connector.store import schema
@@ -99,7 +99,7 @@ def test_the_copy_before_an_upgrade_is_readable_by_its_owner_only(
     file: Path, umask_of_a_shell: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema.prepare(f"sqlite:///{file}", "auto")
-    monkeypatch.setattr(schema, "head", lambda: "9999")
+    monkeypatch.setattr(schema, "HEAD", "9999")
     copy = schema.prepare(f"sqlite:///{file}", "auto")
     assert copy
     assert mode(Path(copy)) == 0o600
@@ -235,7 +235,7 @@ async def test_a_lock_of_another_program_fails_all_that_waits_at_once_and_reads_
         results = await asyncio.gather(
             *(append(store, f"k{n}") for n in range(50)), return_exceptions=True
         )
-        assert {type(result) for result in results} == {StoreOutage}
+        assert {type(result) for result in results} == {StoreLocked}
         assert [lane.connection for lane, _ in await store.lanes.all()] == ["acme"]
         [waited] = await store.database.read(
             lambda c: c.exec_driver_sql("SELECT count(*) FROM outbox").one()

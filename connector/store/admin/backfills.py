@@ -14,7 +14,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.ports import Backfill, BackfillPage, BackfillState
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.people import bulk_observations
 from connector.store.people.person_cache import PersonCache
 from connector.store.people.resolution import PersonResolver
@@ -164,7 +164,9 @@ class SqlBackfills:
         query = select(func.min(outbox_table.c.occurred_at)).where(
             outbox_table.c.lane == events.id, outbox_table.c.via != "backfill"
         )
-        return await self._database.read(lambda c: c.execute(query).scalar_one())
+
+        # Once in a backfill.
+        return await self._database.read(on_request(lambda c: c.execute(query).scalar_one()))
 
 
 def _parts(page: BackfillPage) -> list[BackfillPage]:

@@ -103,7 +103,7 @@ class SqlCommands:
         # Asked several times a second and mostly in vain, so it does not wait for the writer.
         first = select(commands.c.id).where(*is_open).limit(1)
         if await self._database.read(lambda c: c.execute(first).first()) is None:
-            return ()
+            return []
 
         def work(c: Connection) -> list[Command]:
             found = [_CommandRow._make(row).command() for row in c.execute(query)]

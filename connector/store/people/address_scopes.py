@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Table, bindparam, select, upda
 
 from connector.domain.profile_state import address_hash
 from connector.domain.records import State
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.tables import groups, lanes, memberships, profiles
 
 _BATCH = 1_000
@@ -42,6 +42,7 @@ class SqlAddressScopes:
         id, statement = table.c[key], update(table).where(table.c[key] == bindparam("row"))
         while True:
 
+            @on_request
             def part(c: Connection, after: int = after) -> Sequence[Any]:
                 query = select(id, table.c[email]).where(mine, *at_rest, id > after)
                 found = list(c.execute(query.order_by(id).limit(_BATCH).with_for_update()))

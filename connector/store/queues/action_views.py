@@ -13,6 +13,7 @@ from sqlalchemy import (
     Select,
     func,
     literal_column,
+    or_,
     select,
 )
 
@@ -163,9 +164,17 @@ def _stuck(c: Connection, of: list[ColumnElement[bool]], limit: int) -> list[Act
 
 def _others(c: Connection, of: list[ColumnElement[bool]], limit: int) -> list[ActionView]:
     """The newest of those that are neither held nor ambiguous."""
-    free = ~in_state(State.HELD, actions), ~_IS_AMBIGUOUS
-    page = select(actions.c.seq).where(*of, *free).order_by(actions.c.seq.desc()).limit(limit)
-    return _in_order(c, c.execute(page).scalars().all())
+    found: list[int] = []
+    is_stuck = or_(in_state(State.HELD, actions), _IS_AMBIGUOUS)
+    page = select(actions.c.seq, is_stuck).order_by(actions.c.seq.desc()).limit(limit)
+    beyond: list[ColumnElement[bool]] = []
+    while len(found) < limit:
+        rows = c.execute(page.where(*of, *beyond)).all()
+        found += [seq for seq, stuck in rows if not stuck]
+        if len(rows) < limit:
+            break
+        beyond = [actions.c.seq < rows[-1][0]]
+    return _in_order(c, found[:limit])
 
 
 def _in_order(c: Connection, seqs: Sequence[int]) -> list[ActionView]:
