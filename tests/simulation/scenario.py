@@ -15,6 +15,7 @@ from typing import Any
 from connector.sandbox.wll.users import User
 
 from . import configs
+from .aimed import AimedActs
 from .loop import SimulatedLoop
 from .network import Fate, late
 from .process import simulated_machine
@@ -38,7 +39,7 @@ _QUIET = 12.0
 _MOST_QUIET_MINUTES = 40
 
 
-class Scenario:
+class Scenario(AimedActs):
     """The random part of a world."""
 
     def __init__(self, seed: int, loop: SimulatedLoop, rng: random.Random) -> None:
@@ -47,6 +48,7 @@ class Scenario:
         self.fixed: dict[str, Any] = {
             "bulk_threshold": rng.choice((2, 2, 4, 50)),
             "rate_share": rng.choice((1.0, 1.0, 1.0, 0.03)),
+            "flow_guard": rng.choice(("off", "off", "ask")),
         }
         self.world = World(
             loop,
@@ -60,7 +62,14 @@ class Scenario:
         self.store_down_until = 0.0
         self.calls: list[Sent] = []
         self.pauses = self.profiles_off = False
+        self.newcomers = 0
+        if self.guarded:
+            self.world.guard_list()
         self.world.store_fault = self._store_fault
+
+    @property
+    def guarded(self) -> bool:
+        return bool(self.fixed["flow_guard"] != "off")
 
     def _store_fault(self, call: int) -> Any:
         if self.loop.time() < self.store_down_until:
@@ -269,7 +278,11 @@ class Scenario:
             self.stop: 2,
             self.freeze: 3,
         }
-        chosen = always | {a: w for a, w in sometimes.items() if self.rng.random() < 0.45}
+        chosen = always | {a: w for a, w in sometimes.items() if self.rng.random() < 0.4}
+        aimed = list(self.aimed_acts().items())
+        chosen |= dict(self.rng.sample(aimed, k=self.rng.randrange(1, 5)))
+        if self.guarded:
+            chosen[self.decide] = 5
         return list(chosen), list(chosen.values())
 
     # ── one life ─────────────────────────────────────────────────────────────────────────────────
@@ -294,6 +307,7 @@ class Scenario:
         self.store_faults, self.store_down_until = 0.0, 0.0
         world.network.disturbed = 0.0
         world.network.planned.clear()
+        world.traps.clear()
         world.klaviyo.faults.clear()
         world.wll.faults.clear()
         world.config = configs.config(**self.fixed)
@@ -336,6 +350,8 @@ class Scenario:
             world.wll.refresh()
             while world.wll.waiting:
                 self.calls.append(world.webhook(world.wll.waiting.popleft()))
+            for id, what in world.pending_approvals():
+                world.decide(id, what, approve=True)
             for sent in self.calls:
                 if not sent.acknowledged:
                     world.deliver(sent)

@@ -12,7 +12,6 @@ from connector.domain.memberships import Group
 from connector.ports import Audiences, Clock, MemberGroups, MembersPage, TargetGroups
 from connector.runtime import log
 
-
 _CREATE_AGAIN_AFTER = 30.0
 """Seconds in which the remote side may still create a group whose call had no answer."""
 
