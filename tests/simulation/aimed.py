@@ -20,6 +20,7 @@ from .world import GOLD, Sent, World
 
 WRITES = (r"POST /v1/events", r"POST /api/", r"DELETE /api/lists/", r"PATCH /api/")
 CLAIMS = r"\.claim$"
+ACQUIRE = r"^SqlLeases\.acquire$"
 RELOAD_CALLS = (r"\.recover$", r"^SqlLanes\.", r"^SqlMemberGroups\.", r".*")
 ERROR_HANDLERS = (r"^SqlMemberGroups\.", r"\.settle$", r"^SqlLanes\.set_state$", r"Backfill")
 COMMITS = (
@@ -45,32 +46,33 @@ class AimedActs:
     newcomers: int
 
     send: Callable[[Sent], None]
+    keep: Callable[[Sent], Sent]
     change: Callable[[], None]
     burst: Callable[[], None]
     flow: Callable[[], None]
     cross: Callable[..., None]
     ensure_process: Callable[[], None]
 
-    def aimed_acts(self) -> dict[Callable[[], Any], int]:
-        return {
-            self.kill_before_settling: 3,
-            self.kill_at_a_commit: 3,
-            self.freeze_after_a_claim: 3,
-            self.redirect_that_was_applied: 2,
-            self.return_around_a_late_removal: 2,
-            self.claim_without_an_answer: 3,
-            self.fail_while_a_failure_is_noted: 3,
-            self.reload_while_the_store_fails: 3,
-            self.refuse_bulk: 2,
-            self.regain_a_lease: 2,
-            self.trickle: 2,
-            self.start_while_nothing_remote_answers: 2,
-            self.stop_with_a_backlog: 2,
-            self.newcomer: 3,
-            self.strangers: 2,
-            self.standby_without_a_store: 2,
-            self.backfill: 2,
-        }
+    def aimed_acts(self) -> list[Callable[[], Any]]:
+        return [
+            self.kill_before_settling,
+            self.kill_at_a_commit,
+            self.freeze_after_a_claim,
+            self.redirect_that_was_applied,
+            self.return_around_a_late_removal,
+            self.claim_without_an_answer,
+            self.fail_while_a_failure_is_noted,
+            self.reload_while_the_store_fails,
+            self.refuse_bulk,
+            self.regain_a_lease,
+            self.trickle,
+            self.start_while_nothing_remote_answers,
+            self.stop_with_a_backlog,
+            self.newcomer,
+            self.strangers,
+            self.standby_without_a_store,
+            self.backfill,
+        ]
 
     # ── what springs ─────────────────────────────────────────────────────────────────────────────
 
@@ -146,7 +148,7 @@ class AimedActs:
     def standby_without_a_store(self) -> None:
         """A process that waits for the lease, or takes it, meets a store that fails."""
         skips = self.rng.choice((0, 1, 3))
-        self.world.traps.set("called", r"^SqlLeases\.acquire$", self._fails(), skips=skips, times=2)
+        self.world.traps.set("called", ACQUIRE, self._fails(), skips=skips, times=2)
         if len(self.world.alive()) < 3:
             self.world.start_process()
 
@@ -258,10 +260,10 @@ class AimedActs:
 
     def strangers(self) -> None:
         """Flows ask for people whom the platform does not know."""
-        for _ in range(self.rng.randrange(6, 12)):
+        for _ in range(self.rng.randrange(8, 12)):
             self.newcomers += 1
             who = {"customer_id": f"stranger-{self.newcomers}"}
-            self.send(self.world.flow_call(who, -1, stranger=True))
+            self.world.deliver(self.keep(self.world.flow_call(who, -1, stranger=True)))
         self.flow()
 
     def backfill(self) -> None:

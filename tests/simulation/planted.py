@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from connector.actions.sink import ActionSink
 from connector.app import connections
 from connector.app.connections import Connections
 from connector.app.daemon import App
@@ -16,6 +17,7 @@ from connector.app.takeover import Takeover
 from connector.app.wiring.limiters import RateLimiters
 from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater, StoreError
 from connector.domain.messages import Fault, Skip
+from connector.domain.outcomes import Dead, Retry
 from connector.net import http
 from connector.pipeline import breaker, lease
 from connector.pipeline.claims import Claimer
@@ -52,6 +54,16 @@ def an_identified_action_stays_held(patch: pytest.MonkeyPatch) -> None:
 
 
 def refusals_about_people_hold_the_lane(patch: pytest.MonkeyPatch) -> None:
+    """And people who are not known yet are refused at once."""
+    refused = ActionSink._refused
+
+    def at_once(self: Any, *args: Any) -> Any:
+        outcome = refused(self, *args)
+        if isinstance(outcome, Retry):
+            return Dead(outcome.seq, outcome.problem, outcome.detail)
+        return outcome
+
+    patch.setattr(ActionSink, "_refused", at_once)
     patch.setattr(breaker, "_ABOUT_ONE_PERSON", frozenset())
 
 

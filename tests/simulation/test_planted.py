@@ -3,8 +3,17 @@ time, and must be found again."""
 
 from __future__ import annotations
 
+import random
+import re
+from dataclasses import fields
+
 import pytest
 
+from connector.domain.lanes import LaneId, Millis
+from connector.store.sql import store_on
+
+from .aimed import ACQUIRE, CLAIMS, COMMITS, ERROR_HANDLERS, RELOAD_CALLS
+from .database import Disk, FaultyDatabase
 from .planted import PLANTED
 from .scenario import simulate
 
@@ -30,3 +39,21 @@ def test_a_planted_fault_is_found(name: str, capsys: pytest.CaptureFixture[str])
     with capsys.disabled():
         print(f"\n{name}: {f'{seeds} seeds, {found[0]}' if found else f'not in {seeds} seeds'}")
     assert found
+
+
+def test_the_store_has_the_calls_that_traps_name() -> None:
+    store = store_on(FaultyDatabase(Disk(), random.Random(1)), "sqlite://")
+    ports = [getattr(store, each.name) for each in fields(store)]
+    calls = {f"{type(port).__name__}.{name}" for port in ports for name in dir(port)}
+    names = (CLAIMS, *COMMITS, *ERROR_HANDLERS, *RELOAD_CALLS, ACQUIRE)
+    missing = [name for name in names if not any(re.search(name, call) for call in calls)]
+    assert not missing
+
+
+async def test_a_call_is_named_after_the_class_that_makes_it() -> None:
+    database, names = FaultyDatabase(Disk(), random.Random(1)), list[str]()
+    database.on_commit = lambda name, result: names.append(name)
+    store = store_on(database, "sqlite://")
+    await store.outbox.ready(LaneId(1), now=Millis(1), limit=1)
+    await store.leases.acquire("store", "me", now=Millis(1), ttl=1)
+    assert names == ["SqlOutbox.ready", "SqlLeases.acquire"]

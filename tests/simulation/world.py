@@ -183,6 +183,8 @@ class World:
         is_claim = name.endswith(".claim") and result is not None
         if is_claim and process.stopping_since(self.loop.time() - CLAIM_GRACE):
             self.oracle.faults.append(f"{process.name} claims after it was stopped: {name}")
+        if name == "SqlLanes.set_state":
+            self._check_lanes()
         self.traps.meet(process, "committed", name)
 
     def alive(self) -> list[Process]:
@@ -456,7 +458,6 @@ class World:
             for row, at in self._claimed_since.items():
                 if now - at > CLAIM_LIMIT:
                     self.oracle.faults.append(f"{row[0]} {row[1]} is claimed for {now - at:.0f} s")
-            self._check_lanes()
             for process in self.processes:
                 if process.stop_lasts > STOP_LIMIT:
                     self.oracle.faults.append(f"{process.name} does not stop")
