@@ -20,9 +20,10 @@ from .world import GOLD, Sent, World
 
 WRITES = (r"POST /v1/events", r"POST /api/", r"DELETE /api/lists/", r"PATCH /api/")
 CLAIMS = r"\.claim$"
+WRITE_CLAIMS = r"^Sql(Outbox|ActionQueue|Profiles|MembershipQueue)\.claim$"
 ACQUIRE = r"^SqlLeases\.acquire$"
 RELOAD_CALLS = (r"\.recover$", r"^SqlLanes\.", r"^SqlMemberGroups\.", r".*")
-ERROR_HANDLERS = (r"^SqlMemberGroups\.", r"\.settle$", r"^SqlLanes\.set_state$", r"Backfill")
+GROUPS, SETTLE = r"^SqlMemberGroups\.", r"\.settle$|^SqlLanes\.set_state$"
 COMMITS = (
     CLAIMS,
     r"\.settle$",
@@ -43,6 +44,7 @@ class AimedActs:
     loop: SimulatedLoop
     world: World
     pauses: bool
+    profiles_off: bool
     newcomers: int
 
     send: Callable[[Sent], None]
@@ -51,6 +53,7 @@ class AimedActs:
     burst: Callable[[], None]
     flow: Callable[[], None]
     cross: Callable[..., None]
+    reload: Callable[[dict[str, Any]], int]
     ensure_process: Callable[[], None]
 
     def aimed_acts(self) -> list[Callable[[], Any]]:
@@ -63,6 +66,8 @@ class AimedActs:
             self.claim_without_an_answer,
             self.fail_while_a_failure_is_noted,
             self.reload_while_the_store_fails,
+            self.switch_off_with_a_backlog,
+            self.restart_with_spent_quota,
             self.refuse_bulk,
             self.regain_a_lease,
             self.trickle,
@@ -108,21 +113,24 @@ class AimedActs:
 
     # ── processes ────────────────────────────────────────────────────────────────────────────────
 
-    def kill_before_settling(self) -> None:
+    async def kill_before_settling(self) -> None:
         """A write was carried out, and whoever sent it does not live to store that."""
         moment: Any = self.rng.choice(("carried out", "carried out", "sent"))
         self.world.traps.set(moment, self.rng.choice(WRITES), self._kill)
         self.rng.choice((self.flow, self._something))()
+        await asyncio.sleep(2.0)
 
-    def kill_at_a_commit(self) -> None:
+    async def kill_at_a_commit(self) -> None:
         skips = self.rng.choice((0, 0, 1, 2))
         self.world.traps.set("committed", self.rng.choice(COMMITS), self._kill, skips=skips)
         self._something()
+        await asyncio.sleep(2.0)
 
-    def freeze_after_a_claim(self) -> None:
-        """When it continues it holds a claim and no lease."""
-        self.world.traps.set("committed", CLAIMS, self._freeze, skips=self.rng.choice((0, 0, 1)))
+    async def freeze_after_a_claim(self) -> None:
+        """When it continues it holds a claim of something to write, and no lease."""
+        self.world.traps.set("committed", WRITE_CLAIMS, self._freeze)
         self.rng.choice((self.flow, self._something))()
+        await asyncio.sleep(35.0)
 
     async def regain_a_lease(self) -> None:
         """Another process has held the lease meanwhile, and paused the lanes."""
@@ -182,27 +190,63 @@ class AimedActs:
         self.world.traps.set("called", CLAIMS, self._fails("after"), times=times, skips=skips)
         self._something()
 
-    def fail_while_a_failure_is_noted(self) -> None:
+    async def fail_while_a_failure_is_noted(self) -> None:
         """The store fails in the handler of another failure."""
-        fault = self.rng.choice(
+        remote, endpoint, request, handler = self.rng.choice(
             (
-                (self.world.wll, {"endpoint": "audiences/{id}/members", "status": 500}),
-                (self.world.wll, {"endpoint": "users/{subject}", "status": 500}),
-                (self.world.klaviyo, {"endpoint": "lists/{id}/profiles", "status": 500}),
-                (self.world.klaviyo, {"endpoint": "*", "status": 503}),
+                (self.world.wll, "audiences/{id}/members", r"GET /v1/audiences/.+", GROUPS),
+                (self.world.klaviyo, "lists/{id}/profiles", r"GET /api/lists/.+", GROUPS),
+                (self.world.wll, "users/{subject}", r"GET /v1/users/", SETTLE),
+                (self.world.klaviyo, "*", r"POST /api/", SETTLE),
             )
         )
-        remote, given = fault
-        remote.faults.parse({"kind": "status", "count": 2, **given})
-        name, times = self.rng.choice(ERROR_HANDLERS), self.rng.choice((1, 2, 4))
-        self.world.traps.set("called", name, self._fails("before"), times=times)
-        self.world.command("audiences-sync", connection="acme", name="Gold")
+        fault = {"endpoint": endpoint, "kind": "status", "status": 500, "count": 2}
+        remote.faults.parse(fault)
+        times = self.rng.choice((1, 2, 4))
+        self.world.traps.set("carried out", request, lambda p: self._fail_next(handler, times))
+        sync = self.world.command("audiences-sync", connection="acme", name="Gold")
         self._something()
+        await self.world.until_done(sync, 12.0)
+        await asyncio.sleep(5.0)
 
-    def reload_while_the_store_fails(self) -> None:
+    def _fail_next(self, name: str, times: int) -> None:
+        self.world.traps.set("called", name, self._fails("before"), times=times)
+
+    async def reload_while_the_store_fails(self) -> None:
         """The configuration is the same, so that no one repeats a reload that failed."""
         self.world.traps.set("committed", r"^SqlCommands\.", self._fail_soon)
-        self.world.command("reload")
+        await self.world.until_done(self.world.command("reload"), 25.0)
+
+    async def switch_off_with_a_backlog(self) -> None:
+        """What was received before waits until it is on again."""
+        off: dict[str, Any] = self.rng.choice(
+            (
+                {"modules": ("profiles", "audiences", "actions")},
+                {"modules": ("events", "profiles", "audiences")},
+                {"mode": "shadow"},
+            )
+        )
+        fault = {"endpoint": "events", "kind": "status", "status": 503, "count": 5}
+        self.world.wll.faults.parse(fault)
+        self.world.klaviyo.faults.parse(fault)
+        self.profiles_off = True
+        for act in (self.burst, self.flow, self.flow):
+            act()
+        await asyncio.sleep(1.0)
+        await self.world.until_done(self.reload(off), 25.0)
+        await asyncio.sleep(self.rng.choice((0.0, 8.0)))
+        await self.world.until_done(self.reload({}), 25.0)
+
+    async def restart_with_spent_quota(self) -> None:
+        for _ in range(3):
+            for _ in range(3):
+                self.burst()
+                await asyncio.sleep(2.0)
+            for process in self.world.alive():
+                if process.condition == "running":
+                    process.stop()
+            self.world.start_process()
+            await asyncio.sleep(3.0)
 
     def _fail_soon(self, process: Process) -> None:
         times, skips = self.rng.choice((1, 2, 5)), self.rng.choice((0, 0, 1, 3, 6))
@@ -236,14 +280,22 @@ class AimedActs:
         """A removal times out and arrives late; meanwhile the person returns."""
         user = self.rng.choice(self._users())
         if user.earned < GOLD:
-            self.cross(user)
+            self._cross_and_say_so(user)
             await asyncio.sleep(12.0)
         late = Fate(before=READ_TIMEOUT + self.rng.random() * 25)
         self.world.network.planned.append(("DELETE", "/api/lists/", late))
-        self.cross(user)
+        self._cross_and_say_so(user)
         await asyncio.sleep(self.rng.choice((3.0, 31.0, 33.0, 40.0)))
-        self.cross(user)
+        self._cross_and_say_so(user)
         await asyncio.sleep(30.0)
+
+    def _cross_and_say_so(self, user: User) -> None:
+        user.earned = 100 if user.earned >= GOLD else GOLD + 100
+        self.world.note(f"{user.email} has {user.earned} points")
+        self.world.wll.refresh()
+        while self.world.wll.waiting:
+            self.world.deliver(self.keep(self.world.webhook(self.world.wll.waiting.popleft())))
+        self.world.deliver(self.keep(self.world.event("TIER_CHANGED", user)))
 
     # ── people and people's decisions ────────────────────────────────────────────────────────────
 

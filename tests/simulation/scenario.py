@@ -208,8 +208,8 @@ class Scenario(AimedActs):
         self.world.note(f"the store is away for {seconds} s")
         self.store_down_until = self.loop.time() + seconds
 
-    def reload(self) -> None:
-        """With other modules or another mode; half of the time everything is on."""
+    def switch(self) -> None:
+        """Other modules or another mode; half of the time everything is on."""
         changes: dict[str, Any] = {}
         if self.rng.random() < 0.5:
             switch = self.rng.choice(SWITCHES)
@@ -219,9 +219,13 @@ class Scenario(AimedActs):
                 if switch == "shadow"
                 else {"modules": tuple(m for m in configs.MODULES if m != switch)}
             )
+        self.reload(changes)
+
+    def reload(self, changes: dict[str, Any]) -> int:
+        """The id of the command."""
         self.world.note(f"configuration: {changes}")
         self.world.config = configs.config(**self.fixed, **changes)
-        self.world.command("reload")
+        return self.world.command("reload")
 
     def pause_or_resume(self) -> None:
         pause = self.rng.random() < 0.5
@@ -278,7 +282,7 @@ class Scenario(AimedActs):
             self.cross_twice: 3,
             self.job: 2,
             self.store_outage: 3,
-            self.reload: 3,
+            self.switch: 3,
             self.pause_or_resume: 2,
             self.kill: 3,
             self.stop: 2,

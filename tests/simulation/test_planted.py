@@ -12,7 +12,7 @@ import pytest
 from connector.domain.lanes import LaneId, Millis
 from connector.store.sql import store_on
 
-from .aimed import ACQUIRE, CLAIMS, COMMITS, ERROR_HANDLERS, RELOAD_CALLS
+from .aimed import ACQUIRE, CLAIMS, COMMITS, GROUPS, RELOAD_CALLS, SETTLE, WRITE_CLAIMS
 from .database import Disk, FaultyDatabase
 from .planted import PLANTED
 from .scenario import simulate
@@ -45,7 +45,7 @@ def test_the_store_has_the_calls_that_traps_name() -> None:
     store = store_on(FaultyDatabase(Disk(), random.Random(1)), "sqlite://")
     ports = [getattr(store, each.name) for each in fields(store)]
     calls = {f"{type(port).__name__}.{name}" for port in ports for name in dir(port)}
-    names = (CLAIMS, *COMMITS, *ERROR_HANDLERS, *RELOAD_CALLS, ACQUIRE)
+    names = (CLAIMS, WRITE_CLAIMS, *COMMITS, GROUPS, SETTLE, *RELOAD_CALLS, ACQUIRE)
     missing = [name for name in names if not any(re.search(name, call) for call in calls)]
     assert not missing
 

@@ -282,8 +282,8 @@ class World:
         process.call(lambda: _delivered(sent, process))
         return True
 
-    def command(self, kind: str, **args: Any) -> None:
-        """As the command line submits one."""
+    def command(self, kind: str, **args: Any) -> int:
+        """As the command line submits one; its id."""
         values = {"kind": kind, "args": orjson.dumps(args).decode(), "created_by": "ana"}
         table = metadata.tables["commands"]
         statement = insert(table).values(values | {"submitted_at": self.now_ms()})
@@ -295,6 +295,16 @@ class World:
         if kind == "pause":
             self._pauses.add(id)
             self.loop.spawn(None, self._note_pause(id))
+        return int(id)
+
+    async def until_done(self, command: int, seconds: float) -> None:
+        """Wait until a command has a result, for up to so long."""
+        table = metadata.tables["commands"]
+        query = select(table.c.id).where(table.c.id == command, table.c.done_at.is_(None))
+        for _ in range(round(seconds)):
+            if not self.disk.rows(query):
+                return
+            await asyncio.sleep(1.0)
 
     def guard_list(self) -> None:
         """A live flow starts for whoever is added to the list."""
