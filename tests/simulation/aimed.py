@@ -200,7 +200,8 @@ class AimedActs:
                 (self.world.klaviyo, "*", r"POST /api/", SETTLE),
             )
         )
-        fault = {"endpoint": endpoint, "kind": "status", "status": 500, "count": 2}
+        count = self.rng.choice((2, 6))
+        fault = {"endpoint": endpoint, "kind": "status", "status": 500, "count": count}
         remote.faults.parse(fault)
         times = self.rng.choice((1, 2, 4))
         self.world.traps.set("carried out", request, lambda p: self._fail_next(handler, times))
@@ -260,7 +261,7 @@ class AimedActs:
         self.world.wll.faults.parse({**fault, "status": self.rng.choice((302, 307)), "count": 1})
         self.flow()
 
-    def refuse_bulk(self) -> None:
+    async def refuse_bulk(self) -> None:
         """For a while every import job is answered 502, carried out or not."""
         fault = {"endpoint": "profile-bulk-import-jobs", "kind": "status", "status": 502}
         applied = self.rng.random() < 0.3
@@ -268,13 +269,15 @@ class AimedActs:
         self.world.klaviyo.faults.parse({**fault, "count": count, "applied": applied})
         for user in self.world.users:
             user.points += 1
-            self.send(self.world.event("POINTS_ADJUSTED", user))
+            self.world.deliver(self.keep(self.world.event("POINTS_ADJUSTED", user)))
+        await asyncio.sleep(self.rng.choice((5.0, 20.0)))
 
-    def trickle(self) -> None:
+    async def trickle(self) -> None:
         """Two answers that never end."""
         for method, text in self.rng.sample(TRICKLING, k=2):
             self.world.network.planned.append((method, text, Fate(after=900.0, trickles=True)))
         self._something()
+        await asyncio.sleep(2.0)
 
     async def return_around_a_late_removal(self) -> None:
         """A removal times out and arrives late; meanwhile the person returns."""

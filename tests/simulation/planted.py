@@ -27,8 +27,9 @@ from connector.pipeline.outcome_writer import OutcomeWriter
 from connector.pipeline.rendering import GatedRenderer
 from connector.ports import MembersPage
 from connector.store.admin.commands import SqlCommands
-from connector.store.queues import actions, membership_changes, profiles, queue
+from connector.store.queues import actions, membership_changes, queue
 from connector.store.queues.action_decisions import SqlActionDecisions
+from connector.store.queues.receipts import ReceiptedQueue
 from connector.sync.flow_guard import FlowGuard
 from connector.sync.memberships.remote_groups import PlatformAudiences
 from connector.sync.memberships.scans import GroupScan
@@ -226,9 +227,13 @@ def nobody_is_asked_before_a_first_sync(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FlowGuard, "evaluate", allowed)
 
 
-def a_profile_is_written_beside_an_open_job(patch: pytest.MonkeyPatch) -> None:
-    """Writes of one address do not exclude each other."""
-    patch.setattr(profiles, "_NOT_EXCLUDED", ())
+def a_lost_job_counts_as_done(patch: pytest.MonkeyPatch) -> None:
+    """An import job that had no answer, or was cancelled, confirms what it carried."""
+
+    async def close(self: Any, lane: Any, receipt: str, *, now: Any) -> int:
+        return int(await self.close_receipt(lane, receipt, now=now, failed={}))
+
+    patch.setattr(ReceiptedQueue, "requeue_receipt", close)
 
 
 PLANTED: dict[str, Plant] = {
@@ -255,6 +260,6 @@ PLANTED: dict[str, Plant] = {
         a_leave_crosses_a_join,
         an_unfinished_scan_removes_people,
         nobody_is_asked_before_a_first_sync,
-        a_profile_is_written_beside_an_open_job,
+        a_lost_job_counts_as_done,
     )
 }

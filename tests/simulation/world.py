@@ -81,9 +81,9 @@ class Oracle:
     events: dict[str, float] = field(default_factory=dict)
     """Unique id of each acknowledged event → when."""
     shadow: set[str] = field(default_factory=set)
-    """Those that were received in shadow mode, also actions."""
+    """Those that were first received in shadow mode, also actions."""
     disabled: set[str] = field(default_factory=set)
-    """Those that were received while the module was off."""
+    """Those that were first received while the module was off."""
     actions: dict[str, float] = field(default_factory=dict)
     """Reason of each acknowledged action → when."""
     first_sync_approved: bool = False
@@ -227,13 +227,13 @@ class World:
         async def deliver(process: Process) -> None:
             endpoint = process.app.runtimes["acme"].webhook_endpoint
             assert endpoint
-            connection = process.app.config.connection("acme")
-            shadow, enabled = connection.mode == "shadow", "events" in connection.modules
-            await endpoint.receive(self.wll.webhook_secret, webhook.headers, webhook.body)
-            if record.unique_id not in self.oracle.events and shadow:
+            connection = process.app.connections._config.connection("acme")
+            # Also where the answer is lost: it is received then.
+            if record.unique_id not in self.oracle.events and connection.mode == "shadow":
                 self.oracle.shadow.add(record.unique_id)
-            if record.unique_id not in self.oracle.events and not enabled:
+            if record.unique_id not in self.oracle.events and "events" not in connection.modules:
                 self.oracle.disabled.add(record.unique_id)
+            await endpoint.receive(self.wll.webhook_secret, webhook.headers, webhook.body)
             self.oracle.events.setdefault(record.unique_id, self.loop.time())
             sent.acknowledged = True
 
@@ -260,11 +260,11 @@ class World:
             assert endpoint
             if not endpoint.enabled:
                 return  # connector.web.flows answers 503
-            shadow = process.app.config.connection("acme").mode == "shadow"
-            receipt = await endpoint.receive(route, headers, content)
-            assert isinstance(receipt, ActionReceipt), receipt
+            shadow = process.app.connections._config.connection("acme").mode == "shadow"
             if reason not in self.oracle.actions and shadow:
                 self.oracle.shadow.add(reason)
+            receipt = await endpoint.receive(route, headers, content)
+            assert isinstance(receipt, ActionReceipt), receipt
             self.oracle.actions.setdefault(reason, self.loop.time())
             sent.acknowledged = True
 
