@@ -58,25 +58,30 @@ class AimedActs:
 
     def aimed_acts(self) -> list[Callable[[], Any]]:
         return [
-            self.kill_before_settling,
-            self.kill_at_a_commit,
-            self.freeze_after_a_claim,
             self.redirect_that_was_applied,
             self.return_around_a_late_removal,
             self.claim_without_an_answer,
             self.fail_while_a_failure_is_noted,
             self.reload_while_the_store_fails,
-            self.switch_off_with_a_backlog,
-            self.restart_with_spent_quota,
             self.refuse_bulk,
-            self.regain_a_lease,
             self.trickle,
-            self.start_while_nothing_remote_answers,
-            self.stop_with_a_backlog,
             self.newcomer,
             self.strangers,
             self.standby_without_a_store,
             self.backfill,
+        ]
+
+    def aimed_restarts(self) -> list[Callable[[], Any]]:
+        """Processes end or start, or get another configuration."""
+        return [
+            self.kill_before_settling,
+            self.kill_at_a_commit,
+            self.freeze_after_a_claim,
+            self.regain_a_lease,
+            self.start_while_nothing_remote_answers,
+            self.stop_with_a_backlog,
+            self.switch_off_with_a_backlog,
+            self.restart_with_spent_quota,
         ]
 
     # ── what springs ─────────────────────────────────────────────────────────────────────────────

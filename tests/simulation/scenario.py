@@ -268,8 +268,9 @@ class Scenario(AimedActs):
         await asyncio.sleep(self.rng.choice(PAUSES))
 
     def _acts(self) -> list[Callable[[], Any]]:
-        """Each life has only some of the acts: one act often hides what another has left behind.
-        Those that aim happen once."""
+        """Each life has only some of the acts: one act often hides what another has left behind. In
+        half of the lives no process ends and nothing is reloaded, which repairs the most. Those
+        that aim happen once."""
         always = {self.change: 8, self.cross: 5, self.late: 4, self.wait: 16}
         sometimes = {
             self.burst: 3,
@@ -282,16 +283,21 @@ class Scenario(AimedActs):
             self.cross_twice: 3,
             self.job: 2,
             self.store_outage: 3,
-            self.switch: 3,
-            self.pause_or_resume: 2,
-            self.kill: 3,
-            self.stop: 2,
-            self.freeze: 3,
         }
-        chosen = always | {a: w for a, w in sometimes.items() if self.rng.random() < 0.4}
+        aimed = self.aimed_acts()
+        if self.rng.random() < 0.5:
+            aimed += self.aimed_restarts()
+            sometimes |= {
+                self.switch: 3,
+                self.pause_or_resume: 2,
+                self.kill: 3,
+                self.stop: 2,
+                self.freeze: 3,
+            }
+        chosen = always | {a: w for a, w in sometimes.items() if self.rng.random() < 0.35}
         if self.guarded:
             chosen[self.decide] = 5
-        acts = self.rng.sample(self.aimed_acts(), k=self.rng.randrange(1, 6))
+        acts = self.rng.sample(aimed, k=self.rng.randrange(1, 5))
         acts += self.rng.choices(list(chosen), list(chosen.values()), k=STEPS - len(acts))
         self.rng.shuffle(acts)
         return acts
