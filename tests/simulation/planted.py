@@ -236,30 +236,31 @@ def a_lost_job_counts_as_done(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReceiptedQueue, "requeue_receipt", close)
 
 
-PLANTED: dict[str, Plant] = {
-    plant.__name__: plant
-    for plant in (
-        an_identified_action_stays_held,
-        refusals_about_people_hold_the_lane,
-        what_waits_for_its_module_is_skipped,
-        a_redirect_is_repeated,
-        a_sent_action_is_sent_again_after_a_kill,
-        a_reload_gives_up,
-        an_unanswered_claim_is_kept,
-        a_scan_ends_when_its_failure_cannot_be_noted,
-        a_regained_lease_keeps_the_states_of_lanes,
-        a_restart_forgets_spent_quota,
-        a_standby_ends_when_the_store_fails,
-        a_start_waits_for_klaviyo,
-        lanes_claim_after_a_stop,
-        a_call_has_no_deadline,
-        a_lease_is_believed_in,
-        a_takeover_recovers_nothing,
-        a_command_dies_with_its_process,
-        an_outcome_is_stored_at_the_first_attempt_or_never,
-        a_leave_crosses_a_join,
-        an_unfinished_scan_removes_people,
-        nobody_is_asked_before_a_first_sync,
-        a_lost_job_counts_as_done,
+PLANTED: dict[str, tuple[Plant, str]] = {
+    plant.__name__: (plant, act)
+    for plant, act in (
+        (an_identified_action_stays_held, "newcomer"),
+        (refusals_about_people_hold_the_lane, "strangers"),
+        (what_waits_for_its_module_is_skipped, "switch_off_with_a_backlog"),
+        (a_redirect_is_repeated, "redirect_that_was_applied"),
+        (a_sent_action_is_sent_again_after_a_kill, "kill_before_settling"),
+        (a_reload_gives_up, "reload_while_the_store_fails"),
+        (an_unanswered_claim_is_kept, "claim_without_an_answer"),
+        (a_scan_ends_when_its_failure_cannot_be_noted, "fail_while_a_failure_is_noted"),
+        (a_regained_lease_keeps_the_states_of_lanes, "regain_a_lease"),
+        (a_restart_forgets_spent_quota, "restart_with_spent_quota"),
+        (a_standby_ends_when_the_store_fails, "standby_without_a_store"),
+        (a_start_waits_for_klaviyo, "start_while_nothing_remote_answers"),
+        (lanes_claim_after_a_stop, "stop_with_a_backlog"),
+        (a_call_has_no_deadline, "trickle"),
+        (a_lease_is_believed_in, "freeze_after_a_claim"),
+        (a_takeover_recovers_nothing, "kill_at_a_commit"),
+        (a_command_dies_with_its_process, "kill_at_a_commit"),
+        (an_outcome_is_stored_at_the_first_attempt_or_never, "store_outage"),
+        (a_leave_crosses_a_join, "return_around_a_late_removal"),
+        (an_unfinished_scan_removes_people, "fail_while_a_failure_is_noted"),
+        (nobody_is_asked_before_a_first_sync, "cross"),
+        (a_lost_job_counts_as_done, "refuse_bulk"),
     )
 }
+"""By name: what plants it, and the act that is in every life in which it is searched for."""

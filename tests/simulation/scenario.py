@@ -42,7 +42,8 @@ _MOST_QUIET_MINUTES = 25
 class Scenario(AimedActs):
     """The random part of a world."""
 
-    def __init__(self, seed: int, loop: SimulatedLoop, rng: random.Random) -> None:
+    def __init__(self, loop: SimulatedLoop, rng: random.Random, act: str | None = None) -> None:
+        self.act = act
         self.rng = rng
         self.loop = loop
         self.fixed: dict[str, Any] = {
@@ -298,6 +299,8 @@ class Scenario(AimedActs):
         if self.guarded:
             chosen[self.decide] = 5
         acts = self.rng.sample(aimed, k=self.rng.randrange(1, 5))
+        if self.act:
+            acts.append(getattr(self, self.act))
         acts += self.rng.choices(list(chosen), list(chosen.values()), k=STEPS - len(acts))
         self.rng.shuffle(acts)
         return acts
@@ -392,13 +395,13 @@ def _garbage_kept() -> Iterator[None]:
 
 
 @_garbage_kept()
-def simulate(seed: int, *, traces: bool = False) -> tuple[list[str], World]:
-    """What did not hold, and the world in which it did not."""
+def simulate(seed: int, *, traces: bool = False, act: str | None = None) -> tuple[list[str], World]:
+    """What did not hold, and the world in which it did not. With `act` that one is in the life."""
     rng = random.Random(seed)
     random.seed(seed)  # also for the backoff
     loop = SimulatedLoop(rng)
     try:
-        scenario = Scenario(seed, loop, rng)
+        scenario = Scenario(loop, rng, act)
         world = scenario.world
         world.traces = traces
         with simulated_machine(world.network, seed=seed):
