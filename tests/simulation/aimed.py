@@ -319,7 +319,7 @@ class AimedActs:
             self.loop.call_later(self.rng.choice((0.0, 0.5, 4.0)), self.send, sent)
 
     def strangers(self) -> None:
-        """Flows ask for people whom the platform does not know."""
+        """Flows name people that the platform does not know."""
         for _ in range(self.rng.randrange(8, 12)):
             self.newcomers += 1
             who = {"customer_id": f"stranger-{self.newcomers}"}

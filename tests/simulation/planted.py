@@ -220,7 +220,7 @@ async def _apply_all(self: Any, source: Any) -> None:
         self.notify_lane()
 
 
-def nobody_is_asked_before_a_first_sync(patch: pytest.MonkeyPatch) -> None:
+def a_first_sync_is_not_asked_for(patch: pytest.MonkeyPatch) -> None:
     async def allowed(self: Any, *_: Any, **__: Any) -> tuple[str, list[str]]:
         return "allowed", []
 
@@ -259,7 +259,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         (an_outcome_is_stored_at_the_first_attempt_or_never, "store_outage"),
         (a_leave_crosses_a_join, "return_around_a_late_removal"),
         (an_unfinished_scan_removes_people, "fail_while_a_failure_is_noted"),
-        (nobody_is_asked_before_a_first_sync, "cross"),
+        (a_first_sync_is_not_asked_for, "cross"),
         (a_lost_job_counts_as_done, "refuse_bulk"),
     )
 }

@@ -88,7 +88,7 @@ class Oracle:
     """Reason of each acknowledged action → when."""
     first_sync_approved: bool = False
     strangers: set[str] = field(default_factory=set)
-    """Reasons of the actions for people whom the platform does not know."""
+    """Reasons of the actions for people that the platform does not know."""
     forgotten: dict[str, User] = field(default_factory=dict)
     """By address."""
     events_of: dict[str, str] = field(default_factory=dict)
