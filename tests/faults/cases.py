@@ -12,7 +12,7 @@ from typing import Literal
 from sqlalchemy import select
 
 from connector.domain.records import State
-from connector.store.tables import actions, metadata
+from connector.store.tables import actions
 from tests.simulation import configs
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.process import Process, simulated_machine
@@ -76,23 +76,19 @@ class Life:
         """The number of the newest action."""
         return max(row.seq for row in self.world.disk.rows(select(actions.c.seq)))
 
-    def approval(self) -> int | None:
-        table = metadata.tables["approvals"]
-        rows = self.world.disk.rows(select(table.c.id).where(table.c.state == "open"))
-        return int(rows[0].id) if rows else None
-
 
 Act = Callable[[Life], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`cold`: the process starts under the fault. `before` happens right before it."""
+    """`cold`: the process starts under the fault. `before` happens right before it. `guarded`: the
+    first sync of the list waits for approval."""
 
     act: Act
     before: Act | None = None
     cold: bool = False
-    config: str = "live"
+    guarded: bool = False
 
 
 async def _nothing(life: Life) -> None: ...
@@ -216,6 +212,32 @@ async def _retry(life: Life) -> None:
     life.world.command("retry", all=True)
 
 
+async def _discard(life: Life) -> None:
+    life.world.command("discard", all=True)
+
+
+def _answer(*, approve: bool) -> Act:
+    async def answer(life: Life) -> None:
+        for id, what in life.world.pending_approvals():
+            life.world.decide(id, what, approve=approve)
+        life.cross(3)
+
+    return answer
+
+
+async def _forget(life: Life) -> None:
+    life.change(4)
+    life.world.forget(life.world.users[4])
+    life.change(3)
+
+
+async def _reconcile(life: Life) -> None:
+    """Klaviyo has lost what a person had, and an event of theirs is under way."""
+    life.world.klaviyo.edit_properties(life.world.users[3].email)["wll_balance"] = -1
+    life.change(2)
+    life.world.command("reconcile", connection="acme", fix=True)
+
+
 CASES: dict[str, Case] = {
     "start": Case(_burst, cold=True),
     "takeover": Case(_take_over),
@@ -233,6 +255,11 @@ CASES: dict[str, Case] = {
     "refuse": Case(_decide("refuse"), before=_uncertain),
     "again": Case(_decide("again"), before=_uncertain),
     "backfill": Case(_backfill),
+    "discard": Case(_discard, before=_dead),
+    "approve": Case(_answer(approve=True), guarded=True),
+    "reject": Case(_answer(approve=False), guarded=True),
+    "forget": Case(_forget),
+    "reconcile": Case(_reconcile),
 }
 
 
@@ -268,13 +295,17 @@ def run(name: str, number: int | None, kind: Kind) -> tuple[list[str], int]:
     """What did not hold after the `number`-th call of this case failed, and how many calls there
     were."""
     loop = SimulatedLoop(random.Random(1))
-    world = World(loop, random.Random(2), configs.config(bulk_threshold=2), job_delay=2.0)
+    case = CASES[name]
+    config = configs.config(bulk_threshold=2, flow_guard="ask" if case.guarded else "off")
+    world = World(loop, random.Random(2), config, job_delay=2.0)
+    if case.guarded:
+        world.guard_list()
     fault = StoreFault(loop, number, kind)
     world.store_fault = fault
     try:
         with simulated_machine(world.network, seed=3):
             try:
-                found = loop.run_until_complete(_live(CASES[name], Life(world, loop), fault))
+                found = loop.run_until_complete(_live(case, Life(world, loop), fault))
             finally:
                 loop.run_until_complete(world.end())
     finally:
@@ -299,12 +330,12 @@ async def _live(case: Case, life: Life, fault: StoreFault) -> list[str]:
     await case.act(life)
     await asyncio.sleep(_UNDER_FAULT)
     fault.arm(False)
-    found = await _settle(life)
+    found = await _settle(case, life)
     loop_watch.cancel()
     return found
 
 
-async def _settle(life: Life) -> list[str]:
+async def _settle(case: Case, life: Life) -> list[str]:
     world = life.world
     found: list[str] = []
     for user in world.users:
@@ -316,12 +347,23 @@ async def _settle(life: Life) -> list[str]:
         life.report()
         life.repeat_what_is_missing()
         world.repeat_failed_commands()
+        if case.guarded:
+            _approve(life)
         await asyncio.sleep(_ROUND)
         found = world.faults()
         found += [f"not acknowledged: {s.name}" for s in life.calls if not s.acknowledged]
         if not found and round:
             break
     return found
+
+
+def _approve(life: Life) -> None:
+    """What was rejected is asked for again."""
+    world = life.world
+    if world.approvals("rejected"):
+        world.command("audiences-sync", connection="acme", name="Gold")
+    for id, what in world.pending_approvals():
+        world.decide(id, what, approve=True)
 
 
 __all__ = ["CASES", "State", "run"]

@@ -4,6 +4,7 @@ request; or, up to UNTIL, which seeds fail."""
 from __future__ import annotations
 
 import sys
+import time
 
 from connector.runtime import log
 
@@ -12,15 +13,22 @@ from .scenario import simulate
 
 def main(first: int, until: int | None = None) -> int:
     log.configure(level="critical")
-    bad = 0
+    bad = requests = acknowledged = 0
+    virtual, started = 0.0, time.process_time()
     for seed in range(first, until or first + 1):
         found, world = simulate(seed, traces=until is None)
+        requests += world.network.sent
+        acknowledged += len(world.oracle.events) + len(world.oracle.actions)
+        virtual += world.loop.time()
         if until is None:
             print(world.explain())
         if found:
             bad += 1
-            print(f"seed {seed} failed:", *found, sep="\n  ")
+            print(f"seed {seed} failed:", *found, sep="\n  ", flush=True)
+    seconds = time.process_time() - started
     print(f"{bad} of {(until or first + 1) - first} seeds failed")
+    print(f"{acknowledged} calls acknowledged, {requests} requests, {virtual / 3600:.1f} h of life")
+    print(f"{seconds:.0f} s of CPU: {virtual / 60 / seconds:.1f} h a minute")
     return min(bad, 1)
 
 

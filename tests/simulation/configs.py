@@ -51,7 +51,7 @@ poll_every = "24h"
 base_url = "http://127.0.0.1:8002"
 private_key = "pk_sandbox"
 rate_share = {rate_share}
-flow_guard = "off"
+flow_guard = "{flow_guard}"
 
 [[connections.audiences]]
 audience = "Gold"
@@ -62,6 +62,7 @@ on_manual_removal = "re-add"
 [connections.actions]
 secret = "flow_secret"
 daily_per_person = 1000
+unknown_person_grace = "3s"
 """
 
 
@@ -72,6 +73,7 @@ def config(
     mode: str = "live",
     bulk_threshold: int = 50,
     rate_share: float = 1.0,
+    flow_guard: str = "off",
 ) -> Config:
     text = _TOML.format(
         mapping=MAPPINGS / "wll.toml",
@@ -79,6 +81,7 @@ def config(
         modules=str(list(modules)).replace("'", '"'),
         bulk_threshold=bulk_threshold,
         rate_share=rate_share,
+        flow_guard=flow_guard,
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "connector.toml"

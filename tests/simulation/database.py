@@ -59,27 +59,41 @@ def _raw(connection: Connection) -> sqlite3.Connection:
     return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
+def name_of(work: Any) -> str:
+    """The call of the store that this work belongs to, as `SqlOutbox.claim`."""
+    work = getattr(work, "func", work)
+    name: str = work.__qualname__.partition(".<locals>")[0]
+    if "self" not in work.__code__.co_freevars:
+        return name
+    of = work.__closure__[work.__code__.co_freevars.index("self")].cell_contents
+    return f"{type(of).__name__}.{name.rpartition('.')[2]}"
+
+
 class FaultyDatabase:
-    """connector.store.database.Database of one process. `planned_fault(call)` says how the call of
-    that number fails, if it does."""
+    """connector.store.database.Database of one process. `planned_fault(call, name)` says how the
+    call of that number and name fails, if it does; `on_commit(name, result)` is called when one
+    was committed, and before its caller knows."""
 
     def __init__(self, disk: Disk, rng: random.Random) -> None:
         self.engine = disk.engine
         self.calls = 0
         self.slow = False
-        self.planned_fault: Callable[[int], Fault | None] = lambda call: None
+        self.planned_fault: Callable[[int, str], Fault | None] = lambda call, name: None
+        self.on_commit: Callable[[str, Any], None] = lambda name, result: None
         self.dead = False
         self._disk = disk
         self._rng = rng
 
     async def write(self, work: Work[T]) -> T:
         self.calls += 1
-        fault = self.planned_fault(self.calls)
+        name = name_of(work)
+        fault = self.planned_fault(self.calls, name)
         await self._pause()
         if fault == "before":
             raise StoreError(Problem.STORE_UNAVAILABLE, "planned fault")
         with store_errors():
             result = self._disk.execute(work)
+        self.on_commit(name, result)
         await self._pause()
         if fault == "after":
             raise StoreError(Problem.STORE_UNAVAILABLE, "planned fault, answer lost")

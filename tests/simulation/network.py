@@ -37,6 +37,7 @@ class Fate:
 class Network:
     """Forwards requests to the ASGI app of their port. `on_send(owner, request)` is called when a
     request leaves, `on_change(request, ±1)` when it leaves and when it has been carried out.
+    `on_arrival(owner, request)` when it has been carried out, before its answer travels.
     `on_answer(owner, request, seconds)` when its sender stops waiting. `disturbed`: the share of
     requests that have a bad fate; `planned`: a fate of the next request of a method and with a path
     that holds a text."""
@@ -50,6 +51,7 @@ class Network:
         self.disturbed = 0.0
         self.on_send: Callable[[Owner | None, httpx.Request], None] = lambda owner, request: None
         self.on_change: Callable[[httpx.Request, int], None] = lambda request, change: None
+        self.on_arrival: Callable[[Owner | None, httpx.Request], None] = lambda owner, request: None
         self.on_answer: Callable[[Owner | None, httpx.Request, float], None] = _ignore
         self.planned: list[tuple[str, str, Fate]] = []
         self.sent = 0
@@ -79,7 +81,7 @@ class Network:
         fate, since = self._fate(request), self._loop.time()
         answer: asyncio.Future[httpx.Response] = self._loop.create_future()
         given_up = asyncio.Event()
-        self._loop.spawn(None, self._travel(request, fate, answer, given_up))
+        self._loop.spawn(None, self._travel(owner, request, fate, answer, given_up))
         try:
             async with asyncio.timeout(None if fate.trickles else READ_TIMEOUT):
                 return await answer
@@ -100,6 +102,7 @@ class Network:
 
     async def _travel(
         self,
+        owner: Owner | None,
         request: httpx.Request,
         fate: Fate,
         answer: asyncio.Future[httpx.Response],
@@ -118,6 +121,7 @@ class Network:
             response = httpx.ReadError("reset")
         finally:
             self.on_change(request, -1)
+        self.on_arrival(owner, request)
         if fate.lost:
             return
         await asyncio.sleep(fate.after)

@@ -17,6 +17,7 @@ from connector.app.daemon import App
 from connector.config import Config
 from connector.domain.errors import ConnectorError
 from connector.domain.lanes import Millis
+from connector.pipeline import breaker
 from connector.platforms import registry
 from connector.runtime import log
 from connector.runtime.clock import SystemClock
@@ -114,6 +115,10 @@ class Process(Owner):
         return health is not None and bool(health.ready)
 
     @property
+    def has_started(self) -> bool:
+        return self._health_ready()
+
+    @property
     def serves(self) -> bool:
         """Whether calls from outside reach an endpoint."""
         return self.ready and not self.stopping
@@ -160,6 +165,10 @@ class Process(Owner):
     def stopping(self) -> bool:
         return self._stopped_at is not None
 
+    def stopping_since(self, time: float) -> bool:
+        """Whether it was stopped before this time, and has not been frozen."""
+        return self._stopped_at is not None and self._stopped_at < time and not self.frozen_for
+
     @property
     def stop_lasts(self) -> float:
         """Seconds since it was stopped, until it has ended, less those in which it was frozen."""
@@ -193,6 +202,8 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         patch.setattr(log, "configure", lambda **settings: None)
         builder = partial(wiring.ConnectionBuilder, new_transport=network.transport)
         patch.setattr(connections, "ConnectionBuilder", builder)
+        # Few people are refused here, and they must not stop the others either.
+        patch.setattr(breaker, "DEAD_RATE_WINDOW", 8)
         # Pure functions of files that do not change.
         patch.setattr(wiring, "load_mapping", _load_mapping)
         patch.setattr(registry, "entry_points", _entry_points)

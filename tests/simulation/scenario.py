@@ -15,6 +15,7 @@ from typing import Any
 from connector.sandbox.wll.users import User
 
 from . import configs
+from .aimed import AimedActs
 from .loop import SimulatedLoop
 from .network import Fate, late
 from .process import simulated_machine
@@ -33,20 +34,22 @@ KLAVIYO_ENDPOINTS = (
 PLATFORM_ENDPOINTS = ("users/{subject}", "events", "audiences/{id}/members", "audiences", "*")
 SWITCHES = ("events", "profiles", "audiences", "actions", "shadow")
 """What a reload may switch off; shadow is switched on."""
-STEPS = 25
+STEPS = 20
 _QUIET = 12.0
-_MOST_QUIET_MINUTES = 40
+_MOST_QUIET_MINUTES = 25
 
 
-class Scenario:
+class Scenario(AimedActs):
     """The random part of a world."""
 
-    def __init__(self, seed: int, loop: SimulatedLoop, rng: random.Random) -> None:
+    def __init__(self, loop: SimulatedLoop, rng: random.Random, act: str | None = None) -> None:
+        self.act = act
         self.rng = rng
         self.loop = loop
         self.fixed: dict[str, Any] = {
             "bulk_threshold": rng.choice((2, 2, 4, 50)),
             "rate_share": rng.choice((1.0, 1.0, 1.0, 0.03)),
+            "flow_guard": rng.choice(("off", "off", "ask")),
         }
         self.world = World(
             loop,
@@ -60,7 +63,14 @@ class Scenario:
         self.store_down_until = 0.0
         self.calls: list[Sent] = []
         self.pauses = self.profiles_off = False
+        self.newcomers = 0
+        if self.guarded:
+            self.world.guard_list()
         self.world.store_fault = self._store_fault
+
+    @property
+    def guarded(self) -> bool:
+        return bool(self.fixed["flow_guard"] != "off")
 
     def _store_fault(self, call: int) -> Any:
         if self.loop.time() < self.store_down_until:
@@ -71,9 +81,14 @@ class Scenario:
 
     # ── what can happen ──────────────────────────────────────────────────────────────────────────
 
+    def keep(self, sent: Sent) -> Sent:
+        """It is repeated until it is acknowledged."""
+        self.calls.append(sent)
+        return sent
+
     def send(self, sent: Sent) -> None:
         """At once, or later in any order."""
-        self.calls.append(sent)
+        self.keep(sent)
         if self.rng.random() < 0.7:
             self.world.deliver(sent)
 
@@ -194,8 +209,8 @@ class Scenario:
         self.world.note(f"the store is away for {seconds} s")
         self.store_down_until = self.loop.time() + seconds
 
-    def reload(self) -> None:
-        """With other modules or another mode; half of the time everything is on."""
+    def switch(self) -> None:
+        """Other modules or another mode; half of the time everything is on."""
         changes: dict[str, Any] = {}
         if self.rng.random() < 0.5:
             switch = self.rng.choice(SWITCHES)
@@ -205,9 +220,13 @@ class Scenario:
                 if switch == "shadow"
                 else {"modules": tuple(m for m in configs.MODULES if m != switch)}
             )
+        self.reload(changes)
+
+    def reload(self, changes: dict[str, Any]) -> int:
+        """The id of the command."""
         self.world.note(f"configuration: {changes}")
         self.world.config = configs.config(**self.fixed, **changes)
-        self.world.command("reload")
+        return self.world.command("reload")
 
     def pause_or_resume(self) -> None:
         pause = self.rng.random() < 0.5
@@ -249,8 +268,10 @@ class Scenario:
     async def wait(self) -> None:
         await asyncio.sleep(self.rng.choice(PAUSES))
 
-    def _acts(self) -> tuple[list[Callable[[], Any]], list[int]]:
-        """Each life has only some of the acts: one act often hides what another has left behind."""
+    def _acts(self) -> list[Callable[[], Any]]:
+        """Each life has only some of the acts: one act often hides what another has left behind. In
+        half of the lives no process ends and nothing is reloaded, which repairs the most. Those
+        that aim happen once."""
         always = {self.change: 8, self.cross: 5, self.late: 4, self.wait: 16}
         sometimes = {
             self.burst: 3,
@@ -263,25 +284,37 @@ class Scenario:
             self.cross_twice: 3,
             self.job: 2,
             self.store_outage: 3,
-            self.reload: 3,
-            self.pause_or_resume: 2,
-            self.kill: 3,
-            self.stop: 2,
-            self.freeze: 3,
         }
-        chosen = always | {a: w for a, w in sometimes.items() if self.rng.random() < 0.45}
-        return list(chosen), list(chosen.values())
+        aimed = self.aimed_acts()
+        if self.rng.random() < 0.5:
+            aimed += self.aimed_restarts()
+            sometimes |= {
+                self.switch: 3,
+                self.pause_or_resume: 2,
+                self.kill: 3,
+                self.stop: 2,
+                self.freeze: 3,
+            }
+        chosen = always | {a: w for a, w in sometimes.items() if self.rng.random() < 0.35}
+        if self.guarded:
+            chosen[self.decide] = 5
+        acts = self.rng.sample(aimed, k=self.rng.randrange(1, 5))
+        if self.act:
+            acts.append(getattr(self, self.act))
+        acts += self.rng.choices(list(chosen), list(chosen.values()), k=STEPS - len(acts))
+        self.rng.shuffle(acts)
+        return acts
 
     # ── one life ─────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> list[str]:
-        choices, weights = self._acts()
+        acts = self._acts()
         self.loop.spawn(None, self.world.watch())
         self.world.start_process()
         await asyncio.sleep(3.0)
         for user in self.world.users:
             self.send(self.world.event("REGISTERED_ACCOUNT", user))
-        for act in self.rng.choices(choices, weights, k=STEPS):
+        for act in acts:
             if (result := act()) is not None:
                 await result
             await asyncio.sleep(self.rng.choice((0.0, 0.0, 0.2)))
@@ -294,6 +327,7 @@ class Scenario:
         self.store_faults, self.store_down_until = 0.0, 0.0
         world.network.disturbed = 0.0
         world.network.planned.clear()
+        world.traps.clear()
         world.klaviyo.faults.clear()
         world.wll.faults.clear()
         world.config = configs.config(**self.fixed)
@@ -336,6 +370,8 @@ class Scenario:
             world.wll.refresh()
             while world.wll.waiting:
                 self.calls.append(world.webhook(world.wll.waiting.popleft()))
+            for id, what in world.pending_approvals():
+                world.decide(id, what, approve=True)
             for sent in self.calls:
                 if not sent.acknowledged:
                     world.deliver(sent)
@@ -359,13 +395,13 @@ def _garbage_kept() -> Iterator[None]:
 
 
 @_garbage_kept()
-def simulate(seed: int, *, traces: bool = False) -> tuple[list[str], World]:
-    """What did not hold, and the world in which it did not."""
+def simulate(seed: int, *, traces: bool = False, act: str | None = None) -> tuple[list[str], World]:
+    """What did not hold, and the world in which it did not. With `act` that one is in the life."""
     rng = random.Random(seed)
     random.seed(seed)  # also for the backoff
     loop = SimulatedLoop(rng)
     try:
-        scenario = Scenario(seed, loop, rng)
+        scenario = Scenario(loop, rng, act)
         world = scenario.world
         world.traces = traces
         with simulated_machine(world.network, seed=seed):

@@ -18,6 +18,7 @@ from sqlalchemy import insert, select
 
 from connector.config import Config
 from connector.domain.actions import ActionReceipt
+from connector.domain.approvals import FIRST_SYNC
 from connector.domain.errors import Problem
 from connector.domain.records import State
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
@@ -29,6 +30,7 @@ from connector.sandbox.wll.users import Tier, User
 from connector.sandbox.wll.webhooks import PendingEvent, WebhookFactory
 from connector.store.tables import actions, memberships, metadata, outbox, profiles, reads
 
+from .aims import Traps
 from .database import Disk, FaultyDatabase
 from .loop import Owner, SimulatedLoop
 from .network import Network
@@ -45,6 +47,10 @@ CALL_LIMIT = 90.0
 CLAIM_LIMIT = 600.0
 """Seconds after which a record that is claimed counts as forgotten: an import job takes at most 20,
 a lost one is given up after a minute, and a process that dies holds its lease for 12."""
+CLAIM_GRACE = 1.0
+"""Seconds after a stop in which a claim that was under way may be committed."""
+START_LIMIT = 8.0
+"""Seconds after its first request to anyone in which a process takes webhooks."""
 STOP_LIMIT = 20.0
 """Seconds in which a stop ends, with a shutdown_timeout of 10."""
 RATE_WINDOW = 50.0
@@ -54,6 +60,8 @@ PAUSE_GRACE = 75.0
 """Seconds after a pause in which what was in flight may still be sent."""
 _QUEUES = ((outbox, "seq"), (reads, "person"), (profiles, "person"), (memberships, "id"))
 _QUEUES += ((actions, "seq"),)
+_LEASE = select(metadata.tables["leases"].c["holder", "token"])
+_UNKNOWN = (State.DEAD, Problem.ACTION_UNKNOWN_PERSON)
 
 
 @dataclass(slots=True)
@@ -73,11 +81,18 @@ class Oracle:
     events: dict[str, float] = field(default_factory=dict)
     """Unique id of each acknowledged event → when."""
     shadow: set[str] = field(default_factory=set)
-    """Those that were received in shadow mode, also actions."""
+    """Those that were first received in shadow mode, also actions."""
     disabled: set[str] = field(default_factory=set)
-    """Those that were received while the module was off."""
+    """Those that were first received while the module was off."""
     actions: dict[str, float] = field(default_factory=dict)
     """Reason of each acknowledged action → when."""
+    first_sync_approved: bool = False
+    strangers: set[str] = field(default_factory=set)
+    """Reasons of the actions for people that the platform does not know."""
+    forgotten: dict[str, User] = field(default_factory=dict)
+    """By address."""
+    events_of: dict[str, str] = field(default_factory=dict)
+    """Unique id of each event → address of its person."""
     paused_since: float | None = None
     faults: list[str] = field(default_factory=list)
     """What was wrong at once, whatever came after."""
@@ -108,6 +123,7 @@ class World:
         )
         self.network.on_send = self._on_send
         self.network.on_change = self._on_change
+        self.network.on_arrival = self._on_arrival
         self.network.on_answer = self._on_answer
         self.disk = Disk()
         self.processes: list[Process] = []
@@ -115,7 +131,10 @@ class World:
         self.oracle = Oracle()
         self.lines: list[str] = []
         self.store_fault: Callable[[int], Any] = lambda call: None
+        self.traps = Traps(self.note)
         self.slow_store = False
+        self.flow_list: str | None = None
+        """The list that a live flow starts for."""
         self.traces = False
         """Whether requests are noted as well."""
         for number, user in enumerate(self.users):
@@ -151,11 +170,22 @@ class World:
         name = f"p{len(self.processes) + 1}"
         self.note(f"{name} starts")
         database = FaultyDatabase(self.disk, self.rng)
-        database.planned_fault = lambda call: self.store_fault(call)
         database.slow = self.slow_store
         process = Process(name, self.loop, database, lambda: self.config)
+        database.planned_fault = lambda call, name: (
+            self.traps.meet(process, "called", name) or self.store_fault(call)
+        )
+        database.on_commit = lambda name, result: self._on_commit(process, name, result)
         self.processes.append(process)
         return process
+
+    def _on_commit(self, process: Process, name: str, result: Any) -> None:
+        is_claim = name.endswith(".claim") and result is not None
+        if is_claim and process.stopping_since(self.loop.time() - CLAIM_GRACE):
+            self.oracle.faults.append(f"{process.name} claims after it was stopped: {name}")
+        if name == "SqlLanes.set_state":
+            self._check_lanes()
+        self.traps.meet(process, "committed", name)
 
     def alive(self) -> list[Process]:
         return [process for process in self.processes if process.alive]
@@ -170,6 +200,7 @@ class World:
     async def end(self) -> None:
         """End everything that still runs in any process, dead or alive."""
         self.store_fault = lambda call: None
+        self.traps.clear()
         for process in self.processes:
             process.database.dead = True
             self.loop.thaw(process)
@@ -191,25 +222,29 @@ class World:
         webhook = self._webhooks.webhook(pending, self._seconds())
         [record] = self._parser.parse({}, webhook.body)
 
+        self.oracle.events_of[record.unique_id] = pending.user.email
+
         async def deliver(process: Process) -> None:
             endpoint = process.app.runtimes["acme"].webhook_endpoint
             assert endpoint
-            connection = process.app.config.connection("acme")
-            shadow, enabled = connection.mode == "shadow", "events" in connection.modules
-            await endpoint.receive(self.wll.webhook_secret, webhook.headers, webhook.body)
-            if record.unique_id not in self.oracle.events and shadow:
+            connection = process.app.connections._config.connection("acme")
+            # Also where the answer is lost: it is received then.
+            if record.unique_id not in self.oracle.events and connection.mode == "shadow":
                 self.oracle.shadow.add(record.unique_id)
-            if record.unique_id not in self.oracle.events and not enabled:
+            if record.unique_id not in self.oracle.events and "events" not in connection.modules:
                 self.oracle.disabled.add(record.unique_id)
+            await endpoint.receive(self.wll.webhook_secret, webhook.headers, webhook.body)
             self.oracle.events.setdefault(record.unique_id, self.loop.time())
             sent.acknowledged = True
 
         sent = Sent(f"{pending.type} of {pending.user.auth} ({record.unique_id[4:12]})", deliver)
         return sent
 
-    def flow_call(self, who: dict[str, str], amount: int) -> Sent:
+    def flow_call(self, who: dict[str, str], amount: int, *, stranger: bool = False) -> Sent:
         """A flow asks for points. Its reason is unique, so that it can be found again."""
         reason = f"call {next(self._numbers)}"
+        if stranger:
+            self.oracle.strangers.add(reason)
         route = "points/adjust"
         body = {
             **who,
@@ -225,11 +260,11 @@ class World:
             assert endpoint
             if not endpoint.enabled:
                 return  # connector.web.flows answers 503
-            shadow = process.app.config.connection("acme").mode == "shadow"
-            receipt = await endpoint.receive(route, headers, content)
-            assert isinstance(receipt, ActionReceipt), receipt
+            shadow = process.app.connections._config.connection("acme").mode == "shadow"
             if reason not in self.oracle.actions and shadow:
                 self.oracle.shadow.add(reason)
+            receipt = await endpoint.receive(route, headers, content)
+            assert isinstance(receipt, ActionReceipt), receipt
             self.oracle.actions.setdefault(reason, self.loop.time())
             sent.acknowledged = True
 
@@ -247,8 +282,8 @@ class World:
         process.call(lambda: _delivered(sent, process))
         return True
 
-    def command(self, kind: str, **args: Any) -> None:
-        """As the command line submits one."""
+    def command(self, kind: str, **args: Any) -> int:
+        """As the command line submits one; its id."""
         values = {"kind": kind, "args": orjson.dumps(args).decode(), "created_by": "ana"}
         table = metadata.tables["commands"]
         statement = insert(table).values(values | {"submitted_at": self.now_ms()})
@@ -260,6 +295,40 @@ class World:
         if kind == "pause":
             self._pauses.add(id)
             self.loop.spawn(None, self._note_pause(id))
+        return int(id)
+
+    async def until_done(self, command: int, seconds: float) -> None:
+        """Wait until a command has a result, for up to so long."""
+        table = metadata.tables["commands"]
+        query = select(table.c.id).where(table.c.id == command, table.c.done_at.is_(None))
+        for _ in range(round(seconds)):
+            if not self.disk.rows(query):
+                return
+            await asyncio.sleep(1.0)
+
+    def guard_list(self) -> None:
+        """A live flow starts for whoever is added to the list."""
+        self.flow_list = self.klaviyo.make_list(LIST)
+        self.klaviyo.flows.add("Welcome", "live", "Added to List", self.flow_list)
+
+    def decide(self, approval: int, what: str, *, approve: bool) -> None:
+        """A person answers what waits for approval."""
+        self.oracle.first_sync_approved |= approve and what == FIRST_SYNC
+        self.command("approve" if approve else "reject", id=approval, by="ana")
+
+    def approvals(self, state: str) -> list[tuple[int, str]]:
+        """The id of each in this state, and what it is about."""
+        table = metadata.tables["approvals"]
+        query = select(table.c.id, table.c.what).where(table.c.state == state)
+        return [(row.id, row.what) for row in self.disk.rows(query)]
+
+    def pending_approvals(self) -> list[tuple[int, str]]:
+        return self.approvals("pending")
+
+    def forget(self, user: User) -> None:
+        """A person is erased here, for good."""
+        self.oracle.forgotten[user.email] = user
+        self.command("forget", connection="acme", person=user.email)
 
     async def _note_pause(self, id: int) -> None:
         """From the moment at which a pause was carried out, and until a person says otherwise,
@@ -281,18 +350,29 @@ class World:
     # ── what the network sees ────────────────────────────────────────────────────────────────────
 
     def _on_answer(self, owner: Owner | None, request: httpx.Request, seconds: float) -> None:
-        if seconds > CALL_LIMIT and isinstance(owner, Process) and owner.frozen_for < 1.0:
+        if not isinstance(owner, Process) or owner.frozen_for >= 1.0:
+            return
+        if seconds > CALL_LIMIT:
             self.oracle.faults.append(f"{_what(request)} was waited for {seconds:.0f} s")
+        if seconds > START_LIMIT and not owner.has_started and not owner.stopping:
+            self.oracle.faults.append(f"{owner.name} waits for {_what(request)} to start")
+
+    def _on_arrival(self, owner: Owner | None, request: httpx.Request) -> None:
+        if isinstance(owner, Process):
+            self.traps.meet(owner, "carried out", _what(request))
 
     def _on_send(self, owner: Owner | None, request: httpx.Request) -> None:
+        if isinstance(owner, Process):
+            self.traps.meet(owner, "sent", _what(request))
         if self.traces and isinstance(owner, Process):
             self.note(f"    {owner.name} sends {_what(request)} {self._written(request)}")
         if request.url.port == KLAVIYO_PORT:
-            self._check_rate(request)
+            self._check_rate(owner, request)
         if request.method == "GET" or request.url.path.startswith("/oauth"):
             return
         assert isinstance(owner, Process)
         self._check_lease(owner, request)
+        self._check_approval(owner, request)
         paused = self.oracle.paused_since
         is_lane = request.url.path != "/api/lists"
         if is_lane and paused is not None and self.loop.time() > paused + PAUSE_GRACE:
@@ -303,11 +383,13 @@ class World:
             if wrong := removed & self.anchors:
                 self.oracle.faults.append(f"{owner.name} removes {wrong} from the list")
 
-    def _check_rate(self, request: httpx.Request) -> None:
+    def _check_rate(self, owner: Owner | None, request: httpx.Request) -> None:
         route = operation(request.method, request.url.path.rstrip("/")).label
         share = self.config.connection("acme").klaviyo.rate_share
         if route not in LIMITS or route == GET_ACCOUNTS:
             return  # which account it is counted for is not known before
+        if request.method == "GET" and isinstance(owner, Process) and not self._has_lease(owner):
+            return  # a read of one that was frozen and has not noticed yet
         sent, now = self._sent_at[route], self.loop.time()
         sent.append(now)
         while sent[0] <= now - RATE_WINDOW:
@@ -316,11 +398,13 @@ class World:
             self.oracle.faults.append(f"{len(sent)} requests {route} in {RATE_WINDOW:.0f} s")
 
     def _check_lease(self, owner: Process, request: httpx.Request) -> None:
-        leases = metadata.tables["leases"]
-        [row] = self.disk.rows(select(leases.c.holder, leases.c.token))
-        fence = owner.app._lease.fence
-        if (row.holder, row.token) != (fence.holder, fence.token):
+        if not self._has_lease(owner):
             self.oracle.faults.append(f"{owner.name} sent {_what(request)} without the lease")
+
+    def _has_lease(self, owner: Process) -> bool:
+        [row] = self.disk.rows(_LEASE)
+        fence = owner.app._lease._fence
+        return fence is not None and (row.holder, row.token) == (fence.holder, fence.token)
 
     def _on_change(self, request: httpx.Request, change: int) -> None:
         """No two writes of one profile or membership are under way at once."""
@@ -388,6 +472,19 @@ class World:
                 if process.stop_lasts > STOP_LIMIT:
                     self.oracle.faults.append(f"{process.name} does not stop")
 
+    def _check_lanes(self) -> None:
+        """Too few records die here for a lane to be held because of it: strangers do not count."""
+        table = metadata.tables["lanes"]
+        for row in self.disk.rows(select(table).where(table.c.problem == Problem.HIGH_DEAD_RATE)):
+            self.oracle.faults.append(f"the lane {row.kind} is held: {row.detail}")
+
+    def _check_approval(self, owner: Process, request: httpx.Request) -> None:
+        """Guarantee 9: the first sync of a list that starts a flow needs approval."""
+        if self.flow_list is None or not any(k == "list" for k, _ in self._written(request)):
+            return
+        if not self.oracle.first_sync_approved:
+            self.oracle.faults.append(f"{owner.name} writes to the list without approval")
+
     def open_commands(self) -> list[str]:
         table = metadata.tables["commands"]
         rows = self.disk.rows(select(table).where(table.c.done_at.is_(None)))
@@ -406,7 +503,7 @@ class World:
         found = [*self.oracle.faults, *self.waiting(), *self.open_commands()]
         found += [f"{p.name} ended: {p.ended}" for p in self.processes if p.crashed]
         found += self._lost_events() + self._wrong_actions() + self._wrong_profiles()
-        found += self._wrong_list()
+        found += self._wrong_list() + self._traces()
         for sandbox in (self.klaviyo, self.wll):
             if sandbox.violations:
                 found.append(f"violations: {dict(sandbox.violations)}")
@@ -417,9 +514,13 @@ class World:
         rows = {row.unique_id: row for row in self.disk.rows(select(outbox))}
         recorded = self.klaviyo.unique_ids()
         found = [f"{id} is at Klaviyo {n} times" for id, n in recorded.items() if n != 1]
-        found += [f"{id} is at Klaviyo and not in the store" for id in recorded.keys() - rows]
+        erased = {id for id, who in self.oracle.events_of.items() if who in self.oracle.forgotten}
+        unknown = recorded.keys() - rows - erased
+        found += [f"{id} is at Klaviyo and not in the store" for id in unknown]
         for id in self.oracle.events:
             row = rows.get(id)
+            if id in erased or (row is not None and row.state == State.DISCARDED):
+                continue
             if row is None:
                 found.append(f"acknowledged event {id} is not in the store")
             elif row.state == State.SKIPPED and row.detail == "shadow":
@@ -448,6 +549,7 @@ class World:
             if applied not in expected:
                 found.append(f"{reason} is {state.name} and was applied {applied} times")
             refused = state is State.DISCARDED and row.decided_by is not None
+            refused |= reason in self.oracle.strangers and (state, row.problem) == _UNKNOWN
             if state is not State.ACCEPTED and not uncertain and not refused:
                 found.append(f"{reason} ended as {state.name} {row.problem} {row.detail}")
         return found
@@ -456,6 +558,8 @@ class World:
         """Guarantee 5."""
         found = []
         for user in self.users:
+            if user.email in self.oracle.forgotten:
+                continue
             profile = self.klaviyo.profile(user.email)
             properties = profile["properties"] if profile else {}
             wanted = {"wll_balance": user.points, "wll_tier_name": user.tier[0]}
@@ -464,10 +568,24 @@ class World:
                 found.append(f"{user.email}: Klaviyo {remote}, platform {wanted}")
         return found
 
+    def _traces(self) -> list[str]:
+        """Guarantee 8: what an erasure has left of a person. Klaviyo's copy is another command."""
+        found = []
+        for user in self.oracle.forgotten.values():
+            for table in metadata.sorted_tables:
+                for row in self.disk.rows(select(table)):
+                    texts = [str(value) for value in row]
+                    if any(name in text for text in texts for name in (user.email, user.auth)):
+                        found.append(f"{table.name} still names {user.email}: {texts}")
+        return found
+
     def _wrong_list(self) -> list[str]:
         """Guarantees 5 and 6."""
-        ids = self.klaviyo.list_ids()
-        members = set(self.klaviyo.list_members(ids[LIST])) if LIST in ids else set()
+        groups = metadata.tables["groups"].c
+        linked = select(groups.remote_id).where(groups.name == LIST, groups.remote_id.is_not(None))
+        # A process that died while it created the list may have created another one.
+        ids = [row.remote_id for row in self.disk.rows(linked)]
+        members = {email for id in ids for email in self.klaviyo.list_members(id)}
         wanted = {user.email for user in self.users if user.tier[0] == AUDIENCE}
         return [] if members == wanted else [f"the list has {members}, the audience {wanted}"]
 

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from connector.domain.attention import Check
-from connector.domain.errors import DeliveryError, Problem
+from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
 from connector.domain.lanes import Millis
 from connector.domain.memberships import Group
 from connector.ports import Audiences, Clock, MemberGroups, MembersPage, TargetGroups
 from connector.runtime import log
+
+_CREATE_AGAIN_AFTER = 30.0
+"""Seconds in which the remote side may still create a group whose call had no answer."""
 
 
 class RemoteGroups(Protocol):
@@ -121,6 +124,7 @@ class GroupResolver:
         self._remote = remote
         self._groups = groups
         self._clock = clock
+        self._create_at = 0.0
         self._log = log.get("memberships")
 
     async def resolve(self, group: Group) -> str | None:
@@ -139,7 +143,7 @@ class GroupResolver:
             return None
         if not found:
             # The look-up came first, so a create call whose answer was lost is not repeated.
-            created = await self._remote.create(group.name)
+            created = await self._create(group.name)
             if created is None:
                 detail = (
                     f"there is no {group.kind} {group.name}, so it is not synced: create it or "
@@ -152,6 +156,16 @@ class GroupResolver:
         [(remote_id, title)] = found.items()
         await self._groups.set_remote_id(group.id, remote_id, title, now=self._clock.now())
         return remote_id
+
+    async def _create(self, name: str) -> str | None:
+        if wait := max(0.0, self._create_at - self._clock.monotonic()):
+            detail = "the call that creates it had no answer, and may still be carried out"
+            raise RetryLater(Problem.TIMED_OUT, detail, after=wait)
+        try:
+            return await self._remote.create(name)
+        except AmbiguousError:
+            self._create_at = self._clock.monotonic() + _CREATE_AGAIN_AFTER
+            raise
 
     async def forget(self, group: Group) -> None:
         """The remote side does not know the group's id: look a source up by its name again. Not a

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import httpx
 import orjson
 import pytest
 
@@ -216,6 +219,29 @@ async def test_a_lost_response_to_a_list_creation_creates_no_second_list(start: 
     await env.start()
     await env.run_for(120)
     assert list(env.klaviyo.list_ids()) == ["VIP"]
+    assert env.members_of() == ["ada"]
+
+
+async def test_a_list_that_is_created_after_its_call_timed_out_is_the_only_one(
+    start: Start,
+) -> None:
+    env = await start(people={"vip": ["ada"]})
+    late: list[asyncio.Task[None]] = []
+
+    async def create_late() -> None:
+        await env.clock.sleep(20.0)
+        env.klaviyo.make_list("VIP")
+
+    def time_out(request: httpx.Request) -> Exception | None:
+        if late or (request.method, request.url.path) != ("POST", "/api/lists"):
+            return None
+        late.append(asyncio.create_task(create_late()))
+        return httpx.ReadTimeout("")
+
+    env.fault_transport.fail_with = time_out
+    await env.start()
+    await env.run_for(120)
+    assert env.count("POST", "/api/lists") == 1
     assert env.members_of() == ["ada"]
 
 
