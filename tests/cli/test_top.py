@@ -33,6 +33,7 @@ def connection(*lanes: LaneStatus) -> ConnectionStatus:
                 "streams": [],
                 "skipped": {},
                 "unattached": 2,
+                "throughput": {"events": [], "profiles": []},
                 "actions": None,
                 "people": None,
                 "quota": [],

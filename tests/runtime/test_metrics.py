@@ -36,6 +36,7 @@ EXPECTED = {
     "deliveries_total": {"connection", "destination", "kind", "outcome"},
     "retries_total": {"connection", "destination", "reason"},
     "worker_restarts_total": {"worker"},
+    "events_unattached_total": {"connection"},
     "delivery_latency_seconds": {"connection", "kind"},
     "outbox_records": {"connection", "kind", "state"},
     "outbox_oldest_seconds": {"connection", "kind"},

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,7 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         patch.setattr(daemon, "open_store", open_store)
         patch.setattr(daemon, "Scheduler", VirtualScheduler)
         patch.setattr(log, "configure", lambda **settings: None)
-        builder = partial(wiring.ConnectionBuilder, new_transport=network.transport)
-        patch.setattr(connections, "ConnectionBuilder", builder)
+        patch.setattr(connections, "Transport", lambda pool: network.transport())
         # Few people are refused here, and they must not stop the others either.
         patch.setattr(breaker, "DEAD_RATE_WINDOW", 8)
         # Pure functions of files that do not change.
