@@ -133,7 +133,7 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 def _body(content: bytes) -> bytes | io.BytesIO | None:
-    """A large one is written piece by piece, so that the loop goes on meanwhile."""
+    """A large one is written piece by piece, so that the loop runs meanwhile."""
     return io.BytesIO(content) if len(content) > _LARGE else content or None
 
 

@@ -289,7 +289,7 @@ _Ended = tuple[_Job, Any, Exception | None]
 
 
 def _finish(ended: Sequence[_Ended]) -> None:
-    """Tell who waits for these jobs, all of a loop with one wake-up of it."""
+    """Give their results to all who wait for these jobs, with one wake-up of the loop."""
     for loop in {job.loop for job, _, _ in ended}:
         with contextlib.suppress(RuntimeError):  # a loop that is closed waits for nothing
             loop.call_soon_threadsafe(_resolve, [e for e in ended if e[0].loop is loop])

@@ -126,7 +126,7 @@ async def test_a_compressed_answer_is_unpacked() -> None:
 
 
 def server_tls(folder: Path) -> ssl.SSLContext:
-    """With a certificate that nobody trusts."""
+    """With a certificate that is signed by itself."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     certificate = (

@@ -69,7 +69,7 @@ _MOST_TURNS, _IDLE_TURNS = 500, 3
 
 async def run_pending() -> None:
     """Run every task that is ready, and what these make ready."""
-    # asyncio does not tell whether a task is ready. Another caller of this function always is.
+    # asyncio does not say whether a task is ready. Another caller of this function always is.
     ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
     idle = 0
     for _ in range(_MOST_TURNS):

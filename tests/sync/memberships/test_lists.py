@@ -18,7 +18,7 @@ from connector.domain.errors import (
 )
 from connector.domain.profiles import job_size
 from connector.klaviyo.sink.members import envelope_for
-from connector.store.queues import membership_targets
+from connector.store.queues import membership_rows
 
 from .conftest import VIP, Configs, Start
 from .toy import address
@@ -45,7 +45,7 @@ async def test_a_first_sync_that_was_cut_off_before_everyone_was_released_contin
 
     env = await start(people={"vip": ["ada", "bob"]})
     with monkeypatch.context() as patch:
-        patch.setattr(membership_targets, "requeue", fail)
+        patch.setattr(membership_rows, "requeue", fail)
         await env.start()
         await env.run_for(20)
         assert (await env.group("VIP")).writes_enabled
