@@ -67,7 +67,7 @@ def commands(text: str) -> Markup:
 
 
 _TOKEN = secrets.token_hex(16)
-"""Stands for the token of a visit in text that is shared."""
+"""The place of a visit's token in text that is shared."""
 
 
 @lru_cache

@@ -31,7 +31,7 @@ def load(path: Path, changes: Mapping[str, Any] | None = None) -> MappingFile:
     """Reads and compiles a mapping file. The text and the version of the mapping cover the files
     that it extends, so that it can be compiled again without them. `changes` are tables that lie
     above the file; of those, an entry that the file does not have is left out, unless it is a
-    metric: it stands for an event that the file does not name.
+    metric: it names an event that the file does not have.
 
     Raises ConfigError with every fault of the file, also when it cannot be read.
     """

@@ -101,8 +101,7 @@ class Transport(httpx.AsyncBaseTransport):
     `timeout`: seconds for each read, and for getting a connection."""
 
     def __init__(self, pool: ConnectionPool | None = None, *, timeout: float = 30.0) -> None:
-        self._own = ConnectionPool() if pool is None else None
-        self._pool = pool or self._own or ConnectionPool()
+        self._pool, self._owned = pool or ConnectionPool(), pool is None
         self._timeout = aiohttp.ClientTimeout(
             connect=timeout, sock_connect=min(timeout, _CONNECT_SECONDS), sock_read=timeout
         )
@@ -128,8 +127,8 @@ class Transport(httpx.AsyncBaseTransport):
         return httpx.Response(response.status, headers=response.raw_headers, content=body)
 
     async def aclose(self) -> None:
-        if self._own is not None:
-            await self._own.aclose()
+        if self._owned:
+            await self._pool.aclose()
 
 
 def _body(content: bytes) -> bytes | io.BytesIO | None:

@@ -8,7 +8,9 @@ import gzip
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
 from connector.net.http import ApiResponse, Http
-from connector.net.transport import ConnectionPool, Transport
+from connector.net.transport import ConnectionPool, Transport, tls_context
 
 from .servers import ACCEPTED, listening, make_http, raw_server, read_request, reset
 
@@ -167,6 +169,29 @@ async def test_nothing_is_sent_to_a_server_whose_certificate_is_not_trusted(
     assert found.problem is Problem.NOT_CONNECTED
     assert "TLS" in found.detail
     assert not any(read)
+
+
+async def test_one_tls_context_serves_all_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ssl.SSLContext] = []
+
+    def make(**options: Any) -> ssl.SSLContext:
+        made.append(ssl.create_default_context())
+        return made[-1]
+
+    async def handler(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    monkeypatch.setattr(httpx, "create_ssl_context", make)
+    tls_context.cache_clear()
+    async with listening(handler, server_tls(tmp_path)) as address:
+        for _ in range(3):
+            http = make_http(f"https://{address}")
+            assert isinstance(await call(http), RetryLater)
+            await http.aclose()
+    tls_context.cache_clear()
+    assert len(made) == 1
 
 
 async def test_transports_share_the_connections_of_a_pool() -> None:

@@ -46,7 +46,7 @@ CounterName = Literal[
 @dataclass(frozen=True, slots=True)
 class Counter:
     """Counts the rows of `table` that meet `where`, by `owner` and `key`: SQL expressions in which
-    `$` stands for the row, of the `columns`."""
+    `$` is the row, of the `columns`."""
 
     name: CounterName
     table: Table
