@@ -72,8 +72,13 @@ class AccountLookups:
         return any(account is other for other in self._connections.accounts.values())
 
     def _unconfirmed(self) -> dict[str, Account]:
-        accounts = self._connections.accounts
-        return {name: account for name, account in accounts.items() if not account.confirmed}
+        """Of the connections whose lease this process holds: the others are another one's."""
+        accounts, runtimes = self._connections.accounts, self._connections.runtimes
+        return {
+            name: account
+            for name, account in accounts.items()
+            if not account.confirmed and name in runtimes and runtimes[name].lease.valid()
+        }
 
     async def _look_up(self, account: Account) -> bool:
         """Whether the connections must be restarted for what was found."""

@@ -42,7 +42,6 @@ M = TypeVar("M")
 _CANCEL_TIMEOUT = 5.0
 """Seconds in which deliveries that were cancelled can still store their outcomes."""
 _STORE_PAUSE = 1.0
-_LEASE_POLL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,12 @@ class Dispatcher(Generic[M]):
         self._in_flight: dict[asyncio.Task[None], tuple[BatchMode, int]] = {}
         self._passes = _Passes(self._pass, self._update_quiet)
         self._supervisor = SupervisedWorker(
-            self.name, self._passes, subject=lane.title, clock=clock, metrics=metrics
+            self.name,
+            self._passes,
+            subject=lane.title,
+            clock=clock,
+            metrics=metrics,
+            may_run=lease.valid,
         )
         self._failing_since: Millis | None = None
         self._stopping = False
@@ -151,6 +155,10 @@ class Dispatcher(Generic[M]):
 
     def wake(self) -> None:
         self._passes.wakeup.set()
+
+    async def until_quiet(self, timeout: float) -> bool:
+        """Wait until nothing is in flight and no claim is under way; whether that was in time."""
+        return await self._clock.wait(self._quiet, timeout)
 
     async def idle(self, ahead: float) -> bool:
         """Whether nothing is in flight, and nothing is ready or becomes so within `ahead` seconds.
@@ -243,10 +251,8 @@ class Dispatcher(Generic[M]):
     async def _pass(self) -> float | None:
         """Start what can be started. Returns 0 when something was, else the seconds until the next
         pass; None: when the lane is woken."""
-        if self._stopping:
+        if self._stopping or not self._lease.valid():
             return None
-        if not self._lease.valid():
-            return _LEASE_POLL
         try:
             await self._claimer.give_back()
             if self.state.mode == "paused":

@@ -20,11 +20,13 @@ from connector.ports.actions import (
     Throughput,
 )
 from connector.ports.admin import (
+    ALL_COMMANDS,
     ANY_DEAD_LETTER,
     Approval,
     Approvals,
     Command,
     CommandQueue,
+    CommandScope,
     DeadLetter,
     DeadLetterDetail,
     DeadLetterFilter,
@@ -122,12 +124,14 @@ from connector.ports.store import (
     Maintenance,
     Outbox,
     ProcessReports,
+    ProcessState,
     Pruned,
     Store,
 )
 from connector.ports.unsets import UnsetFields
 
 __all__ = [
+    "ALL_COMMANDS",
     "ANY_DEAD_LETTER",
     "AcceptedEvent",
     "ActionDecisions",
@@ -160,6 +164,7 @@ __all__ = [
     "Clock",
     "Command",
     "CommandQueue",
+    "CommandScope",
     "DeadLetter",
     "DeadLetterDetail",
     "DeadLetterFilter",
@@ -211,6 +216,7 @@ __all__ = [
     "PersonState",
     "Platform",
     "ProcessReports",
+    "ProcessState",
     "Profiles",
     "Pruned",
     "Queue",

@@ -4,7 +4,7 @@ transaction."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,8 +120,16 @@ class Queue(Protocol):
         """
         ...
 
-    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
-        """Make entries claimed by dead holders ready again, as ambiguous; returns how many.
+    async def recover(
+        self,
+        fence: Fence,
+        *,
+        now: Millis,
+        claim: Claim | None = None,
+        lanes: Collection[LaneId] | None = None,
+    ) -> int:
+        """Make entries claimed by dead holders ready again, as ambiguous; returns how many. Only
+        those of `lanes`, where others are another holder's.
 
         With `claim`, whose transaction had no answer: only what it may have claimed, of its lane
         and by its token. Nothing of that was sent, so the entries are as they were before it.

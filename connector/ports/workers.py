@@ -23,6 +23,7 @@ WorkerName = Literal[
     "notifications",
     "oauth",
     "poll",
+    "replicas",
     "resume",
     "retention",
     "scan",

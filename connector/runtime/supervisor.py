@@ -27,16 +27,25 @@ class SupervisedWorker:
     An exception in a pass never ends the loop: the next pass starts after 1 s, doubled with every
     further failure up to 60 s. After 3 failures in a row the worker needs attention. A store that
     does not answer is tried again within 5 s, and is reported by the store's own problem, not by
-    the worker. `subject` says whose worker it is, usually a connection.
+    the worker. `subject` says whose worker it is, usually a connection. No pass starts while
+    `may_run` is False: whoever makes it True wakes the worker.
     """
 
     def __init__(
-        self, name: WorkerName, loop: Loop, *, subject: str, clock: Clock, metrics: Metrics
+        self,
+        name: WorkerName,
+        loop: Loop,
+        *,
+        subject: str,
+        clock: Clock,
+        metrics: Metrics,
+        may_run: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name: WorkerName = name
         self._loop = loop
         self._subject = subject
         self._clock = clock
+        self._may_run = may_run
         self._restarts = metrics.worker_restarts.labels(name)
         self._task: asyncio.Task[None] | None = None
         self._crashes = 0
@@ -73,6 +82,10 @@ class SupervisedWorker:
 
     async def _run(self) -> None:
         while True:
+            if not self._may_run():
+                await self._clock.wait(self._loop.wakeup, None)
+                self._loop.wakeup.clear()
+                continue
             try:
                 delay = await self._loop.run_once()
             except StoreError as error:

@@ -1,4 +1,5 @@
-"""What a person can order. Commands are rows, executed by the process that holds the lease."""
+"""What a person can order. Commands are rows, executed by the process that holds the lease of the
+connection that they name, or of the store."""
 
 from __future__ import annotations
 
@@ -13,8 +14,15 @@ from connector.domain.lanes import Lane, LaneState
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_queues import queue_of
-from connector.pipeline.lease import STORE_RESOURCE
-from connector.ports import Clock, Command, Decision, Store
+from connector.ports import (
+    ALL_COMMANDS,
+    Clock,
+    Command,
+    CommandScope,
+    Decision,
+    ProcessState,
+    Store,
+)
 from connector.runtime import log
 from connector.service import dead_letters
 from connector.service.audit import audit_entry
@@ -54,14 +62,17 @@ class Commands(Queries):
         settings: SettingsService | None = None,
         on_executed: Callable[[], None] = lambda: None,
         changing: asyncio.Lock | None = None,
+        scope: Callable[[], CommandScope] = lambda: ALL_COMMANDS,
     ) -> None:
-        """`changing` is held by whoever replaces connections."""
+        """`changing` is held by whoever replaces connections. `scope`: whose commands this process
+        carries out."""
         super().__init__(store, clock, process=process)
         self._reload = reload
         self._oauth = oauth
         self._settings = settings
         self._on_executed = on_executed
         self._changing = changing or asyncio.Lock()
+        self._scope = scope
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._fetched: dict[int, Command] = {}
         """Claimed by this process and not finished, in the order of their ids."""
@@ -81,8 +92,11 @@ class Commands(Queries):
         if self._process is None:
             return
         self._process.note([*await self._process.attention(), *await self._group_attention()])
-        document = (await self._process.report()).model_dump_json()
-        await self._store.process_reports.save(STORE_RESOURCE, document, now=self._clock.now())
+        process = self._process
+        document = (await process.report()).model_dump_json()
+        now, offers = self._clock.now(), process.resources()
+        state = ProcessState(process.holder, now, offers, document)
+        await self._store.process_reports.save(state)
 
     async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, key: str = "") -> int:
         """See CommandQueue.submit."""
@@ -129,9 +143,12 @@ class Commands(Queries):
 
     async def _fetch(self) -> None:
         if self._fetch_unanswered:
-            await self._store.commands.requeue(keep=self._fetched)
+            await self._store.commands.requeue(keep=self._fetched, scope=self._scope())
         self._fetch_unanswered = True
-        found = await self._store.commands.fetch(now=self._clock.now())
+        holder = self._process.holder if self._process else ""
+        found = await self._store.commands.fetch(
+            now=self._clock.now(), by=holder, scope=self._scope()
+        )
         self._fetch_unanswered = False
         self._fetched.update((command.id, command) for command in found)
 

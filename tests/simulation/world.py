@@ -193,7 +193,7 @@ class World:
     def holder(self) -> Process | None:
         """The process that holds the lease and has started."""
         for process in self.alive():
-            if process.serves and process.app._lease.valid():
+            if process.serves and process.app.lease().valid():
                 return process
         return None
 
@@ -403,7 +403,7 @@ class World:
 
     def _has_lease(self, owner: Process) -> bool:
         [row] = self.disk.rows(_LEASE)
-        fence = owner.app._lease._fence
+        fence = owner.app._leases.of("store").acquired
         return fence is not None and (row.holder, row.token) == (fence.holder, fence.token)
 
     def _on_change(self, request: httpx.Request, change: int) -> None:

@@ -66,7 +66,7 @@ async def _build_lane(
     sink = ActionSink(
         platform_actions,
         clock=services.clock,
-        may_send=services.lease.valid,
+        may_send=context.lease.valid,
         not_applied=frozenset(rules.retry_statuses),
         address_of=context.api.profile_email,
         identify=lambda id, email: queue.identify(lane, id, email),

@@ -89,7 +89,7 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
         writes.lane,
         services.store.profile_receipts,
         ImportJobs(context.api),
-        services.lease,
+        context.lease,
         services.clock,
         services.metrics,
         on_settled=writes.wake,

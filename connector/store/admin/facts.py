@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, select
 
 from connector.domain.lanes import LaneId, Millis, MinuteCount, QuotaUsage
 from connector.domain.records import Checkpoint
@@ -103,7 +103,8 @@ class SqlFacts:
         def work(c: Connection) -> None:
             if c.execute(select(mappings.c.version).where(mappings.c.version == version)).first():
                 return
-            c.execute(insert(mappings).values(version=version, text=text, first_used=now))
+            row = {"version": version, "text": text, "first_used": now}
+            c.execute(upsert(c.dialect.name, mappings).on_conflict_do_nothing().values(row))
 
         await self._database.write(work)
 
@@ -118,6 +119,10 @@ class SqlFacts:
         query = select(accounts.c.account).where(accounts.c.connection == connection)
         return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
 
+    async def pinned_accounts(self) -> Mapping[str, str]:
+        query = select(accounts.c.connection, accounts.c.account)
+        return await self._database.read(lambda c: dict(c.execute(query).tuples().all()))
+
     async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
         def work(c: Connection) -> str:
             if force:
@@ -126,7 +131,9 @@ class SqlFacts:
             pinned: str | None = c.execute(query).scalar_one_or_none()
             if pinned is None:
                 row = {"connection": connection, "account": account, "pinned_at": 0}
-                c.execute(insert(accounts).values(row))
+                # Another replica may have done so meanwhile.
+                c.execute(upsert(c.dialect.name, accounts).on_conflict_do_nothing().values(row))
+                pinned = c.execute(query).scalar_one_or_none()
             return pinned or account
 
         return await self._database.write(work)

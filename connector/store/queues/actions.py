@@ -77,8 +77,8 @@ class SqlActionQueue(queue.SqlQueue):
             changed += ours
         return changed
 
-    def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, actions_queue, now, step=Step.LOOK_UP)
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
+        return queue.recover(c, actions_queue, now, of, step=Step.LOOK_UP)
 
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
         mine = in_state(State.CLAIMED, actions), actions.c.claim == claim.token

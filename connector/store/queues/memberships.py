@@ -103,10 +103,10 @@ class SqlMembershipQueue(ReceiptedQueue):
         save(c, [after_outcome(rows[each.seq], each, now, policy.horizon) for each in held])
         return len(held)
 
-    def _recover(self, c: Connection, now: Millis) -> int:
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
         """An import job of the lost holder may still add people to a list: they stay in flight,
         under an unknown receipt, until every open job is accounted for. All else is sent again."""
-        lost = (in_state(State.CLAIMED, memberships), _M.receipt.is_(None))
+        lost = (in_state(State.CLAIMED, memberships), _M.receipt.is_(None), of)
         of_lists = _M.target.in_(select(groups.c.id).where(groups.c.kind == "list"))
         joining = update(memberships).where(*lost, _M.sent == IN, of_lists)
         in_flight = c.execute(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
@@ -51,11 +51,18 @@ class SqlOutbox(queue.SqlQueue):
                 results[number] += result
         return results
 
-    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+    async def recover(
+        self,
+        fence: Fence,
+        *,
+        now: Millis,
+        claim: Claim | None = None,
+        lanes: Collection[LaneId] | None = None,
+    ) -> int:
         if claim is None:
             # The dead holder may have changed people since they were remembered.
             self._person_cache = PersonCache()
-        return await super().recover(fence, now=now, claim=claim)
+        return await super().recover(fence, now=now, claim=claim, lanes=lanes)
 
     async def release_waiting(self, lane: LaneId, *, now: Millis) -> int:
         waiting = outbox.c.lane == lane, in_state(State.HELD), outbox.c.problem == _NOT_LIVE
@@ -101,10 +108,10 @@ class SqlOutbox(queue.SqlQueue):
                 changed += _update_claimed(c, claim, part, values)
         return changed
 
-    def _recover(self, c: Connection, now: Millis) -> int:
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
         """What a dead holder had sent may still be applied."""
-        _mark_ambiguous(c, select(outbox.c.person).where(in_state(State.CLAIMED)), now)
-        return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
+        _mark_ambiguous(c, select(outbox.c.person).where(in_state(State.CLAIMED), of), now)
+        return queue.recover(c, outbox_queue, now, of, delivery_mode=DeliveryMode.SINGLE)
 
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
         may_be_applied = outbox.c.delivery_mode == DeliveryMode.SINGLE

@@ -154,12 +154,12 @@ class SqlProfiles(ReceiptedQueue):
         settled = [(rows[o.seq], writes[o.seq], o) for o in outcomes if o.seq in rows]
         return _save_outcomes(c, settled, now, policy.horizon)
 
-    def _recover(self, c: Connection, now: Millis) -> int:
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
         """Writes of a dead holder may have been applied, or may still be. They stay in flight
         until Klaviyo runs no job that is not accounted for."""
         return c.execute(
             update(profiles)
-            .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
+            .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None), of)
             .values(receipt=f"{UNKNOWN_JOB}{now}", since=now)
         ).rowcount
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, cast
@@ -23,6 +23,7 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
+    true,
     update,
 )
 
@@ -195,12 +196,12 @@ def settled(state: State, now: Millis) -> dict[str, Any]:
     return {"state": state, "claim": None, "settled_at": now, "problem": None, "detail": ""}
 
 
-def recover(c: Connection, source: QueueTable, now: Millis, **values: Any) -> int:
-    """Rows claimed by dead holders become ready again, with `values`; how many."""
+def recover(c: Connection, source: QueueTable, now: Millis, of: Condition, **values: Any) -> int:
+    """Rows `of` dead holders that these claimed become ready again, with `values`; how many."""
     table = source.table
     return c.execute(
         update(table)
-        .where(in_state(State.CLAIMED, table))
+        .where(in_state(State.CLAIMED, table), of)
         .values(
             state=State.READY,
             claim=None,
@@ -266,8 +267,8 @@ class SqlQueue(ABC):
         """Write outcomes to the rows that this claim still holds; how many rows changed."""
 
     @abstractmethod
-    def _recover(self, c: Connection, now: Millis) -> int:
-        """Release rows claimed by dead holders; how many."""
+    def _recover(self, c: Connection, now: Millis, of: Condition) -> int:
+        """Release the rows `of` dead holders that these claimed; how many."""
 
     @abstractmethod
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
@@ -335,12 +336,21 @@ class SqlQueue(ABC):
             changed += await self._database.write(part)
         return changed
 
-    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+    async def recover(
+        self,
+        fence: Fence,
+        *,
+        now: Millis,
+        claim: Claim | None = None,
+        lanes: Collection[LaneId] | None = None,
+    ) -> int:
+        of = true() if lanes is None else self._source.table.c.lane.in_(list(lanes))
+
         def work(c: Connection) -> int:
             # Every claim shares the lease's row, so that one whose connection was lost while it
             # committed has ended once the row is ours alone.
             leases.require_lease(c, fence, now, lock="exclusive")
-            return self._give_back(c, claim, now) if claim else self._recover(c, now)
+            return self._give_back(c, claim, now) if claim else self._recover(c, now, of)
 
         return await self._database.write(work)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
-from sqlalchemy import Connection, bindparam, exists, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, literal, or_, select, update
 
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.outcomes import Ambiguous, Gone, Observed, Outcome, Retry
@@ -77,8 +77,8 @@ class SqlReads(queue.SqlQueue):
         _release_events(c, [*read, *failed], now)
         return len(current)
 
-    def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, reads_queue, now)
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
+        return queue.recover(c, reads_queue, now, of)
 
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
         return queue.give_back(c, reads_queue, claim)

@@ -271,7 +271,7 @@ class ProfilesContract:
         await settle(store, claim, Ambiguous(person, Problem.TIMED_OUT))
         assert await claim_writes(store, fence, NOW + 5000) is None
         at = NOW + 30_000
-        await store.leases.renew(fence, now=Millis(at), ttl=TTL)
+        await store.leases.renew([fence], now=Millis(at), ttl=TTL)
         assert written_fields(await claim_writes(store, fence, at)) == {"balance": 1}
 
     async def test_retry_unsent_and_dead(self, store: Store) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -141,7 +141,14 @@ class MemoryQueue:
             case Absent():
                 row.entry = replace(row.entry, mode=DeliveryMode.BATCH)
 
-    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+    async def recover(
+        self,
+        fence: Fence,
+        *,
+        now: Millis,
+        claim: Claim | None = None,
+        lanes: Collection[LaneId] | None = None,
+    ) -> int:
         return 0
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
@@ -154,6 +161,9 @@ class MemoryQueue:
 
     async def all(self) -> Sequence[tuple[Lane, LaneState]]:
         return ()
+
+    async def due(self, lanes: Collection[Lane], *, now: Millis) -> frozenset[LaneId]:
+        return frozenset()
 
     async def set_state(self, lane: LaneId, state: LaneState) -> None:
         self.state = state
