@@ -72,12 +72,15 @@ class AccountLookups:
         return any(account is other for other in self._connections.accounts.values())
 
     def _unconfirmed(self) -> dict[str, Account]:
-        """Of the connections whose lease this process holds: the others are another one's."""
-        accounts, runtimes = self._connections.accounts, self._connections.runtimes
+        """Accounts to ask for, or whose answer has not started their connection. Only those whose
+        lease this process holds: the others are another one's."""
+        connections = self._connections
         return {
             name: account
-            for name, account in accounts.items()
-            if not account.confirmed and name in runtimes and runtimes[name].lease.valid()
+            for name, account in connections.accounts.items()
+            if not (account.confirmed and name in connections.running)
+            and name in connections.runtimes
+            and connections.runtimes[name].lease.valid()
         }
 
     async def _look_up(self, account: Account) -> bool:

@@ -13,7 +13,7 @@ from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config
 from connector.domain.errors import ConfigError, Problem
-from connector.domain.lanes import LaneId
+from connector.domain.lanes import LaneId, Millis
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
 from connector.net.transport import ConnectionPool, Transport
@@ -154,14 +154,14 @@ class Connections:
             runtime.wake()
         self.unconfirmed.set()
 
-    async def until_quiet(self, resource: str, timeout: float) -> None:
-        """Wait until nothing of it is in flight, for up to `timeout` seconds."""
-        lanes = [dispatcher for r in self._of(resource) for dispatcher in r.dispatchers]
-        await asyncio.gather(*(dispatcher.until_quiet(timeout) for dispatcher in lanes))
+    async def until_quiet(self, resource: str, timeout: float) -> bool:
+        """Wait until nothing of it is under way; whether that was within `timeout` seconds."""
+        workers = [w for r in self._of(resource) for w in (*r.dispatchers, *r.workers)]
+        return all(await asyncio.gather(*(worker.until_quiet(timeout) for worker in workers)))
 
-    async def wake_due(self) -> None:
-        """Wake the lanes that have something to claim: other replicas store webhooks for them and
-        cannot wake them. Raises StoreError."""
+    async def wake_due(self, ahead: float) -> None:
+        """Wake the lanes that have something to claim within `ahead` seconds: other processes store
+        webhooks for them and cannot wake them. Raises StoreError."""
         lanes = {
             dispatcher.lane: dispatcher
             for runtime in list(self.runtimes.values())
@@ -169,7 +169,8 @@ class Connections:
             for dispatcher in runtime.dispatchers
         }
         if lanes:
-            due = await self._store.lanes.due(lanes, now=self._clock.now())
+            until = Millis(self._clock.now() + round(ahead * 1000))
+            due = await self._store.lanes.due(lanes, now=until)
             for lane, dispatcher in lanes.items():
                 if lane.id in due:
                     dispatcher.wake()

@@ -33,7 +33,7 @@ from connector.domain.errors import StoreError
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, ProcessLeases
 from connector.pipeline.store_outage import until_available
-from connector.ports import Clock, CommandScope, Lease, StoredSetting
+from connector.ports import Clock, CommandScope, StoredSetting
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.changes import TOPICS, ChangeFeed
@@ -51,9 +51,9 @@ from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
 
 _CANCEL_TIMEOUT = 1.0
-_WAKE_EVERY = 1.0
-"""Seconds after which lanes look for what is ready: other processes store webhooks as well, and
-cannot wake them."""
+_WAKE_EVERY, _WAKE_SHARED_EVERY = 30.0, 1.0
+"""Seconds after which lanes with something ready are woken. Other replicas store webhooks as well,
+and on SQLite a process that has lost the lease does; neither can wake them."""
 
 
 class App:
@@ -73,6 +73,7 @@ class App:
         self.metrics.on_change = self.changes.publish
         self.listeners = Listeners(self._current_config, self.clock)
         self.store: SqlStore
+        self.leases: ProcessLeases
         self.connections: Connections
         self.commands: Commands
         self.oauth: OAuthService
@@ -85,7 +86,6 @@ class App:
         self._notifications: NotificationWorkers
         self._reloader: Reloader
         self._takeover: Takeover
-        self._leases: ProcessLeases
         self._shared = not _uses_sqlite(config)
         self._problems = ProcessProblems()
         self._scheduler = Scheduler()
@@ -115,8 +115,8 @@ class App:
         if serve:
             self.listeners.check_limits()
         await until_available(self._set_clock, self.clock, timeout=timeout)
-        self._leases = ProcessLeases(self.store, self.clock)
-        self._stack.push_async_callback(self._leases.aclose)
+        self.leases = ProcessLeases(self.store, self.clock)
+        self._stack.push_async_callback(self.leases.aclose)
         self._compose()
         if not self._shared:
             await self._takeover.take_all(timeout)
@@ -163,7 +163,7 @@ class App:
         )
         self.connections = Connections(
             self.store,
-            self._leases,
+            self.leases,
             self.clock,
             self.metrics,
             self._problems,
@@ -173,7 +173,7 @@ class App:
         self._stack.push_async_callback(self.connections.aclose)
         self._takeover = Takeover(
             self.store,
-            self._leases,
+            self.leases,
             self.connections,
             self.clock,
             self.metrics,
@@ -200,7 +200,7 @@ class App:
             workers=self._all_workers,
             quota=self.connections.quota,
             activity=self.metrics.activity,
-            holder=self._leases.holder,
+            holder=self.leases.holder,
             resources=self.connections.resources,
         )
         self.commands = Commands(
@@ -234,7 +234,7 @@ class App:
         self._notifications = NotificationWorkers(
             self._current_config,
             self.store,
-            self._leases.of(STORE_RESOURCE),
+            self.leases.of(STORE_RESOURCE),
             self.commands,
             self.clock,
             self.metrics,
@@ -261,7 +261,7 @@ class App:
         if self._started:
             self._process.resources = frozenset
             with contextlib.suppress(StoreError):
-                await self.store.process_reports.withdraw(self._leases.holder)
+                await self.store.process_reports.withdraw(self.leases.holder)
             await self.commands.stop()
             delay = min(server.drain_delay, server.shutdown_timeout)
             await asyncio.gather(self._hand_everything_over(), self.clock.sleep(delay))
@@ -285,7 +285,7 @@ class App:
         it also says that a process runs."""
         await self._stop_connections()
         if self._shared:
-            await self._leases.aclose()
+            await self.leases.aclose()
 
     async def _stop_connections(self) -> None:
         """What is cut off at the end of `shutdown_timeout` is ambiguous, and sent again."""
@@ -296,11 +296,6 @@ class App:
     def runtimes(self) -> Mapping[str, ConnectionRuntime]:
         """The connections of this process by name."""
         return self.connections.runtimes
-
-    def lease(self, resource: str = STORE_RESOURCE) -> Lease:
-        """The store's lease on SQLite, or that of a Klaviyo account where replicas share a
-        database."""
-        return self._leases.of(resource)
 
     @property
     def port(self) -> int:
@@ -384,9 +379,10 @@ class App:
         self._supervise("changes", Periodic(scheduler.every(0.5), compare))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
+        every = _WAKE_SHARED_EVERY if self._shared else _WAKE_EVERY
+        wake_due = partial(self.connections.wake_due, every)
+        self._supervise("lane", Periodic(scheduler.every(every), wake_due))
         if self._shared:
-            wake_due = self.connections.wake_due
-            self._supervise("lane", Periodic(scheduler.every(_WAKE_EVERY), wake_due))
             self._supervise("replicas", Periodic(scheduler.every(1.0), self._follow_replicas))
         self._supervise("lease", self._takeover)
         lookups = AccountLookups(
@@ -412,11 +408,11 @@ class App:
 
     async def _execute_commands(self) -> None:
         """Commands belong to whoever holds the lease of their connection."""
-        if any(lease.valid() for lease in self._leases.held()):
+        if any(lease.valid() for lease in self.leases.held()):
             await self.commands.execute_pending()
 
     def _command_scope(self) -> CommandScope:
-        valid = [lease.resource for lease in self._leases.held() if lease.valid()]
+        valid = [lease.resource for lease in self.leases.held() if lease.valid()]
         return self.connections.command_scope(valid)
 
     async def _heartbeat(self) -> None:
@@ -437,7 +433,7 @@ class App:
     async def _follow_replicas(self) -> None:
         """Do here what another replica was ordered, and learn the accounts that it was named."""
         await self._follow_settings()
-        last = await self.store.commands.last_done("reload", not_by=self._leases.holder)
+        last = await self.store.commands.last_done("reload", not_by=self.leases.holder)
         if self._reload_seen is not None and last > self._reload_seen:
             await self.commands.execute("reload", {}, by="replica")
         self._reload_seen = last

@@ -216,14 +216,22 @@ class Takeover:
             return
         for lease in given:
             lease.suspend()
-            self._handed_over.add(lease.resource)
-        names = [lease.resource for lease in given]
-        await asyncio.gather(
-            *(self._connections.until_quiet(name, _QUIET_TIMEOUT) for name in names)
+        quiet = await asyncio.gather(
+            *(self._connections.until_quiet(lease.resource, _QUIET_TIMEOUT) for lease in given)
         )
-        await self._leases.release(given)
+        ready = [lease for lease, is_quiet in zip(given, quiet, strict=True) if is_quiet]
+        for lease in given:
+            if lease not in ready and lease.acquired:
+                # A request may still be under way: another process must not begin with the same.
+                lease.activate()
+                self._kept_until[lease.resource] = now + _KEEP_RETAKEN
+                self._connections.wake(lease.resource)
+        await self._leases.release(ready)
+        names = [lease.resource for lease in ready]
+        self._handed_over.update(names)
         self._show(names)
-        self._log.info("leases_handed_over", resources=names)
+        if names:
+            self._log.info("leases_handed_over", resources=names)
 
     # ── loss ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -157,7 +157,8 @@ class Dispatcher(Generic[M]):
         self._passes.wakeup.set()
 
     async def until_quiet(self, timeout: float) -> bool:
-        """Wait until nothing is in flight and no claim is under way; whether that was in time."""
+        """Wait until nothing is in flight and no claim is under way; whether that was within
+        `timeout` seconds."""
         return await self._clock.wait(self._quiet, timeout)
 
     async def idle(self, ahead: float) -> bool:

@@ -49,6 +49,10 @@ class Worker(Protocol):
         """Start the next pass at once: something outside may have changed."""
         ...
 
+    async def until_quiet(self, timeout: float) -> bool:
+        """Wait until nothing of it is under way; whether that was within `timeout` seconds."""
+        ...
+
     async def idle(self, ahead: float) -> bool:
         """Whether nothing is to be done now, nor becomes due within `ahead` seconds."""
         ...

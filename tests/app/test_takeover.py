@@ -92,7 +92,7 @@ class Thief:
 
 
 def is_deliverable(app: App) -> bool:
-    return app.lease().valid()
+    return app.leases.of("store").valid()
 
 
 def remaining(app: App) -> int:

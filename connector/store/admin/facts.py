@@ -121,7 +121,9 @@ class SqlFacts:
 
     async def pinned_accounts(self) -> Mapping[str, str]:
         query = select(accounts.c.connection, accounts.c.account)
-        return await self._database.read(lambda c: dict(c.execute(query).tuples().all()))
+        return await self._database.read(
+            lambda c: {row.connection: row.account for row in c.execute(query)}
+        )
 
     async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
         def work(c: Connection) -> str:
