@@ -46,7 +46,7 @@ def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     @wraps(prepare)
     def copy(url: str, *args: Any, create: bool = True) -> str | None:
-        path = sqlite_path(url)
+        path = sqlite_path(url) if url.startswith("sqlite:") else None
         if create and path and not path.exists():
             with contextlib.suppress(OSError):  # the original says what is wrong
                 SqliteFile(path).create()
