@@ -51,8 +51,9 @@ class VirtualScheduler:
         self._events: list[tuple[asyncio.Event, float]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    def every(self, seconds: float) -> asyncio.Event:
-        self._events.append((event := asyncio.Event(), max(seconds, _EVERY)))
+    def every(self, seconds: float, event: asyncio.Event | None = None) -> asyncio.Event:
+        event = event or asyncio.Event()
+        self._events.append((event, max(seconds, _EVERY)))
         return event
 
     def nightly(self, hour: int = 3) -> asyncio.Event:
