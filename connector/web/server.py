@@ -90,8 +90,8 @@ def allow_connections(count: int) -> bool:
 
 
 class _Embedded(uvicorn.Server):
-    """A server that stops when it is told to and when all is answered: uvicorn looks ten times a
-    second, twice for each stop."""
+    """A server that stops at once and ends with the last answer: uvicorn looks for both ten times a
+    second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
