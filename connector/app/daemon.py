@@ -374,7 +374,8 @@ class App:
 
     def _start_workers(self) -> None:
         scheduler = self._scheduler
-        self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
+        submitted = scheduler.every(0.5, self.commands.submitted)
+        self._supervise("commands", Periodic(submitted, self._execute_commands))
         compare = StoreChanges(self.store, self.changes).compare
         self._supervise("changes", Periodic(scheduler.every(0.5), compare))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))

@@ -80,6 +80,9 @@ class Commands(Queries):
         """Of commands that were executed; the store does not have them yet."""
         self._started: set[int] = set()
         self._fetch_unanswered = False
+        self._finished = asyncio.Event()
+        self.submitted = asyncio.Event()
+        """Set by a command of this process, which then is not executed at the next turn only."""
         self._latest = LatestStatus(self.status, clock)
         self._log = log.get("operate")
 
@@ -100,7 +103,10 @@ class Commands(Queries):
 
     async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, key: str = "") -> int:
         """See CommandQueue.submit."""
-        return await self._store.commands.submit(kind, args, by=by, key=key, now=self._clock.now())
+        now = self._clock.now()
+        id = await self._store.commands.submit(kind, args, by=by, key=key, now=now)
+        self.submitted.set()
+        return id
 
     async def command(self, id: int) -> Command | None:
         return await self._store.commands.get(id)
@@ -118,13 +124,14 @@ class Commands(Queries):
         id = await self.submit(kind, args, by=by, key=key)
         give_up = self._clock.monotonic() + patience
         while True:
+            finished = self._finished
             command = await self._store.commands.get(id)
             if command is None:
                 raise KeyError(id)
             if command.ok is not None or self._clock.monotonic() >= give_up:
                 self._latest.expire()
                 return command
-            await self._clock.sleep(_POLL_INTERVAL)
+            await self._clock.wait(finished, _POLL_INTERVAL)
 
     async def execute_pending(self) -> None:
         """Execute every open command. Each gets a result, also after an error. Raises StoreError;
@@ -175,11 +182,15 @@ class Commands(Queries):
         self._on_executed()
 
     async def _store_results(self) -> None:
+        if not self._results:
+            return
         for id, (ok, result) in list(self._results.items()):
             await self._store.commands.finish(id, ok=ok, result=result, now=self._clock.now())
             self._results.pop(id, None)
             self._fetched.pop(id, None)
             self._started.discard(id)
+        finished, self._finished = self._finished, asyncio.Event()
+        finished.set()
 
     async def stop(self) -> None:
         """Cancel long-running commands. They are executed again after the next start."""
