@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from connector.domain.errors import Problem, StoreError, StoreOutage
-from connector.store.engine_errors import is_busy, to_store_error
+from connector.store.engine_errors import ENGINE_ERRORS, is_busy, to_store_error
 from connector.store.sqlite_file import SqliteFile, damaged
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ class SqliteDatabase:
                 return work(connection)
             finally:
                 connection.rollback()
-        except SQLAlchemyError as error:
+        except ENGINE_ERRORS as error:
             self._drop_reader()
             raise self._explained(error) from error
 
@@ -277,7 +277,7 @@ class SqliteDatabase:
     def _explained(self, error: Exception) -> Exception:
         """An engine's error as a StoreError. Damage is remembered: a damaged store takes no more
         webhooks, whichever pages they would touch."""
-        if not isinstance(error, SQLAlchemyError):
+        if not isinstance(error, ENGINE_ERRORS):
             return error
         failure = to_store_error(error)
         if failure.problem is Problem.STORE_DAMAGED and self._file:

@@ -10,6 +10,7 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.ports import Fence, Holder
 from connector.store.database import Database
+from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
 from connector.store.tables import leases
 
@@ -25,12 +26,18 @@ class _LeaseRow(NamedTuple):
 
     @classmethod
     def load(cls, c: Connection, resource: str, *, lock: Lock = None) -> _LeaseRow | None:
-        columns = (leases.c[name] for name in cls._fields)
-        query = select(*columns).where(leases.c.resource == resource)
-        if lock:
-            query = query.with_for_update(read=lock == "shared")
-        row = c.execute(query).one_or_none()
+        row = _LOAD[lock].first(c, resource=resource)
         return cls._make(row) if row else None
+
+
+_QUERY = select(*(leases.c[name] for name in _LeaseRow._fields)).where(
+    leases.c.resource == param("resource")
+)
+_LOAD: dict[Lock, Prepared] = {
+    None: Prepared(_QUERY),
+    "shared": Prepared(_QUERY.with_for_update(read=True)),
+    "exclusive": Prepared(_QUERY.with_for_update()),
+}
 
 
 def require_lease(c: Connection, fence: Fence, now: Millis, *, lock: Lock = "shared") -> None:

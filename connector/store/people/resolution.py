@@ -14,6 +14,7 @@ from connector.store.people import identifiers, merging, tombstones
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_cache import PersonCache
 from connector.store.people.person_locks import locked
+from connector.store.prepared import Prepared, param
 from connector.store.queues import action_identity
 from connector.store.tables import people
 
@@ -161,7 +162,7 @@ class PersonResolver:
             "email": record.email,
             "seen_at": now,
         }
-        id = self._c.execute(insert(people).values(values).returning(people.c.id)).scalar_one()
+        [id] = _CREATE.first(self._c, **values)
         person = PersonRow(id, self._connection, platform_id, record.email)
         self._add_identifiers(person, ids)
         return person
@@ -213,6 +214,13 @@ class PersonResolver:
         if merged.email:
             self._owners.setdefault(merged.email, []).append(merged)
         return merged
+
+
+_CREATE = Prepared(
+    insert(people)
+    .values({name: param(name) for name in ("connection", "platform_id", "email", "seen_at")})
+    .returning(people.c.id)
+)
 
 
 def _ids_of(record: Identifiable) -> tuple[str, ...]:

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, delete, exists, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    delete,
+    exists,
+    literal_column,
+    select,
+    update,
+)
 
 from connector.domain.actions import Step
 from connector.domain.errors import Problem
@@ -19,6 +27,7 @@ from connector.store.database import Database
 from connector.store.people import identifiers, tombstones
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_locks import locked
+from connector.store.prepared import param
 from connector.store.queues import queue
 from connector.store.queues.action_keys import person_key
 from connector.store.queues.action_state import COLUMNS, ActionRow, after_outcome, late_answer
@@ -40,14 +49,7 @@ class SqlActionQueue(queue.SqlQueue):
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
     ) -> list[Entry]:
         looks_up = spec.mode is DeliveryMode.SINGLE
-        found = queue.claim(
-            c,
-            actions_queue,
-            spec,
-            values={} if looks_up else {"sent_at": spec.now, "lookups": 0},
-            returning=COLUMNS,
-            conditions=() if looks_up else (_NO_EARLIER,),
-        )
+        found = (_CLAIM_TO_LOOK_UP if looks_up else _CLAIM_TO_SEND).run(c, spec)
         rows = [ActionRow._make(row) for row in found]
         known = _people_of(c, rows)
         return [_entry(row, known.get(row.person or 0)) for row in rows]
@@ -114,6 +116,15 @@ _NO_EARLIER = ~exists(
 )
 """No earlier action of the same person waits to be sent or is being sent. The literal is the
 condition of the index actions_unsent."""
+
+
+_CLAIM_TO_SEND = queue.ClaimStatement(
+    actions_queue,
+    values={"sent_at": param("now"), "lookups": 0},
+    returning=COLUMNS,
+    conditions=(_NO_EARLIER,),
+)
+_CLAIM_TO_LOOK_UP = queue.ClaimStatement(actions_queue, returning=COLUMNS)
 
 
 def _identify(c: Connection, connection: str, id: int, email: str) -> IdentifiedAction | None:

@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    exists,
+    literal,
+    select,
+    update,
+)
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
@@ -17,6 +26,7 @@ from connector.domain.records import Claim, Entry, State
 from connector.ports import RetryPolicy
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
+from connector.store.prepared import param
 from connector.store.queues import queue
 from connector.store.queues.membership_rows import (
     ROWS,
@@ -67,23 +77,14 @@ class SqlMembershipQueue(ReceiptedQueue):
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
     ) -> list[Entry]:
         """Changes of one target, those that wait longest first."""
-        free = () if spec.mode is DeliveryMode.SINGLE else _not_in_flight()
-        conditions = (*free, _target_is_known())
         if before:
             same = select(_M.target).where(_M.id == before[0].seq)
             target: int | None = c.execute(same).scalar()
         else:
-            target = _first_target(c, spec, conditions)
+            target = _first_target(c, spec)
         if target is None:
             return []
-        rows = queue.claim(
-            c,
-            memberships_queue,
-            spec,
-            values={"sent": _M.wanted, "receipt": None, "position": None},
-            returning=tuple(_M[name] for name in _ClaimedRow._fields),
-            conditions=(*conditions, _M.target == target),
-        )
+        rows = _CLAIMS[spec.mode].run(c, spec, target=target)
         group = group_rows.get(c, target)
         return [_entry(_ClaimedRow._make(row), group.remote_id or group.name) for row in rows]
 
@@ -217,9 +218,22 @@ def _target_is_known() -> ColumnElement[bool]:
     return ~exists(unknown)
 
 
-def _first_target(
-    c: Connection, spec: queue.ClaimSpec, conditions: tuple[ColumnElement[bool], ...]
-) -> int | None:
+_CONDITIONS = {
+    DeliveryMode.BATCH: (*_not_in_flight(), _target_is_known()),
+    DeliveryMode.SINGLE: (_target_is_known(),),
+}
+_CLAIMS = {
+    mode: queue.ClaimStatement(
+        memberships_queue,
+        values={"sent": _M.wanted, "receipt": None, "position": None},
+        returning=tuple(_M[name] for name in _ClaimedRow._fields),
+        conditions=(*conditions, _M.target == param("target")),
+    )
+    for mode, conditions in _CONDITIONS.items()
+}
+
+
+def _first_target(c: Connection, spec: queue.ClaimSpec) -> int | None:
     """The target of the change that waits longest, live before backfill."""
     priorities = (0, 1) if spec.backfill is None else (int(spec.backfill),)
     for priority in priorities:
@@ -229,7 +243,7 @@ def _first_target(
             _M.change == spec.mode,
             _M.priority == priority,
             _M.due <= spec.now,
-            *conditions,
+            *_CONDITIONS[spec.mode],
         )
         query = select(_M.target).where(waiting).order_by(_M.due, _M.id).limit(1)
         target: int | None = c.execute(query).scalar()

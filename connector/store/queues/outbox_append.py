@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis
@@ -19,8 +19,8 @@ from connector.store.admin import facts
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_cache import PersonCache
 from connector.store.people.resolution import PersonResolver, ResolvedPeople
+from connector.store.prepared import Prepared, param
 from connector.store.queues import membership_events, profile_observations, read_requests
-from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox
 
 Row = dict[str, Any]
@@ -106,8 +106,7 @@ class _Batch:
 
     def write(self) -> None:
         self._follow_merges()
-        if self._rows:
-            self._c.execute(_INSERT, self._rows)
+        _INSERT.run_all(self._c, self._rows)
         for (lane, min_interval, priority), (people, refetch) in self._reads.items():
             read_requests.add(
                 self._c,
@@ -205,9 +204,29 @@ class _Batch:
             profile_observations.observe(self._c, [o for o, _ in self._observations], now=now)
 
 
-_INSERT = insert(outbox)
-_DIGEST_QUERY = select(outbox.c.digest, outbox.c.received_at).where(
-    outbox.c.digest.in_(bindparam("digests", expanding=True))
+_COLUMNS = (
+    "lane",
+    "digest",
+    "unique_id",
+    "name",
+    "occurred_at",
+    "received_at",
+    "via",
+    "suppressed",
+    "priority",
+    "person",
+    "email",
+    "data",
+    "state",
+    "due",
+    "problem",
+)
+_INSERT = Prepared(insert(outbox).values({name: param(name) for name in _COLUMNS}))
+_DIGESTS = Prepared(
+    select(outbox.c.digest, outbox.c.received_at).where(
+        outbox.c.digest.in_(param("digests", expanding=True))
+    ),
+    many="digests",
 )
 
 
@@ -219,11 +238,7 @@ def _digest(lane: Lane, record: Record) -> bytes:
 
 def _known_digests(c: Connection, digests: set[bytes]) -> dict[bytes, Millis]:
     """Digest → when the stored record was received."""
-    found: dict[bytes, Millis] = {}
-    for part in chunks(list(digests)):
-        rows = c.execute(_DIGEST_QUERY, {"digests": part})
-        found.update((bytes(digest), at) for digest, at in rows)
-    return found
+    return {bytes(digest): at for digest, at in _DIGESTS.rows(c, digests=list(digests))}
 
 
 def _without_erased(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
+    BigInteger,
     Connection,
     Select,
     and_,
@@ -29,6 +29,7 @@ from connector.domain.records import Claim, Entry, State
 from connector.ports import RetryPolicy
 from connector.store import counters
 from connector.store.database import Database, on_request
+from connector.store.prepared import Prepared, param
 from connector.store.queues import profile_merging, profile_rows, profile_unsets, queue
 from connector.store.queues.profile_addresses import is_in_flight, transfer_address
 from connector.store.queues.profile_changes import (
@@ -123,18 +124,7 @@ class SqlProfiles(ReceiptedQueue):
         addresses: set[str] = set()
         held = profile_unsets.held_fields(c, spec.lane)
         for _ in range(_CLAIMS if held else 1):
-            rows = queue.claim(
-                c,
-                profiles_queue,
-                spec,
-                values={"receipt": None, "position": None, "sent": None},
-                returning=COLUMNS,
-                conditions=(
-                    *_NOT_EXCLUDED,
-                    _no_event_leaves(spec.now),
-                    profiles.c.ambiguous_until <= spec.now,
-                ),
-            )
+            rows = _CLAIM.run(c, spec)
             claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
             entries = [entry for entry in claimed if entry is not None]
             if entries or not rows:
@@ -222,20 +212,33 @@ _NOT_EXCLUDED = (
 """No write to the address, no event of the person and no list join is in flight."""
 
 
-def _no_event_leaves(now: Millis) -> ColumnElement[bool]:
-    """No event of the person has just become due after it waited for their read: it goes first,
-    because it carries the same fields unless a write of the profile is in flight. One that does not
-    go soon holds nothing up."""
-    return ~exists(
-        select(literal(1)).where(
-            outbox.c.person == profiles.c.person,
-            in_state(State.READY),
-            outbox.c.attempts == 0,
-            outbox.c.priority == 0,
-            outbox.c.due.between(now - _EVENT_LEAVES_WITHIN_MS, now),
-            outbox.c.due > outbox.c.received_at,
-        )
+_NO_EVENT_LEAVES = ~exists(
+    select(literal(1)).where(
+        outbox.c.person == profiles.c.person,
+        in_state(State.READY),
+        outbox.c.attempts == 0,
+        outbox.c.priority == 0,
+        outbox.c.due.between(
+            param("now", type_=BigInteger) - _EVENT_LEAVES_WITHIN_MS, param("now")
+        ),
+        outbox.c.due > outbox.c.received_at,
     )
+)
+"""No event of the person has just become due after it waited for their read: it goes first, because
+it carries the same fields unless a write of the profile is in flight. One that does not go soon
+holds nothing up."""
+_CLAIM = queue.ClaimStatement(
+    profiles_queue,
+    values={"receipt": None, "position": None, "sent": None},
+    returning=COLUMNS,
+    conditions=(
+        *_NOT_EXCLUDED,
+        _NO_EVENT_LEAVES,
+        profiles.c.ambiguous_until <= param("now"),
+    ),
+)
+_JOURNAL_COLUMNS = ("person", "at", "kind", "outcome", "request", "data")
+_ADD_TO_JOURNAL = Prepared(insert(journal).values({name: param(name) for name in _JOURNAL_COLUMNS}))
 
 
 def _claim_write(
@@ -316,6 +319,5 @@ def _save_outcomes(
     ]
     profile_rows.save(c, changes)
     profile_merging.fold_ended(c, [row for row, _, _ in settled], now)
-    if entries:
-        c.execute(insert(journal), entries)
+    _ADD_TO_JOURNAL.run_all(c, entries)
     return len(changes)
