@@ -102,6 +102,7 @@ from connector.ports.queues import (
     ReadyCounts,
     Receipts,
     RetryPolicy,
+    Settled,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
 from connector.ports.secrets import (
@@ -228,6 +229,7 @@ __all__ = [
     "SegmentJoins",
     "SettingChange",
     "Settings",
+    "Settled",
     "Sink",
     "Store",
     "StoredSecret",

@@ -35,11 +35,12 @@ class Identifiable(Protocol):
 class ResolvedPeople:
     """The person of each record, None without an id and address and for an erased person.
     `new_addresses`: people who got their first address. `erased`: the positions of records about
-    erased people."""
+    erased people. `actions_changed`: actions were found to be these people's."""
 
     people: list[PersonRow | None] = field(default_factory=list)
     new_addresses: dict[int, str] = field(default_factory=dict)
     erased: set[int] = field(default_factory=set)
+    actions_changed: bool = False
 
 
 class PersonResolver:
@@ -129,7 +130,7 @@ class PersonResolver:
         if not ids and not record.email:
             return None
         before = self._matches(ids, record.email)
-        person = before[0] if before else self._create(record, ids, now)
+        person = before[0] if before else self._create(record, ids, found, now)
         for other in before[1:]:
             person = self._merge(person, other, found, now)
         if before:
@@ -154,7 +155,9 @@ class PersonResolver:
             matches = [*owners[-1:], *address_only]
         return list({person.id: person for person in matches}.values())
 
-    def _create(self, record: Identifiable, ids: Sequence[str], now: Millis) -> PersonRow:
+    def _create(
+        self, record: Identifiable, ids: Sequence[str], found: ResolvedPeople, now: Millis
+    ) -> PersonRow:
         platform_id = ids[0] if ids else None
         values = {
             "connection": self._connection,
@@ -164,7 +167,7 @@ class PersonResolver:
         }
         [id] = _CREATE.first(self._c, **values)
         person = PersonRow(id, self._connection, platform_id, record.email)
-        self._add_identifiers(person, ids)
+        self._add_identifiers(person, ids, found)
         return person
 
     def _update(
@@ -187,21 +190,26 @@ class PersonResolver:
         if updated != person:
             values = {"platform_id": platform_id, "email": email, "seen_at": now}
             self._c.execute(update(people).where(people.c.id == person.id).values(values))
-        self._add_identifiers(updated, new_ids)
-        action_identity.mark_releasable(self._c, self._connection, [person.id])
+        self._add_identifiers(updated, new_ids, found)
+        if action_identity.mark_releasable(self._c, self._connection, [person.id]):
+            found.actions_changed = True
         return updated
 
-    def _add_identifiers(self, person: PersonRow, ids: Sequence[str]) -> None:
+    def _add_identifiers(
+        self, person: PersonRow, ids: Sequence[str], found: ResolvedPeople
+    ) -> None:
         named = [(id, person.id) for id in ids]
         identifiers.add(self._c, self._connection, "platform_id", named)
         if person.email:
             identifiers.add(self._c, self._connection, "email", [(person.email, person.id)])
-        action_identity.adopt(self._c, self._connection, dict(named))
+        if action_identity.adopt(self._c, self._connection, dict(named)):
+            found.actions_changed = True
 
     def _merge(
         self, keep: PersonRow, gone: PersonRow, found: ResolvedPeople, now: Millis
     ) -> PersonRow:
         merged = merging.merge(self._c, keep, gone, now)
+        found.actions_changed = True
         self._merged[gone.id] = merged
         self._changed.discard(gone.id)
         if merged.email and not (keep.email and gone.email):

@@ -13,23 +13,21 @@ from connector.domain.errors import Problem
 from connector.domain.records import State
 from connector.store.prepared import Prepared, param
 from connector.store.queues.action_keys import person_key
-from connector.store.statements import chunks
 from connector.store.tables import actions, in_state, lanes
 
 _WAITS = and_(in_state(State.HELD, actions), actions.c.problem == Problem.ACTION_PERSON.value)
 """Held because something about its person was not known."""
 
 
-def adopt(c: Connection, connection: str, ids: Mapping[str, int]) -> None:
+def adopt(c: Connection, connection: str, ids: Mapping[str, int]) -> int:
     """Actions that named these ids before anybody had them belong to their people from now on, for
-    order and caps too. Those that wait for their person can be released."""
-    _ADOPT.run_all(
-        c,
-        [
-            {"row": seq, "new_person": ids[id], "new_key": person_key(connection, ids[id])}
-            for seq, id in _OF_UNKNOWN.rows(c, connection=connection, ids=list(ids))
-        ],
-    )
+    order and caps too. Those that wait for their person can be released. Returns how many."""
+    rows = [
+        {"row": seq, "new_person": ids[id], "new_key": person_key(connection, ids[id])}
+        for seq, id in _OF_UNKNOWN.rows(c, connection=connection, ids=list(ids))
+    ]
+    _ADOPT.run_all(c, rows)
+    return len(rows)
 
 
 _OF_UNKNOWN = Prepared(
@@ -51,12 +49,18 @@ _ADOPT = Prepared(
 )
 
 
-def mark_releasable(c: Connection, connection: str, people: Sequence[int]) -> None:
-    """More is known of these people: what waits for that can be released, within the caps."""
-    for part in chunks([person_key(connection, person) for person in people]):
-        c.execute(
-            update(actions).where(actions.c.person_key.in_(part), _WAITS).values(releasable=1)
-        )
+def mark_releasable(c: Connection, connection: str, people: Sequence[int]) -> int:
+    """More is known of these people: what waits for that can be released, within the caps. Returns
+    how many."""
+    return _MARK_RELEASABLE.run(c, keys=[person_key(connection, person) for person in people])
+
+
+_MARK_RELEASABLE = Prepared(
+    update(actions)
+    .where(actions.c.person_key.in_(param("keys", expanding=True)), _WAITS)
+    .values(releasable=1),
+    many="keys",
+)
 
 
 def move(c: Connection, connection: str, gone: int, keep: int) -> None:

@@ -21,7 +21,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import Held, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
-from connector.ports import IdentifiedAction, PersonKey, ReadyCounts, RetryPolicy
+from connector.ports import IdentifiedAction, PersonKey, ReadyCounts, RetryPolicy, Settled
 from connector.store.admin.retention import last_before
 from connector.store.database import Database
 from connector.store.people import identifiers, tombstones
@@ -61,7 +61,7 @@ class SqlActionQueue(queue.SqlQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         rows = _locked(c, [outcome.seq for outcome in outcomes])
         outcomes = _without_outdated_holds(c, claim, outcomes, rows)
         changed = 0
@@ -77,7 +77,8 @@ class SqlActionQueue(queue.SqlQueue):
             )
             c.execute(update(actions).where(actions.c.seq == row.seq).values(values))
             changed += ours
-        return changed
+        # The person's next action could not be counted as ready before.
+        return Settled(changed, now if outcomes else None)
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, actions_queue, now, step=Step.LOOK_UP)
@@ -86,7 +87,7 @@ class SqlActionQueue(queue.SqlQueue):
         mine = in_state(State.CLAIMED, actions), actions.c.claim == claim.token
         query = select(actions.c.seq).where(*mine).order_by(actions.c.seq)
         held = list(c.execute(query.with_for_update()).scalars())
-        return self._settle(c, claim, [Unsent(seq) for seq in held], now, RetryPolicy(0))
+        return self._settle(c, claim, [Unsent(seq) for seq in held], now, RetryPolicy(0)).changed
 
     async def identify(self, lane: Lane, id: int, email: str) -> IdentifiedAction | None:
         return await self._database.write(lambda c: _identify(c, lane.connection, id, email))

@@ -23,7 +23,7 @@ from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.memberships import Change
 from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Ambiguous, Dead, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
-from connector.ports import RetryPolicy
+from connector.ports import RetryPolicy, Settled
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.prepared import param
@@ -95,14 +95,16 @@ class SqlMembershipQueue(ReceiptedQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         rows: dict[int, MembershipRow] = {}
         mine = (in_state(State.CLAIMED, memberships), _M.claim == claim.token)
         for ids in chunks([outcome.seq for outcome in outcomes]):
             rows.update((row.id, row) for row in lock(c, _M.id.in_(ids), *mine))
         held = [outcome for outcome in outcomes if outcome.seq in rows]
-        save(c, [after_outcome(rows[each.seq], each, now, policy.horizon) for each in held])
-        return len(held)
+        changes = [after_outcome(rows[each.seq], each, now, policy.horizon) for each in held]
+        due = [change.get("due", now) for change in changes if change.get("state") == State.READY]
+        save(c, changes)
+        return Settled(len(held), queue.earliest(due))
 
     def _recover(self, c: Connection, now: Millis) -> int:
         """An import job of the lost holder may still add people to a list: they stay in flight,

@@ -12,7 +12,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import Accepted, Outcome, is_unanswered
 from connector.domain.records import Appended, Claim, Entry, Page, State
-from connector.ports import Fence, RetryPolicy
+from connector.ports import Fence, RetryPolicy, Settled
 from connector.store.database import Database
 from connector.store.people.person_cache import PersonCache
 from connector.store.prepared import Prepared, param
@@ -81,21 +81,24 @@ class SqlOutbox(queue.SqlQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         entries = {entry.seq: entry for entry in claim.entries}
         _mark_ambiguous(c, [entries[o.seq].person for o in outcomes if is_unanswered(o)], now)
         accepted: dict[str, list[int]] = {}
         changed = 0
+        due: list[Millis] = []
         for outcome in outcomes:
             if isinstance(outcome, Accepted):
                 accepted.setdefault(outcome.request, []).append(outcome.seq)
             else:
                 values = after_outcome(entries[outcome.seq], outcome, now, policy.horizon)
                 changed += _update_claimed(c, claim, [outcome.seq], values)
+                if values["state"] == State.READY:
+                    due.append(values.get("due", now))
         for request, seqs in accepted.items():
             values = {"token": claim.token, "now": now, "sent_by": request}
             changed += _ACCEPT.run(c, seqs=seqs, **values)
-        return changed
+        return Settled(changed, queue.earliest(due))
 
     def _recover(self, c: Connection, now: Millis) -> int:
         """What a dead holder had sent may still be applied."""

@@ -26,7 +26,7 @@ from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Dead, Outcome
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
-from connector.ports import RetryPolicy
+from connector.ports import RetryPolicy, Settled
 from connector.store import counters
 from connector.store.database import Database, on_request
 from connector.store.prepared import Prepared, param
@@ -138,7 +138,7 @@ class SqlProfiles(ReceiptedQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         writes = {e.seq: profile_state.write_from_json(e.data) for e in claim.entries}
         rows = profile_rows.lock(c, [outcome.seq for outcome in outcomes], claim=claim.token)
         settled = [(rows[o.seq], writes[o.seq], o) for o in outcomes if o.seq in rows]
@@ -311,8 +311,8 @@ def _save_outcomes(
     settled: Sequence[tuple[ProfileRow, ProfileWrite, Outcome]],
     now: Millis,
     horizon: int,
-) -> int:
-    """Write outcomes to rows and journal; returns the number of rows."""
+) -> Settled:
+    """Write outcomes to rows and journal."""
     changes = [after_outcome(row, write, outcome, now, horizon) for row, write, outcome in settled]
     entries = [
         entry for _, write, outcome in settled if (entry := journal_entry(outcome, write, now))
@@ -320,4 +320,7 @@ def _save_outcomes(
     profile_rows.save(c, changes)
     profile_merging.fold_ended(c, [row for row, _, _ in settled], now)
     _ADD_TO_JOURNAL.run_all(c, entries)
-    return len(changes)
+    due = [change.get("due", now) for change in changes if change.get("state") == State.READY]
+    # The profile that a merged one became a part of may have more to send now.
+    due += [now for row, _, _ in settled if row.merged_into is not None]
+    return Settled(len(changes), queue.earliest(due))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -30,7 +30,7 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
-from connector.ports import Fence, ReadyCounts, RetryPolicy
+from connector.ports import Fence, ReadyCounts, RetryPolicy, Settled
 from connector.store.admin import facts, leases
 from connector.store.admin import requests as request_rows
 from connector.store.database import Database
@@ -212,6 +212,11 @@ def extend(
     return changed, found[-1] if len(found) == _EXTENDED else None
 
 
+def earliest(due: Iterable[Millis | None]) -> Millis | None:
+    """The first of these times; None without one."""
+    return min((at for at in due if at is not None), default=None)
+
+
 RESET = {"claim": None, "problem": None, "detail": "", "settled_at": None}
 """The columns of a row that starts over."""
 
@@ -288,8 +293,8 @@ class SqlQueue(ABC):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
-        """Write outcomes to the rows that this claim still holds; how many rows changed."""
+    ) -> Settled:
+        """Write outcomes to the rows that this claim still holds."""
 
     @abstractmethod
     def _recover(self, c: Connection, now: Millis) -> int:
@@ -348,18 +353,21 @@ class SqlQueue(ABC):
         now: Millis,
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
-    ) -> int:
-        changed = 0
+    ) -> Settled:
+        total = Settled(0)
         for start in range(0, max(len(outcomes), 1), self.rows_per_transaction):
 
-            def part(c: Connection, start: int = start) -> int:
+            def part(c: Connection, start: int = start) -> Settled:
                 if start == 0:
                     request_rows.save(c, claim.lane.id, requests)
                 these = outcomes[start : start + self.rows_per_transaction]
                 return self._settle(c, claim, these, now, policy)
 
-            changed += await self._database.write(part)
-        return changed
+            found = await self._database.write(part)
+            total = Settled(
+                total.changed + found.changed, earliest([total.next_due, found.next_due])
+            )
+        return total
 
     async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
         def work(c: Connection) -> int:

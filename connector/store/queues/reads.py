@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exists, literal, or_, select, update
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.outcomes import Ambiguous, Gone, Observed, Outcome, Retry
 from connector.domain.records import Checkpoint, Claim, Entry, State
-from connector.ports import FreshView, ListedPerson, RetryPolicy
+from connector.ports import FreshView, ListedPerson, RetryPolicy, Settled
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations, identifiers, merging, observed_people
@@ -46,13 +46,16 @@ class SqlReads(queue.SqlQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         rows = read_rows.lock(c, [outcome.seq for outcome in outcomes], claim.token)
         current = [outcome for outcome in outcomes if outcome.seq in rows]
         failed: list[_Release] = []
+        due: list[Millis] = []
         for outcome in current:
             values = read_rows.after_outcome(rows[outcome.seq], outcome, now, policy.horizon)
             prepared_update(reads, "person", tuple(values)).run(c, row=outcome.seq, **values)
+            if values["state"] == State.READY:
+                due.append(values.get("due", now))
             if not isinstance(outcome, Observed | Gone):
                 again = isinstance(outcome, Retry | Ambiguous) and values["state"] == State.READY
                 failed.append(_Release(outcome.seq, now, values["due"] if again else _NEVER))
@@ -73,7 +76,7 @@ class SqlReads(queue.SqlQueue):
         read = [_Release(o.person, o.at) for o in observed]
         read += [_Release(person, rows[person].sent_at) for person in gone]
         _release_events(c, [*read, *failed], now)
-        return len(current)
+        return Settled(len(current), queue.earliest(due))
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, reads_queue, now)
