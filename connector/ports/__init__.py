@@ -104,6 +104,7 @@ from connector.ports.queues import (
     ReadyCounts,
     Receipts,
     RetryPolicy,
+    Settled,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
 from connector.ports.secrets import (
@@ -234,6 +235,7 @@ __all__ = [
     "SegmentJoins",
     "SettingChange",
     "Settings",
+    "Settled",
     "Sink",
     "Store",
     "StoredSecret",

@@ -229,7 +229,7 @@ class Rig:
             self.intake,
             self.clock,
             self.metrics,
-            wakes=[self.dispatcher.wake],
+            wake=lambda _: self.dispatcher.wake(),
             routes=routes_for(frozenset({"adjust", "push"})),
             secrets=self.how.get("secrets", [SECRET, "next-secret"]),
             rules=ActionRules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import literal
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Millis, QuotaUsage
@@ -379,7 +378,8 @@ def test_postgresql_behaves_like_the_model(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Leases end by the database's clock there, which no test can move.
-    monkeypatch.setattr(leases, "store_time", lambda c, now: literal(int(now)))
+    monkeypatch.setattr(leases, "store_time", lambda dialect, now: now)
+    monkeypatch.setattr(leases, "_LOAD", leases.load_statements())
     done = compare(lambda _: postgres_url, scripts=2, steps=120)
     assert done["settle"] > 5
 

@@ -95,7 +95,7 @@ class WebHarness:
             self.intake,
             self.clock,
             self.metrics,
-            wakes=[lambda: self.wakes.append(name)],
+            wake=lambda _: self.wakes.append(name),
         )
 
     def stored(self) -> list[str]:

@@ -99,7 +99,7 @@ def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoi
         services.intake,
         services.clock,
         services.metrics,
-        wakes=[lambda: context.signals.wake(ACTIONS)],
+        wake=context.signals.wake_at,
         routes=routes_for(context.platform.offers),
         secrets=[secret.get_secret_value() for secret in rules.secret],
         rules=ActionRules(

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, delete, select
 from connector.domain.lanes import LaneId, Millis, MinuteCount, QuotaUsage
 from connector.domain.records import Checkpoint
 from connector.store.database import Database
-from connector.store.statements import upsert
+from connector.store.prepared import Prepared, param
+from connector.store.statements import Upsert, upsert
 from connector.store.tables import accounts, checkpoints, mappings, quota_usage, throughput
 
 _DAY = 86_400
@@ -21,12 +22,8 @@ def add_quota_usage(c: Connection, usage: Sequence[QuotaUsage]) -> None:
     """Add to the stored seconds; those older than a day are deleted about once a minute."""
     if not usage:
         return
-    statement = upsert(c.dialect.name, quota_usage)
-    c.execute(
-        statement.on_conflict_do_update(
-            index_elements=["account", "endpoint", "second"],
-            set_={"count": quota_usage.c.count + statement.excluded.count},
-        ),
+    _ADD_USAGE.run_all(
+        c,
         [
             {"account": s.account, "endpoint": s.endpoint, "second": s.second, "count": s.count}
             for s in usage
@@ -35,6 +32,18 @@ def add_quota_usage(c: Connection, usage: Sequence[QuotaUsage]) -> None:
     newest = max(s.second for s in usage)
     if newest % 60 == 0:
         c.execute(delete(quota_usage).where(quota_usage.c.second < newest - _DAY))
+
+
+def _add_usage(dialect: str) -> Upsert:
+    columns = ("account", "endpoint", "second", "count")
+    statement = upsert(dialect, quota_usage).values({name: param(name) for name in columns})
+    return statement.on_conflict_do_update(
+        index_elements=["account", "endpoint", "second"],
+        set_={"count": quota_usage.c.count + statement.excluded.count},
+    )
+
+
+_ADD_USAGE = Prepared(_add_usage)
 
 
 def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: Millis) -> None:

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, cast, func, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    cast,
+    func,
+    literal,
+    select,
+    update,
+)
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.ports import Fence, Holder
 from connector.store.database import Database
+from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
 from connector.store.tables import leases
 
@@ -30,21 +41,35 @@ class _LeaseRow(NamedTuple):
         cls, c: Connection, resource: str, now: Millis, *, lock: Lock = None
     ) -> tuple[_LeaseRow, Millis] | None:
         """The lease and the time by the store's clock."""
-        query = select(*_COLUMNS, store_time(c, now)).where(leases.c.resource == resource)
-        if lock:
-            query = query.with_for_update(read=lock == "shared")
-        row = c.execute(query).one_or_none()
+        row = _LOAD[lock].first(c, resource=resource, now=now)
         return (cls._make(row[:-1]), row[-1]) if row else None
 
 
 _COLUMNS = tuple(leases.c[name] for name in _LeaseRow._fields)
 
 
-def store_time(c: Connection, now: Millis) -> ColumnElement[Any]:
+def store_time(dialect: str, now: ColumnElement[Any]) -> ColumnElement[Any]:
     """Milliseconds since 1970 by the clock that everyone who uses this store shares."""
-    if c.dialect.name != "postgresql":
-        return literal(int(now))
+    if dialect != "postgresql":
+        return now
     return cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
+
+
+def load_statements() -> dict[Lock, Prepared]:
+    """By the lock that they take."""
+
+    def query(dialect: str) -> Select[Any]:
+        time = store_time(dialect, param("now", BigInteger))
+        return select(*_COLUMNS, time).where(leases.c.resource == param("resource"))
+
+    return {
+        None: Prepared(query),
+        "shared": Prepared(lambda dialect: query(dialect).with_for_update(read=True)),
+        "exclusive": Prepared(lambda dialect: query(dialect).with_for_update()),
+    }
+
+
+_LOAD = load_statements()
 
 
 def require_lease(c: Connection, fence: Fence, now: Millis, *, lock: Lock = "shared") -> None:
@@ -60,6 +85,10 @@ def require_lease(c: Connection, fence: Fence, now: Millis, *, lock: Lock = "sha
         raise StoreError(Problem.STORE_HELD, f"our lease of {fence.resource} has expired")
 
 
+def _time(c: Connection, now: Millis) -> ColumnElement[Any]:
+    return store_time(c.dialect.name, literal(int(now), BigInteger))
+
+
 class SqlLeases:
     """connector.ports.Leases."""
 
@@ -70,7 +99,7 @@ class SqlLeases:
         self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
     ) -> Fence | Holder:
         def work(c: Connection) -> Fence | Holder:
-            time = store_time(c, now)
+            time = _time(c, now)
             found = _LeaseRow.load(c, resource, now, lock="exclusive")
             if found is None:
                 values = {"resource": resource, "holder": holder, "token": 1}
@@ -93,7 +122,7 @@ class SqlLeases:
 
     async def renew(self, fences: Collection[Fence], *, now: Millis, ttl: int) -> frozenset[Fence]:
         def work(c: Connection) -> frozenset[Fence]:
-            return _set_expiry(c, fences, store_time(c, now) + ttl)
+            return _set_expiry(c, fences, _time(c, now) + ttl)
 
         return await self._database.write(work)
 
@@ -102,7 +131,7 @@ class SqlLeases:
 
     async def holders(self, *, now: Millis) -> Mapping[str, Holder]:
         def work(c: Connection) -> dict[str, Holder]:
-            found = c.execute(select(*_COLUMNS, store_time(c, now)))
+            found = c.execute(select(*_COLUMNS, _time(c, now)))
             rows = [(_LeaseRow._make(row[:-1]), row[-1]) for row in found]
             return {
                 row.resource: Holder(row.holder, row.expires_at, row.expires_at <= time)
@@ -115,7 +144,7 @@ class SqlLeases:
         def work(c: Connection) -> Millis | None:
             if c.dialect.name != "postgresql":
                 return None
-            return Millis(c.execute(select(store_time(c, Millis(0)))).scalar_one())
+            return Millis(c.execute(select(_time(c, Millis(0)))).scalar_one())
 
         return await self._database.read(work)
 

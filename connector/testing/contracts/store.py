@@ -159,7 +159,7 @@ class StoreContract:
         assert claim
         seqs = [entry.seq for entry in claim.entries]
         request = Request("r1", "POST /api/events", NOW, 202, 12)
-        changed = await store.outbox.settle(
+        settled = await store.outbox.settle(
             claim,
             [
                 Accepted(seqs[0], "r1"),
@@ -174,7 +174,7 @@ class StoreContract:
             requests=[request],
             policy=RetryPolicy(HORIZON),
         )
-        assert changed == 7
+        assert settled.changed == 7
         [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.claimed, backlog.held, backlog.dead) == (3, 0, 1, 1)
         groups = await store.dead_letters.groups()
@@ -581,4 +581,5 @@ class StoreContract:
 
     @staticmethod
     async def _settle(store: Store, claim: Claim, *outcomes: Outcome) -> int:
-        return await store.outbox.settle(claim, outcomes, now=NOW, policy=RetryPolicy(HORIZON))
+        policy = RetryPolicy(HORIZON)
+        return (await store.outbox.settle(claim, outcomes, now=NOW, policy=policy)).changed

@@ -24,7 +24,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Claim, Entry, State
-from connector.ports import Fence, ReadyCounts, RetryPolicy
+from connector.ports import Fence, ReadyCounts, RetryPolicy, Settled
 
 _ENDS: dict[type[Outcome], State] = {
     Accepted: State.ACCEPTED,
@@ -117,7 +117,7 @@ class MemoryQueue:
         now: Millis,
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
-    ) -> int:
+    ) -> Settled:
         self.requests += requests
         for outcome in outcomes:
             row = self.rows[outcome.seq]
@@ -126,7 +126,8 @@ class MemoryQueue:
             row.claim = None
             row.outcomes.append(outcome)
             self._apply(row, outcome, now)
-        return len(outcomes)
+        again = [self.rows[o.seq] for o in outcomes if self.rows[o.seq].state == State.READY]
+        return Settled(len(outcomes), min((row.due for row in again), default=None))
 
     def _apply(self, row: QueuedEntry, outcome: Outcome, now: Millis) -> None:
         row.state = _ENDS.get(type(outcome), State.READY)
