@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FOR ?=
+OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help browser demo test check bench campaign format lock clean
@@ -41,8 +42,8 @@ check: $(VENV)/development ## Format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/development ## Speed, as ratios to a floor
-	$(BIN)/python -m bench
+bench: $(VENV)/development ## Speed as ratios to a floor, written to bench/report.md (about 20 minutes)
+	$(BIN)/python -m bench --report bench/report.md $(OPTIONS)
 
 campaign: $(VENV)/development ## Long runs: many kills
 	$(BIN)/python -m pytest -m campaign --timeout 3600 tests

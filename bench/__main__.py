@@ -28,8 +28,12 @@ from bench import (
     growth,
     intake,
     live,
+    peers,
     quota,
+    report,
     segment,
+    size,
+    start,
     states,
 )
 from bench.load import signed_requests
@@ -92,6 +96,18 @@ def _growth(options: argparse.Namespace, folder: Path) -> str:
     return growth.text(growth.measure(sizes, folder))
 
 
+def _peers(options: argparse.Namespace, folder: Path) -> str:
+    return peers.text(peers.measure(options.sdk_events, folder))
+
+
+def _size(options: argparse.Namespace, folder: Path) -> str:
+    return size.text(size.measure(options.rate, options.seconds, rows=options.history))
+
+
+def _start(options: argparse.Namespace, folder: Path) -> str:
+    return start.text(start.measure(folder, options.repeats))
+
+
 def _segment(options: argparse.Namespace, folder: Path) -> str:
     return segment.text(asyncio.run(segment.measure(options.people or 100_000, folder)))
 
@@ -105,8 +121,11 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "console": _console,
     "live": _live,
     "growth": _growth,
+    "peers": _peers,
     "quota": _quota,
     "segment": _segment,
+    "size": _size,
+    "start": _start,
     "states": _states,
 }
 """Benchmarks that run by name only: they take longer, or have no floor to alternate with."""
@@ -132,7 +151,29 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=100_000, help="rows in growth")
     parser.add_argument("--minutes", type=float, default=3.0, help="duration of quota and blast")
+    parser.add_argument(
+        "--report", type=Path, help="measure what the goals are about, and write it to this file"
+    )
+    parser.add_argument(
+        "--history", type=int, nargs="+", default=size.ROWS, help="rows of the histories in size"
+    )
+    parser.add_argument(
+        "--sdk-events", type=int, default=2_000, help="events of the loop over Klaviyo's SDK"
+    )
     options = parser.parse_args()
+    if options.report:
+        report.write(
+            report.Options(
+                repeats=options.repeats,
+                seconds=options.seconds,
+                rate=options.rate,
+                people=options.people or 3_000,
+                events=options.sdk_events,
+                rows=options.history,
+            ),
+            options.report,
+        )
+        return
     if options.only in _STANDALONE:
         _log(options.only)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:

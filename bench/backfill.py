@@ -201,20 +201,37 @@ class Result:
     again_writes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """A backfill without a kill. `cpu`: seconds a person, of the whole daemon. `idle`, `live`: see
+    `Result`."""
+
+    people: int
+    seconds: float
+    cpu: float
+    idle: Sequence[float]
+    live: Sequence[float]
+
+
+def measure_undisturbed(count: int, folder: Path) -> Undisturbed:
+    daemon, live, emails = _prepare(count, folder)
+    daemon.start()
+    with live.in_progress():
+        time.sleep(_IDLE_SECONDS)
+    idle, live.seconds = live.seconds, []
+    mark = CpuMark(daemon.process.pid)
+    mark.begin()
+    with live.in_progress():
+        seconds, _ = _run(daemon, live.platforms, live, emails, kills=(), count=count)
+    mark.end()
+    daemon.end(signal.SIGTERM)
+    return Undisturbed(count, seconds, mark.seconds / count, idle, live.seconds)
+
+
 def measure(count: int, folder: Path) -> Result:
     """A backfill of `count` people with two kills, and a second run."""
-    platforms = _Platforms(count)
-    port, config = free_port(), folder / "connector.toml"
-    mapping = folder / "mapping.toml"
-    shipped = (ROOT / "mappings" / "jericommerce.toml").read_text()
-    # Without attached fields an event waits for no read: only the lane is measured.
-    mapping.write_text(shipped.replace("attach_profile = true", "attach_profile = false"))
-    config.write_text(_CONFIG.format(port=port, mapping=mapping, rate=_RATE, **platforms.urls))
-    emails = folder / "people.csv"
-    members = platforms.jericommerce.people
-    emails.write_text("email\n" + "".join(f"{person.email}\n" for person in members))
-    daemon = _Daemon(folder, config, port)
-    live = _Live(daemon, platforms, Traffic(platforms.jericommerce, ""))
+    daemon, live, emails = _prepare(count, folder)
+    platforms = live.platforms
     daemon.start()
     with live.in_progress():
         time.sleep(_IDLE_SECONDS)
@@ -244,6 +261,21 @@ def measure(count: int, folder: Path) -> Result:
         again_seconds,
         sum(n for label, n in increase.items() if label.startswith(("POST", "PATCH"))),
     )
+
+
+def _prepare(count: int, folder: Path) -> tuple[_Daemon, _Live, Path]:
+    platforms = _Platforms(count)
+    port, config = free_port(), folder / "connector.toml"
+    mapping = folder / "mapping.toml"
+    shipped = (ROOT / "mappings" / "jericommerce.toml").read_text()
+    # Without attached fields an event waits for no read: only the lane is measured.
+    mapping.write_text(shipped.replace("attach_profile = true", "attach_profile = false"))
+    config.write_text(_CONFIG.format(port=port, mapping=mapping, rate=_RATE, **platforms.urls))
+    emails = folder / "people.csv"
+    members = platforms.jericommerce.people
+    emails.write_text("email\n" + "".join(f"{person.email}\n" for person in members))
+    daemon = _Daemon(folder, config, port)
+    return daemon, _Live(daemon, platforms, Traffic(platforms.jericommerce, "")), emails
 
 
 def _run(

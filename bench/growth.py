@@ -86,7 +86,8 @@ _RECORD = (
 )
 
 
-def _records(count: int, lane: str, state: State, at: int, problem: str = "NULL") -> str:
+def records_sql(count: int, lane: str, state: State, at: int, problem: str = "NULL") -> str:
+    """`lane` is an SQL expression of `i`, the number of the row."""
     return (
         _RECORD + _NUMBERS.format(count=count) + f"SELECT {lane}, {int(state)}, 0, {at}, 0, '', 0, "
         f"randomblob(16), 'u' || i, 'Balance changed', {at}, {at}, 'webhook', "
@@ -104,11 +105,11 @@ def _memberships(count: int, lane: int, target: int, state: State, problem: str)
     )
 
 
-def _people(count: int) -> str:
+def people_sql(count: int, connections: int = _CONNECTIONS) -> str:
     return (
         "INSERT INTO people (connection, platform_id, email, seen_at) "
         + _NUMBERS.format(count=count)
-        + f"SELECT 'c' || (i % {_CONNECTIONS}), 'p' || i, 'person' || i || '@example.com', 1 FROM n"
+        + f"SELECT 'c' || (i % {connections}), 'p' || i, 'person' || i || '@example.com', 1 FROM n"
     )
 
 
@@ -151,8 +152,8 @@ async def _old_records(store: SqlStore, sizes: Sizes) -> list[str]:
     await _lanes(store)
     at = SystemClock().now() - 200 * _DAY
     return [
-        _records(sizes.rows // 10, _EVENT_LANES, State.DEAD, at + 195 * _DAY, "'K400'"),
-        _records(sizes.rows, _EVENT_LANES, State.ACCEPTED, at),
+        records_sql(sizes.rows // 10, _EVENT_LANES, State.DEAD, at + 195 * _DAY, "'K400'"),
+        records_sql(sizes.rows, _EVENT_LANES, State.ACCEPTED, at),
     ]
 
 
@@ -201,7 +202,7 @@ async def _resume(store: SqlStore, sizes: Sizes) -> None:
 async def _crowd(store: SqlStore, sizes: Sizes) -> list[str]:
     await _lanes(store)
     at = SystemClock().now()
-    return [_people(sizes.people), _records(sizes.rows, _EVENT_LANES, State.READY, at)]
+    return [people_sql(sizes.people), records_sql(sizes.rows, _EVENT_LANES, State.READY, at)]
 
 
 async def _scrape(store: SqlStore, sizes: Sizes) -> None:
@@ -216,7 +217,7 @@ async def _overview_of(store: SqlStore, sizes: Sizes) -> list[str]:
         "lane, account, 0, 0, 0, cursor, scan_started_at, saved_at, 0, completed_at, 0, 0, 0, 0, "
         "problem, detail FROM groups WHERE id = 1"
     )
-    dead = _records(sizes.rows // 10, _EVENT_LANES, State.DEAD, SystemClock().now(), "'K400'")
+    dead = records_sql(sizes.rows // 10, _EVENT_LANES, State.DEAD, SystemClock().now(), "'K400'")
     return [*of_list, source, *(await _crowd(store, sizes)), dead]
 
 

@@ -44,9 +44,10 @@ port = {port}
 
 [log]
 level = "error"
-
+"""
+_CONNECTION = """
 [[connections]]
-name = "bench"
+name = "{name}"
 source = "jericommerce"
 mapping = "{mapping}"
 
@@ -59,7 +60,7 @@ rate_per_second = 100000
 
 [connections.klaviyo]
 base_url = "http://127.0.0.1:{remote}"
-private_key = "pk_bench"
+private_key = "pk_{name}"
 """
 
 
@@ -86,6 +87,19 @@ class Run:
 Webhook = tuple[str, bytes]
 
 
+def config_text(
+    folder: Path, *, port: int, remote: int, connections: Sequence[str] = ("bench",)
+) -> str:
+    """The configuration of a daemon that runs these connections with every module on."""
+    mapping = ROOT / "mappings" / "jericommerce.toml"
+    parts = [_CONFIG.format(folder=folder, port=port)]
+    parts += [
+        _CONNECTION.format(name=name, mapping=mapping, secret=SECRET, remote=remote)
+        for name in connections
+    ]
+    return "".join(parts)
+
+
 def webhooks(count: int) -> list[Webhook]:
     """(unique id, HTTP message) of signed webhooks, created beforehand."""
     made = []
@@ -104,10 +118,7 @@ def ours(made: Sequence[Webhook], rate: float, seconds: float) -> Run:
     with tempfile.TemporaryDirectory(prefix="bench-live-") as name:
         folder, port, remote = Path(name), free_port(), free_port()
         config = folder / "connector.toml"
-        mapping = ROOT / "mappings" / "jericommerce.toml"
-        config.write_text(
-            _CONFIG.format(folder=folder, port=port, mapping=mapping, secret=SECRET, remote=remote)
-        )
+        config.write_text(config_text(folder, port=port, remote=remote))
         return _measure(
             ["-m", "bench.live", str(config)], folder, port, remote, made, rate, seconds
         )
@@ -135,12 +146,13 @@ def _measure(
         pinned(1),
     ):
         mark = CpuMark(process.pid)
-        return uvloop.run(_drive(port, remote, made, rate, seconds, mark))
+        return uvloop.run(drive(port, remote, made, rate, seconds, mark))
 
 
-async def _drive(
+async def drive(
     port: int, remote: int, made: Sequence[Webhook], rate: float, seconds: float, mark: CpuMark
 ) -> Run:
+    """Post `made` at this rate, and measure after a warm-up."""
     sent: dict[str, float] = {}
     status: dict[str, bytes] = {}
     rest: Iterator[Webhook] = iter(made)

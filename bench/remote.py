@@ -26,18 +26,22 @@ _DONE = {
         "attributes": {"status": "complete", "total_count": 0, "completed_count": 0},
     }
 }
-_ACCOUNT = {
-    "data": [
-        {
-            "type": "account",
-            "id": "BENCH1",
-            "attributes": {
-                "timezone": "UTC",
-                "contact_information": {"organization_name": "bench"},
-            },
-        }
-    ]
-}
+_KEY = re.compile(rb"Klaviyo-API-Key pk_(\w+)", re.IGNORECASE)
+
+
+def _account(head: bytes) -> dict[str, object]:
+    """Each private key has an account of its own."""
+    key = _KEY.search(head)
+    contact = {"organization_name": "bench"}
+    return {
+        "data": [
+            {
+                "type": "account",
+                "id": key[1].decode().upper() if key else "BENCH",
+                "attributes": {"timezone": "UTC", "contact_information": contact},
+            }
+        ]
+    }
 
 
 class Remote:
@@ -48,7 +52,7 @@ class Remote:
         self.requests: Counter[str] = Counter()
         self._balance = 0
 
-    def answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
+    def answer(self, method: str, target: str, head: bytes, body: bytes) -> tuple[int, bytes]:
         path = target.partition("?")[0]
         if path == "/report":
             return 200, orjson.dumps({"accepted": self.accepted, "requests": self.requests})
@@ -76,7 +80,7 @@ class Remote:
             case "/api/profile-bulk-import-jobs/J1":
                 return 200, orjson.dumps(_DONE)
             case "/api/accounts":
-                return 200, orjson.dumps(_ACCOUNT)
+                return 200, orjson.dumps(_account(head))
         return 200, b'{"data":[],"links":{"next":null}}'
 
     def _customer(self, email: str) -> dict[str, object]:
@@ -115,7 +119,7 @@ class _Connection(asyncio.Protocol):
         body = bytes(self._buffer[end + 4 : end + 4 + length])
         self._buffer.clear()
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
-        status, answer = self._remote.answer(method, target, body)
+        status, answer = self._remote.answer(method, target, head, body)
         self._transport.write(
             b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
             % (status, len(answer))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.requests import Request
@@ -106,26 +108,81 @@ async def page(visit: Visit, template: str, *, status: int = 200, **values: Any)
 
 class SharedPage:
     """A page that is the same for all who have the same rights, but for the token of their forms:
-    rendered once for each status document, however many tabs show it."""
+    rendered once for each status document, however many tabs show it.
 
-    def __init__(self, template: str) -> None:
+    `regions` are the ids of the elements that follow changes. The content of each is a block.
+    """
+
+    def __init__(self, template: str, regions: tuple[str, ...]) -> None:
         self._template = template
-        self._texts: dict[tuple[bool, bool], str] = {}
+        self._regions = regions
+        self._texts: dict[_Rights, str] = {}
         self._document: Status | None = None
+        self._updates: dict[_Rights, _Updates] = {}
 
     def of(self, visit: Visit, document: Status, values: Callable[[], dict[str, Any]]) -> Response:
         """`values` are the template's, made of `document`."""
         flash = visit.flash()
         if document is not self._document:
             self._texts, self._document = {}, document
-        key = (visit.principal.is_operator, visit.principal.session is not None)
-        text = self._texts.get(key)
+        rights = _rights(visit)
+        text = self._texts.get(rights)
         if text is None or flash is not None:
             count = len(document.attention)
             text = _render(visit, self._template, count, _TOKEN, flash, values())
             if flash is None:
-                self._texts[key] = text
+                self._texts[rights] = text
         return visit.finish(HTMLResponse(text.replace(_TOKEN, visit.csrf_token)))
+
+    def updates(
+        self,
+        visit: Visit,
+        document: Status,
+        values: Callable[[], dict[str, Any]],
+        seen: Status | None,
+    ) -> bytes:
+        """A JSON object of the regions that differ from those of the document that a tab has
+        `seen`, all for None: their HTML by id. Encoded once for all tabs."""
+        known = self._updates.get(_rights(visit))
+        if known is None or known.document is not document:
+            html = self._render_regions(visit, document, values())
+            known = self._updates[_rights(visit)] = _Updates.after(known, document, html)
+        found = known.changed if seen is not None and seen is known.before else known.all
+        return found.replace(_TOKEN.encode(), visit.csrf_token.encode())
+
+    def _render_regions(
+        self, visit: Visit, document: Status, values: dict[str, Any]
+    ) -> dict[str, str]:
+        template = environment().get_template(self._template)
+        blocks = {**environment().get_template("base.html").blocks, **template.blocks}
+        found = _context(visit, len(document.attention), _TOKEN, None, values)
+        context = template.new_context(found)
+        return {id: "".join(blocks[id.replace("-", "_")](context)) for id in self._regions}
+
+
+_Rights = tuple[bool, bool]
+
+
+def _rights(visit: Visit) -> _Rights:
+    return visit.principal.is_operator, visit.principal.session is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Updates:
+    """The regions of a `document` as JSON, and those that differ from the document `before`."""
+
+    document: Status
+    html: dict[str, str]
+    all: bytes
+    before: Status | None
+    changed: bytes
+
+    @classmethod
+    def after(cls, known: _Updates | None, document: Status, html: dict[str, str]) -> _Updates:
+        old = known.html if known else {}
+        changed = {id: text for id, text in html.items() if old.get(id) != text}
+        before = known.document if known else None
+        return cls(document, html, orjson.dumps(html), before, orjson.dumps(changed))
 
 
 def _render(
@@ -136,24 +193,31 @@ def _render(
     flash: tuple[str, bool] | None,
     values: dict[str, Any],
 ) -> str:
+    context = _context(visit, needs_you, token, flash, values)
+    return environment().get_template(template).render(context)
+
+
+def _context(
+    visit: Visit,
+    needs_you: int,
+    token: str,
+    flash: tuple[str, bool] | None,
+    values: dict[str, Any],
+) -> dict[str, Any]:
     now = visit.services.clock.now()
     field = Markup('<input type="hidden" name="csrf_token" value="{}">').format(token)
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            navigation=NAVIGATION,
-            path=visit.request.url.path,
-            csrf=lambda: field,
-            can_change=visit.principal.is_operator,
-            signed_in=visit.principal.session is not None,
-            flash=flash,
-            needs_you=needs_you,
-            now=now,
-            ago=lambda at: "never" if at is None else f"{format_age((now - at) / 1000)} ago",
-            **values,
-        )
-    )
+    return {
+        "navigation": NAVIGATION,
+        "path": visit.request.url.path,
+        "csrf": lambda: field,
+        "can_change": visit.principal.is_operator,
+        "signed_in": visit.principal.session is not None,
+        "flash": flash,
+        "needs_you": needs_you,
+        "now": now,
+        "ago": lambda at: "never" if at is None else f"{format_age((now - at) / 1000)} ago",
+        **values,
+    }
 
 
 def plain_page(template: str, *, status: int = 200, **values: Any) -> Response:

@@ -12,9 +12,10 @@ from connector.ports import Clock
 Topic = Literal["status", "dead-letters", "actions", "approvals", "backfills", "connections"]
 TOPICS: tuple[Topic, ...] = get_args(Topic)
 
-_COLLECT = 1.0
-"""Seconds for which changes are collected before a subscriber gets them: as long as a status may be
-given out (connector.service.latest_status)."""
+_COLLECT = 1.5
+"""Seconds for which changes are collected before a subscriber gets them: no less than a status may
+be given out (connector.service.latest_status), and less than the two seconds within which an open
+page follows a change."""
 _KEEP_ALIVE = 15.0
 
 

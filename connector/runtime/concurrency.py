@@ -19,3 +19,17 @@ async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncGen
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def as_completed_together(
+    coroutines: Iterable[Coroutine[Any, Any, T]],
+) -> AsyncGenerator[list[T], None]:
+    """The same, but all that have ended since the last ones were taken at a time."""
+    pending = {asyncio.create_task(coroutine) for coroutine in coroutines}
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            yield [task.result() for task in done]
+    finally:
+        for task in pending:
+            task.cancel()

@@ -135,6 +135,18 @@ async def test_an_open_page_shows_a_change_and_keeps_what_is_being_typed(site: S
     assert focused == "q"
 
 
+async def test_the_overview_is_sent_what_changed_and_asks_for_nothing(site: Site) -> None:
+    page = await site.page()
+    await page.goto("/")
+    await expect(page.locator("#live-state")).to_contain_text("live")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    await site.console.api.dead_letters("d")
+    site.console.api.changes.publish("dead-letters")
+    await expect(page.locator("#todo")).to_contain_text("4 dead letters")
+    assert asked == []
+
+
 async def enter(page: Page) -> None:
     await page.keyboard.down("Enter")
     await page.keyboard.up("Enter")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
 
 from connector.console.chart import HEIGHT, chart
 from connector.console.pages.overview import card, cards
-from connector.console.view import commands
+from connector.console.view import SharedPage, commands
 from connector.service.status import Attention, ConnectionStatus, LaneStatus, Status, Throughput
+from connector.testing.fakes.clock import FakeClock
+from connector.web.access import Principal
 
 QUIET = Throughput(events=[0] * 120, profiles=[0] * 120)
 
@@ -87,3 +93,40 @@ def test_what_needs_a_person_is_counted_for_its_own_connection_only() -> None:
 def test_commands_in_a_remedy_are_marked_and_nothing_else_is() -> None:
     assert commands("run `a <b>`, or <c>") == "run <code>a &lt;b&gt;</code>, or &lt;c&gt;"
     assert commands("a lone ` stays") == "a lone ` stays"
+
+
+def visit(token: str) -> Any:
+    """A visit of an operator's browser, whose forms have this token."""
+    principal = Principal("operator", "operator", "loopback")
+    request = SimpleNamespace(url=SimpleNamespace(path="/overview/stream"))
+    services = SimpleNamespace(clock=FakeClock())
+    return SimpleNamespace(
+        principal=principal, request=request, services=services, csrf_token=token
+    )
+
+
+def document(text: str) -> Any:
+    return SimpleNamespace(
+        attention=[],
+        verdict=SimpleNamespace(level="ok", text=text),
+        replicas=[],
+        connections={},
+        dead_letters=[],
+    )
+
+
+def test_a_tab_is_sent_the_regions_that_differ_from_those_it_has() -> None:
+    page = SharedPage("overview.html", ("verdict", "todo", "cards"))
+    first, second, third = document("one"), document("two"), document("three")
+
+    def sent(document: Any, seen: Any, token: str = "t") -> dict[str, str]:
+        values = lambda: {"document": document, "cards": [], "where": str}  # noqa: E731
+        found: dict[str, str] = orjson.loads(page.updates(visit(token), document, values, seen))
+        return found
+
+    assert sent(first, None).keys() == {"verdict", "todo", "cards"}
+    assert sent(second, first).keys() == {"verdict"}
+    assert sent(second, None).keys() == {"verdict", "todo", "cards"}
+    assert "three" in sent(third, second)["verdict"]
+    assert sent(third, first).keys() == {"verdict", "todo", "cards"}
+    assert sent(third, third).keys() == {"verdict", "todo", "cards"}

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from connector.runtime.concurrency import as_completed
+from connector.runtime.concurrency import as_completed, as_completed_together
 
 
 async def after(turns: int) -> int:
@@ -36,5 +36,16 @@ async def test_an_error_ends_all_of_them() -> None:
     with pytest.raises(KeyError):
         async for _ in as_completed([after(10_000), fail()]):
             pass
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
+async def test_what_ended_while_the_reader_was_away_comes_together() -> None:
+    before = asyncio.all_tasks()
+    found = as_completed_together(map(after, [2, 10, 11, 10_000]))
+    assert await anext(found) == [2]
+    await after(30)
+    assert sorted(await anext(found)) == [10, 11]
+    await found.aclose()
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -15,9 +17,11 @@ from starlette.routing import Route
 from connector.console.chart import Chart, chart
 from connector.console.session import Visit
 from connector.console.view import SharedPage
-from connector.domain.errors import Problem
+from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import KLAVIYO
 from connector.service.status import Attention, ConnectionStatus, LaneStatus, QuotaStatus, Status
+from connector.web.access import AccessDenied
+from connector.web.event_stream import event_stream
 
 _WORDS = {
     "running": "Working",
@@ -128,17 +132,43 @@ def _where(status: Status) -> Callable[[Attention], str]:
     return where
 
 
-_page = SharedPage("overview.html")
+_page = SharedPage("overview.html", regions=("needs-you", "verdict", "todo", "cards"))
+
+
+def _values(status: Status) -> dict[str, Any]:
+    return {"document": status, "cards": cards(status), "where": _where(status)}
 
 
 async def show(request: Request) -> Response:
     visit = Visit.of(request)
     status = await visit.services.commands.latest_status()
-    return _page.of(
-        visit,
-        status,
-        lambda: {"document": status, "cards": cards(status), "where": _where(status)},
-    )
+    return _page.of(visit, status, lambda: _values(status))
 
 
-routes = [Route("/", show, name="overview")]
+async def stream(request: Request) -> Response:
+    """The regions of the page that changed, for each tab that shows it (server-sent events)."""
+    return event_stream(_updates(Visit.of(request)))
+
+
+async def _updates(visit: Visit) -> AsyncIterator[tuple[str, bytes] | None]:
+    """Ends when the caller may no longer see the page."""
+    seen: Status | None = None
+    async for topics in visit.services.changes.changes():
+        if not topics:
+            yield None
+            continue
+        try:
+            visit.services.access.identify(visit.request)
+            status = await visit.services.commands.latest_status()
+        except AccessDenied:
+            return
+        except StoreError:
+            continue
+        yield "regions", _page.updates(visit, status, partial(_values, status), seen)
+        seen = status
+
+
+routes = [
+    Route("/", show, name="overview"),
+    Route("/overview/stream", stream, name="overview_stream"),
+]

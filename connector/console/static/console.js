@@ -35,6 +35,20 @@ const replace = (region, fresh) => {
   if (index !== null) region.querySelectorAll("a, button, summary")[index]?.focus({ preventScroll: true });
 };
 
+// Of a page whose stream brings its regions: what each should show. One that is being edited now is
+// replaced by a later message.
+const regions = new Map();
+
+const show = (event) => {
+  for (const [id, html] of Object.entries(JSON.parse(event.data))) regions.set(id, html);
+  for (const [id, html] of regions) {
+    const region = document.getElementById(id);
+    const fresh = document.createElement(region.tagName);
+    fresh.innerHTML = html;
+    replace(region, fresh);
+  }
+};
+
 const update = async () => {
   if (running) {
     again = true;
@@ -67,11 +81,13 @@ const close = () => {
 
 const open = () => {
   if (source !== null || document.hidden || !document.querySelector("main [data-live]")) return;
-  source = new EventSource("/api/v1/events");
+  const stream = document.getElementById("main").dataset.stream;
+  source = new EventSource(stream ?? "/api/v1/events");
   source.addEventListener("change", update);
+  source.addEventListener("regions", show);
   source.onopen = () => {
     state.textContent = "· live";
-    update();
+    if (!stream) update();
   };
   source.onerror = () => {
     state.textContent = "· not live: reconnecting";

@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from connector.web.api.context import Services, Viewer
 from connector.web.api.problems import RESPONSES
+from connector.web.event_stream import event_stream
 
 router = APIRouter(tags=["events"], responses=RESPONSES)
 
@@ -23,14 +24,9 @@ async def watch(services: Services, caller: Viewer) -> StreamingResponse:
     """`event: change` with `data: {"topics": […]}` within two seconds of a change. The data
     itself is in the lists. A comment keeps the connection open every 15 s; it ends when the process
     stops."""
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(_stream(services), media_type="text/event-stream", headers=headers)
+    return event_stream(_changes(services))
 
 
-async def _stream(services: Services) -> AsyncIterator[bytes]:
-    yield b"retry: 2000\n\n"
+async def _changes(services: Services) -> AsyncIterator[tuple[str, bytes] | None]:
     async for topics in services.changes.changes():
-        if topics:
-            yield b"event: change\ndata: " + orjson.dumps({"topics": topics}) + b"\n\n"
-        else:
-            yield b": nothing has changed\n\n"
+        yield ("change", orjson.dumps({"topics": topics})) if topics else None
