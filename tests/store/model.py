@@ -33,6 +33,7 @@ from connector.ports import (
     ReadyCounts,
     RetryPolicy,
 )
+from connector.ports.queues import Settled
 
 _STUCK = (State.HELD, State.DEAD)
 
@@ -243,14 +244,15 @@ class OutboxModel:
         now: Millis,
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
-    ) -> int:
-        changed = 0
+    ) -> Settled:
+        changed = []
         for outcome in outcomes:
             row = self.rows.get(outcome.seq)
             if row and row.claim == claim.token and row.state == State.CLAIMED:
                 self._apply(row, outcome, now, policy.horizon)
-                changed += 1
-        return changed
+                changed.append(row)
+        due = [max(row.due, now) for row in changed if row.state == State.READY]
+        return Settled(len(changed), min(due, default=None))
 
     def _apply(self, row: Row, outcome: Outcome, now: Millis, horizon: int) -> None:
         match outcome:

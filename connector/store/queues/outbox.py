@@ -99,8 +99,9 @@ class SqlOutbox(queue.SqlQueue):
                 accepted.setdefault(outcome.request, []).append(outcome.seq)
             else:
                 values = after_outcome(entries[outcome.seq], outcome, now, policy.horizon)
-                changed += _update_claimed(c, claim, [outcome.seq], values)
-                if values["state"] == State.READY:
+                updated = _update_claimed(c, claim, [outcome.seq], values)
+                changed += updated
+                if updated and values["state"] == State.READY:
                     due.append(values.get("due", now))
         for request, seqs in accepted.items():
             values = {"token": claim.token, "now": now, "sent_by": request}
