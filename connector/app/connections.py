@@ -57,7 +57,8 @@ class Connections:
         metrics: Metrics,
         problems: ProcessProblems,
         intake: Intake,
-        shared: bool,
+        shared: bool = False,
+        hint: Callable[[str], None] = lambda connection: None,
     ) -> None:
         self.runtimes: dict[str, ConnectionRuntime] = {}
         self.broken: dict[str, str] = {}
@@ -72,6 +73,7 @@ class Connections:
         self._store = store
         self._leases = leases
         self._shared = shared
+        self._hint = hint
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
@@ -115,6 +117,7 @@ class Connections:
             new_transport=lambda: Transport(self._pool),
             intake=self._intake,
             known_accounts=self.known_accounts,
+            hint=self._hint,
         )
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────

@@ -34,6 +34,20 @@ class Store(Section):
             repr=False,
         )
     )
+    pooler: Literal["none", "transaction"] = setting(
+        "none",
+        "transaction: url leads through a pooler, such as PgBouncer, that gives each transaction "
+        "another connection.",
+    )
+    listen_url: Annotated[str, Allowed("postgresql://user:password@host/database, or empty")] = (
+        setting(
+            "",
+            "With a pooler: the database itself. Replicas then wake each other at once by LISTEN, "
+            "instead of looking every second.",
+            env="CONNECTOR_STORE_LISTEN_URL",
+            repr=False,
+        )
+    )
     migrate: Literal["auto", "manual"] = setting(
         "auto",
         "auto migrates an older schema at start (an SQLite file is copied first); with manual, run "
