@@ -257,10 +257,12 @@ class Connections:
     async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
         """Build connections for the account that another replica found theirs to belong to.
         Nothing of them has run here before. Raises ConfigError and StoreError."""
-        for name, account in pinned.items():
-            known = self.accounts.get(name)
-            if known and known.id is None and name not in self.running:
-                async with self.changing:
+        if not any(account.id is None for account in self.accounts.values()):
+            return
+        async with self.changing:
+            for name, account in pinned.items():
+                known = self.accounts.get(name)
+                if known and known.id is None and name not in self.running:
                     await self.rebuild(name, account)
 
     def quota(self) -> list[QuotaUse]:
