@@ -50,6 +50,7 @@ from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
 
 _CANCEL_TIMEOUT = 1.0
+_HEARTBEAT_EVERY = 5.0
 _WAKE_EVERY = 30.0
 """Seconds after which every lane looks for what is ready. A process that has lost the lease may
 still store webhooks, and cannot wake the lanes of the process that holds it."""
@@ -336,7 +337,7 @@ class App:
         self._supervise("commands", Periodic(submitted, self._execute_commands))
         compare = StoreChanges(self.store, self.changes).compare
         self._supervise("changes", Periodic(scheduler.every(0.5), compare))
-        self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
+        self._supervise("heartbeat", Periodic(scheduler.every(_HEARTBEAT_EVERY), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
         self._supervise("lane", Periodic(scheduler.every(_WAKE_EVERY), self._wake_lanes))
         self._supervise("lease", self._takeover)
