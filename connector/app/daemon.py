@@ -52,6 +52,7 @@ from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
 
 _CANCEL_TIMEOUT = 1.0
+_HEARTBEAT_EVERY = 5.0
 _WAKE_EVERY, _WAKE_SHARED_EVERY = 30.0, 1.0
 """Seconds after which lanes with something ready are woken. Other replicas store webhooks as well,
 and on SQLite a process that has lost the lease does; neither can wake them."""
@@ -387,7 +388,7 @@ class App:
         self._supervise("commands", Periodic(submitted, self._execute_commands))
         compare = StoreChanges(self.store, self.changes).compare
         self._supervise("changes", Periodic(scheduler.every(0.5), compare))
-        self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
+        self._supervise("heartbeat", Periodic(scheduler.every(_HEARTBEAT_EVERY), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
         every = _WAKE_SHARED_EVERY if self._shared else _WAKE_EVERY
         due, wake_due = scheduler.every(every), partial(self.connections.wake_due, every)
