@@ -77,7 +77,7 @@ async def _post(world: World, costs: Costs) -> tuple[dict[str, int], int]:
 
 
 async def test_what_a_webhook_costs(tmp_path: Path) -> None:
-    """The cheapest of a few: a machine that stands still makes lanes look again."""
+    """The cheapest of a few: a busy machine makes lanes look more often."""
     async with opened(tmp_path) as world:
         world.answer()
         async with world.running() as app:
