@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,11 @@ class Store(Section):
     min_free: Size = setting(
         "512MB", "With less free disk space, webhooks are answered 503; deliveries continue."
     )
+
+    @property
+    def identity(self) -> str:
+        """Names the store without showing where it is."""
+        return sha256(self.url.encode()).hexdigest()[:16]
 
 
 class Server(Section):

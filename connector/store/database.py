@@ -36,7 +36,10 @@ class Database(Protocol):
 
     async def write(self, work: Work[T]) -> T: ...
 
-    async def read(self, work: Work[T]) -> T: ...
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
+        """`brief`: work that looks up a few rows by an index. On SQLite it is done at once, because
+        handing it to a thread costs more."""
+        ...
 
     async def empty_log(self) -> bool:
         """Move what is committed into the database and leave none of it in a log; whether that was
@@ -102,7 +105,7 @@ class PostgresDatabase:
         except (SQLAlchemyError, OSError) as error:
             raise to_store_error(error) from error
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
         return await self.write(work)
 
     async def empty_log(self) -> bool:
