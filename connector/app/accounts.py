@@ -25,6 +25,10 @@ _TIMEOUT = 8.0
 _RETRY_MAX = 60.0
 
 
+class _Replaced(Exception):
+    """A reload has replaced the account while it was asked for; its successor is asked for too."""
+
+
 class AccountLookups:
     """connector.ports.workers.Loop that asks for every account that is not confirmed, until it is.
 
@@ -72,8 +76,16 @@ class AccountLookups:
         return any(account is other for other in self._connections.accounts.values())
 
     def _unconfirmed(self) -> dict[str, Account]:
-        accounts = self._connections.accounts
-        return {name: account for name, account in accounts.items() if not account.confirmed}
+        """Accounts to ask for, or whose answer has not started their connection. Only those whose
+        lease this process holds: the others are another one's."""
+        connections = self._connections
+        return {
+            name: account
+            for name, account in connections.accounts.items()
+            if not (account.confirmed and name in connections.running)
+            and name in connections.runtimes
+            and connections.runtimes[name].lease.valid()
+        }
 
     async def _look_up(self, account: Account) -> bool:
         """Whether the connections must be restarted for what was found."""
@@ -81,14 +93,23 @@ class AccountLookups:
         if account.credential not in known:
             try:
                 async with asyncio.timeout(_TIMEOUT):
-                    known[account.credential] = await retry_read(account.read, clock=self._clock)
+                    known[account.credential] = await retry_read(
+                        lambda: self._read(account), clock=self._clock
+                    )
+            except _Replaced:
+                return False
             except TimeoutError:
-                await self._unreadable(account.credential, AmbiguousError(Problem.TIMED_OUT))
+                await self._unreadable(account, AmbiguousError(Problem.TIMED_OUT))
                 return False
             except DeliveryError as error:
-                await self._unreadable(account.credential, error)
+                await self._unreadable(account, error)
                 return False
         return await self._found(account.credential, known[account.credential])
+
+    async def _read(self, account: Account) -> str:
+        if not self._is_in_use(account):
+            raise _Replaced
+        return await account.read()
 
     async def _found(self, credential: str, id: str) -> bool:
         async with self._connections.changing:
@@ -111,13 +132,15 @@ class AccountLookups:
         connections.run(name)
         return False
 
-    async def _unreadable(self, credential: str, error: DeliveryError) -> None:
+    async def _unreadable(self, asked: Account, error: DeliveryError) -> None:
         """Without any answer a connection waits unless it has a known account. A refusal is an
         answer: its lanes will meet it too, and say so."""
         connections = self._connections
         async with connections.changing:
+            if not self._is_in_use(asked):
+                return  # a reload closed its client, which says nothing about Klaviyo
             for name, account in self._unconfirmed().items():
-                if account.credential != credential or name in connections.running:
+                if account.credential != asked.credential or name in connections.running:
                     continue
                 if account.id is None and isinstance(error, RetryLater | AmbiguousError):
                     detail = (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from connector.app.problems import ProcessProblems
 from connector.app.wiring import BuildResult, ConnectionBuilder
@@ -12,12 +13,14 @@ from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config
 from connector.domain.errors import ConfigError, Problem
+from connector.domain.lanes import LaneId, Millis
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
 from connector.net.transport import ConnectionPool, Transport
 from connector.pipeline.intake import Intake
+from connector.pipeline.lease import STORE_RESOURCE, ProcessLeases
 from connector.pipeline.store_outage import until_available
-from connector.ports import Clock, Lease, Store
+from connector.ports import ALL_COMMANDS, Clock, CommandScope, Lease, Store
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
@@ -49,11 +52,12 @@ class Connections:
     def __init__(
         self,
         store: Store,
-        lease: Lease,
+        leases: ProcessLeases,
         clock: Clock,
         metrics: Metrics,
         problems: ProcessProblems,
         intake: Intake,
+        shared: bool,
     ) -> None:
         self.runtimes: dict[str, ConnectionRuntime] = {}
         self.broken: dict[str, str] = {}
@@ -66,7 +70,8 @@ class Connections:
         self._writers: dict[str, Writer] = {}
         self._config = Config()
         self._store = store
-        self._lease = lease
+        self._leases = leases
+        self._shared = shared
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
@@ -103,7 +108,7 @@ class Connections:
         return ConnectionBuilder(
             config,
             self._store,
-            self._lease,
+            self._lease_of,
             self._clock,
             self._metrics,
             self.limiters,
@@ -111,6 +116,64 @@ class Connections:
             intake=self._intake,
             known_accounts=self.known_accounts,
         )
+
+    # ── leases ───────────────────────────────────────────────────────────────────────────────────
+
+    def _lease_of(self, connection: str, account: str | None) -> Lease:
+        """The store's on SQLite. Where replicas share a database, that of the account; before the
+        account is known, one of the connection's own."""
+        if not self._shared:
+            return self._leases.of(STORE_RESOURCE)
+        return self._leases.of(account or f"connection {connection}")
+
+    def resources(self) -> frozenset[str]:
+        """Whose lease this process can use: the store's, and those of its connections."""
+        leases = (r.lease.resource for r in self.runtimes.values() if r.enabled)
+        return frozenset({STORE_RESOURCE, *leases})
+
+    def _of(self, resource: str) -> list[ConnectionRuntime]:
+        return [r for r in list(self.runtimes.values()) if r.lease.resource == resource]
+
+    def lanes_of(self, resource: str) -> list[LaneId] | None:
+        """The lanes whose claims are its holder's; None: all there are."""
+        if not self._shared:
+            return None
+        return [dispatcher.lane.id for r in self._of(resource) for dispatcher in r.dispatchers]
+
+    def command_scope(self, resources: Collection[str]) -> CommandScope:
+        """The commands that the holder of these resources carries out."""
+        if not self._shared:
+            return ALL_COMMANDS
+        enabled = {name: r.lease.resource for name, r in self.runtimes.items() if r.enabled}
+        mine = frozenset(name for name, resource in enabled.items() if resource in resources)
+        return CommandScope(mine, frozenset(enabled) if STORE_RESOURCE in resources else None)
+
+    def wake(self, resource: str) -> None:
+        """Its lease is valid now: look for work, and for the account where it is not confirmed."""
+        for runtime in self._of(resource):
+            runtime.wake()
+        self.unconfirmed.set()
+
+    async def until_quiet(self, resource: str, timeout: float) -> bool:
+        """Wait until nothing of it is under way; whether that was within `timeout` seconds."""
+        workers = [w for r in self._of(resource) for w in (*r.dispatchers, *r.workers)]
+        return all(await asyncio.gather(*(worker.until_quiet(timeout) for worker in workers)))
+
+    async def wake_due(self, ahead: float) -> None:
+        """Wake the lanes that have something to claim within `ahead` seconds: other processes store
+        webhooks for them and cannot wake them. Raises StoreError."""
+        lanes = {
+            dispatcher.lane: dispatcher
+            for runtime in list(self.runtimes.values())
+            if runtime.lease.valid()
+            for dispatcher in runtime.dispatchers
+        }
+        if lanes:
+            until = Millis(self._clock.now() + round(ahead * 1000))
+            due = await self._store.lanes.due(lanes, now=until)
+            for lane, dispatcher in lanes.items():
+                if lane.id in due:
+                    dispatcher.wake()
 
     def adopt(self, candidate: Candidate) -> None:
         """Replace the connections by these, not started. The old ones must be stopped."""
@@ -154,7 +217,8 @@ class Connections:
             await until_available(recover, self._clock)
             self.adopt(candidate)
             # The old lanes may have changed theirs since the new ones were built.
-            await until_available(self._load_states, self._clock)
+            runtimes = list(self.runtimes.values())
+            await until_available(partial(self._load_states, runtimes), self._clock)
             self.start()
 
     async def replace_idle(self, name: str, candidate: Candidate) -> None:
@@ -186,6 +250,15 @@ class Connections:
         scopes = self._store.address_scopes
         # After the last call that knew no account, as far as the endpoint is concerned.
         await until_available(lambda: scopes.move(name, account), self._clock)
+
+    async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
+        """Build connections for the account that another replica found theirs to belong to.
+        Nothing of them has run here before. Raises ConfigError and StoreError."""
+        for name, account in pinned.items():
+            known = self.accounts.get(name)
+            if known and known.id is None and name not in self.running:
+                async with self.changing:
+                    await self.rebuild(name, account)
 
     def quota(self) -> list[QuotaUse]:
         """Requests of the last minute, in words for people."""
@@ -249,17 +322,17 @@ class Connections:
         others = [writer for other, writer in self._writers.items() if other != name]
         return [fault for other in others for fault in find_conflicts([other, mine])]
 
-    async def refresh(self) -> None:
+    async def refresh(self, resource: str) -> None:
         """Load what another process may have changed: lane states and spent quota. Raises
         StoreError."""
-        await self.limiters.reload()
-        await self._load_states()
-        for runtime in self.runtimes.values():
-            runtime.wake()
+        runtimes = self._of(resource)
+        if runtimes:
+            await self.limiters.reload({runtime.name for runtime in runtimes})
+            await self._load_states(runtimes)
 
-    async def _load_states(self) -> None:
+    async def _load_states(self, runtimes: Collection[ConnectionRuntime]) -> None:
         states = {lane.id: state for lane, state in await self._store.lanes.all()}
-        for runtime in self.runtimes.values():
+        for runtime in runtimes:
             for dispatcher in runtime.dispatchers:
                 dispatcher.load_state(states[dispatcher.lane.id])
 

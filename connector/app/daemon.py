@@ -1,9 +1,10 @@
 """The composition root: what starts in which order, and stops in which.
 
 Start: store, lease, recovery of what another holder had claimed, connections, servers, lanes,
-periodic work. No remote API is waited for. Stop: /readyz turns 503 and nothing is claimed any more;
-the lanes settle what is in flight while the servers still answer; then the servers stop, then
-everything else in the reverse order of its start.
+periodic work. No remote API is waited for, and where replicas share a database no lease either:
+any of them takes webhooks, and delivers for the accounts whose lease it gets. Stop: /readyz turns
+503 and nothing is claimed any more; the lanes settle what is in flight while the servers still
+answer; then the servers stop, then everything else in the reverse order of its start.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.domain.errors import StoreError
 from connector.pipeline.intake import Intake
-from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
+from connector.pipeline.lease import STORE_RESOURCE, ProcessLeases
 from connector.pipeline.store_outage import until_available
-from connector.ports import Clock
+from connector.ports import Clock, CommandScope, StoredSetting
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.changes import TOPICS, ChangeFeed
-from connector.runtime.clock import SystemClock
+from connector.runtime.clock import SharedClock, SystemClock
 from connector.runtime.encryption import Cipher
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
@@ -50,9 +51,9 @@ from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
 
 _CANCEL_TIMEOUT = 1.0
-_WAKE_EVERY = 30.0
-"""Seconds after which every lane looks for what is ready. A process that has lost the lease may
-still store webhooks, and cannot wake the lanes of the process that holds it."""
+_WAKE_EVERY, _WAKE_SHARED_EVERY = 30.0, 1.0
+"""Seconds after which lanes with something ready are woken. Other replicas store webhooks as well,
+and on SQLite a process that has lost the lease does; neither can wake them."""
 
 
 class App:
@@ -66,12 +67,13 @@ class App:
         reread: Callable[[], Config] | None = None,
     ) -> None:
         self.config = config
-        self.clock: Clock = clock or SystemClock()
+        self.clock = SharedClock(clock or SystemClock())
         self.metrics = Metrics(__version__)
         self.changes = ChangeFeed(self.clock)
         self.metrics.on_change = self.changes.publish
         self.listeners = Listeners(self._current_config, self.clock)
         self.store: SqlStore
+        self.leases: ProcessLeases
         self.connections: Connections
         self.commands: Commands
         self.oauth: OAuthService
@@ -84,43 +86,49 @@ class App:
         self._notifications: NotificationWorkers
         self._reloader: Reloader
         self._takeover: Takeover
-        self._lease: LeaseRenewer
+        self._shared = not _uses_sqlite(config)
         self._problems = ProcessProblems()
         self._scheduler = Scheduler()
         self._workers: list[SupervisedWorker] = []
         self._stack = AsyncExitStack()
         self._started = False
+        self._settings_seen: Sequence[StoredSetting] = ()
+        self._reload_seen: int | None = None
         self._stop_at: float | None = None
         self._log = log.get("app")
 
     # ── start and stop ───────────────────────────────────────────────────────────────────────────
 
     async def start(self, *, lease_timeout: float | None = None, serve: bool = True) -> None:
-        """Raises ConfigError for what a person must fix, StoreError when another process holds the
-        store longer than `lease_timeout` seconds or its schema does not fit. Without
-        `lease_timeout` it waits 30 s where the store is a file, and without limit where replicas
+        """Raises ConfigError for what a person must fix, StoreError when another process holds a
+        lease longer than `lease_timeout` seconds or the schema does not fit. Without
+        `lease_timeout` it waits 30 s where the store is a file, and for no lease where replicas
         share a database. After an error, or when cancelled, `stop` gives back what was taken."""
-        if lease_timeout is None:
-            lease_timeout = 30.0 if _uses_sqlite(self.config) else float("inf")
-        if serve and not _uses_sqlite(self.config):
+        timeout = 30.0 if lease_timeout is None else lease_timeout
+        if serve and self._shared:
             await self.listeners.listen()
+            timeout = float("inf") if lease_timeout is None else lease_timeout
         self.store = await self._open_store()
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
         if serve:
             self.listeners.check_limits()
-        self._lease = LeaseRenewer(self.store, self.clock, holder_name())
-        self._stack.push_async_callback(self._lease.release)
+        await until_available(self._set_clock, self.clock, timeout=timeout)
+        self.leases = ProcessLeases(self.store, self.clock)
+        self._stack.push_async_callback(self.leases.aclose)
         self._compose()
-        await self._takeover.take(lease_timeout)
-        await until_available(self._merge_settings, self.clock, timeout=lease_timeout)
-        await until_available(self._resume_report, self.clock, timeout=lease_timeout)
-        await until_available(self._reencrypt, self.clock, timeout=lease_timeout)
-        await until_available(self._build_connections, self.clock, timeout=lease_timeout)
+        if not self._shared:
+            await self._takeover.take_all(timeout)
+        await until_available(self._merge_settings, self.clock, timeout=timeout)
+        await until_available(self._resume_report, self.clock, timeout=timeout)
+        await until_available(self._reencrypt, self.clock, timeout=timeout)
+        await until_available(self._build_connections, self.clock, timeout=timeout)
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
-        await until_available(self._heartbeat, self.clock, timeout=lease_timeout)
+        await until_available(self._heartbeat, self.clock, timeout=timeout)
+        if self._shared:
+            await self._take_shared(lease_timeout)
         if serve:
             await self._serve()
         self.connections.start()
@@ -131,7 +139,21 @@ class App:
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )
 
+    async def _take_shared(self, timeout: float | None) -> None:
+        """Take the leases that no other replica has; with a `timeout` all of them."""
+        if timeout is None:
+            await until_available(self._takeover.take_free, self.clock)
+        else:
+            await self._takeover.take_all(timeout)
+
+    async def _set_clock(self) -> None:
+        """Where replicas share a database, its clock counts. Raises StoreError."""
+        asked_at = self.clock.monotonic()
+        if (now := await self.store.leases.database_time()) is not None:
+            self.clock.set(now, asked_at=asked_at)
+
     async def _merge_settings(self) -> None:
+        self._settings_seen = await self.store.settings.all()
         self.config = await effective_config(self.config, self.store.settings)
 
     def _compose(self) -> None:
@@ -140,16 +162,23 @@ class App:
             self.store.outbox, self.store.action_intake, self.store.maintenance.fault
         )
         self.connections = Connections(
-            self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
+            self.store,
+            self.leases,
+            self.clock,
+            self.metrics,
+            self._problems,
+            self.intake,
+            self._shared,
         )
         self._stack.push_async_callback(self.connections.aclose)
         self._takeover = Takeover(
             self.store,
-            self._lease,
+            self.leases,
+            self.connections,
             self.clock,
             self.metrics,
-            refresh=self.connections.refresh,
-            on_retaken=self._reload_changed_settings,
+            shared=self._shared,
+            on_taken=self._note_taken,
         )
         self.oauth = oauth_service(
             self.store, self.clock, lambda: self.config, self._account_changed
@@ -171,6 +200,8 @@ class App:
             workers=self._all_workers,
             quota=self.connections.quota,
             activity=self.metrics.activity,
+            holder=self.leases.holder,
+            resources=self.connections.resources,
         )
         self.commands = Commands(
             self.store,
@@ -181,6 +212,7 @@ class App:
             settings=self.settings,
             on_executed=partial(self.changes.publish, *TOPICS),
             changing=self.connections.changing,
+            scope=self._command_scope,
         )
         self.maintenance = Maintenance(
             self.store,
@@ -189,7 +221,6 @@ class App:
             self._problems,
             self.commands,
             self._process,
-            self._lease,
             self.clock,
             self.metrics,
         )
@@ -203,7 +234,7 @@ class App:
         self._notifications = NotificationWorkers(
             self._current_config,
             self.store,
-            self._lease,
+            self.leases.of(STORE_RESOURCE),
             self.commands,
             self.clock,
             self.metrics,
@@ -228,9 +259,12 @@ class App:
         # Before the lanes, because a reload or a takeover must not start any again.
         await self._stop_workers(but="heartbeat")
         if self._started:
+            self._process.resources = frozenset
+            with contextlib.suppress(StoreError):
+                await self.store.process_reports.withdraw(self.leases.holder)
             await self.commands.stop()
             delay = min(server.drain_delay, server.shutdown_timeout)
-            await asyncio.gather(self._stop_connections(), self.clock.sleep(delay))
+            await asyncio.gather(self._hand_everything_over(), self.clock.sleep(delay))
             with contextlib.suppress(StoreError):
                 await self.maintenance.save_throughput()
         self._scheduler.stop()
@@ -245,6 +279,13 @@ class App:
         """Whether /readyz is 503: from the beginning of a stop, and while nothing can be stored."""
         stopping = self._stop_at is not None
         return stopping or self.intake.refusal() is not None or "store" in self._problems
+
+    async def _hand_everything_over(self) -> None:
+        """Other replicas need not wait until this process has ended. On SQLite the lease is kept:
+        it also says that a process runs."""
+        await self._stop_connections()
+        if self._shared:
+            await self.leases.aclose()
 
     async def _stop_connections(self) -> None:
         """What is cut off at the end of `shutdown_timeout` is ambiguous, and sent again."""
@@ -290,6 +331,7 @@ class App:
         return self._reread() if self._reread else self.config
 
     async def _read_config(self) -> Config:
+        self._settings_seen = await self.store.settings.all()
         return await effective_config(self._read_files(), self.store.settings)
 
     async def _apply_settings(self, connection: str) -> None:
@@ -314,13 +356,13 @@ class App:
         return await until_available(
             lambda: open_store(store.url, migrate=store.migrate),
             self.clock,
-            timeout=0.0 if _uses_sqlite(self.config) else float("inf"),
+            timeout=float("inf") if self._shared else 0.0,
             every=5.0,
         )
 
     async def _resume_report(self) -> None:
-        if before := await self.store.process_reports.load(STORE_RESOURCE):
-            self._process.resume(read_report(before[0]))
+        if before := await self.store.process_reports.latest():
+            self._process.resume(read_report(before.document))
 
     async def _build_connections(self) -> None:
         self.connections.adopt(await self.connections.build(self.config))
@@ -332,12 +374,17 @@ class App:
 
     def _start_workers(self) -> None:
         scheduler = self._scheduler
-        self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
+        submitted = scheduler.every(0.5, self.commands.submitted)
+        self._supervise("commands", Periodic(submitted, self._execute_commands))
         compare = StoreChanges(self.store, self.changes).compare
         self._supervise("changes", Periodic(scheduler.every(0.5), compare))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
-        self._supervise("lane", Periodic(scheduler.every(_WAKE_EVERY), self._wake_lanes))
+        every = _WAKE_SHARED_EVERY if self._shared else _WAKE_EVERY
+        wake_due = partial(self.connections.wake_due, every)
+        self._supervise("lane", Periodic(scheduler.every(every), wake_due))
+        if self._shared:
+            self._supervise("replicas", Periodic(scheduler.every(1.0), self._follow_replicas))
         self._supervise("lease", self._takeover)
         lookups = AccountLookups(
             self.connections, self._problems, self.clock, restart=self._restart_connections
@@ -361,22 +408,37 @@ class App:
         return (*self._workers, *self._notifications.workers) if self._workers else ()
 
     async def _execute_commands(self) -> None:
-        """Commands belong to whoever holds the store."""
-        if self._lease.valid():
+        """Commands belong to whoever holds the lease of their connection."""
+        if any(lease.valid() for lease in self.leases.held()):
             await self.commands.execute_pending()
 
-    async def _wake_lanes(self) -> None:
-        for runtime in self.runtimes.values():
-            for dispatcher in runtime.dispatchers:
-                dispatcher.wake()
+    def _command_scope(self) -> CommandScope:
+        valid = [lease.resource for lease in self.leases.held() if lease.valid()]
+        return self.connections.command_scope(valid)
 
     async def _heartbeat(self) -> None:
+        await self._set_clock()
         await self.maintenance.heartbeat(self.health, self.config.store)
 
-    async def _reload_changed_settings(self) -> None:
+    async def _note_taken(self, resource: str) -> None:
         """Apply settings that another process changed while it held the store."""
-        if self._reread and (await self._read_config()).overrides != self.config.overrides:
-            await self.commands.execute("reload", {}, by="takeover")
+        if resource == STORE_RESOURCE and self._started:
+            await self._follow_settings()
+
+    async def _follow_settings(self) -> None:
+        """Apply what another process has changed. Raises StoreError."""
+        if self._reread is None or await self.store.settings.all() == self._settings_seen:
+            return
+        await self.commands.execute("reload", {}, by="replica")
+
+    async def _follow_replicas(self) -> None:
+        """Do here what another replica was ordered, and learn the accounts that it was named."""
+        await self._follow_settings()
+        last = await self.store.commands.last_done("reload", not_by=self.leases.holder)
+        if self._reload_seen is not None and last > self._reload_seen:
+            await self.commands.execute("reload", {}, by="replica")
+        self._reload_seen = last
+        await self.connections.learn_accounts(await self.store.facts.pinned_accounts())
 
     async def _reencrypt(self) -> None:
         cipher = Cipher(self.config.security.encryption_key)

@@ -113,7 +113,7 @@ def applications(
     port, the first answers all of it."""
     # FastAPI is a third of the time that the imports of a start take.
     from connector.console import Console, ConsoleServices
-    from connector.web.api.app import api
+    from connector.web.api.app import Api
     from connector.web.api.context import ApiServices
 
     runtimes, broken = connections.runtimes, connections.broken
@@ -123,7 +123,7 @@ def applications(
     proxies = trusted_proxies(config())
     flows = FlowApp(runtimes.get, clock, metrics, broken=broken, trusted_proxies=proxies)
     target = partial(flow_target, config)
-    api_app = api(ApiServices(commands, access, changes, seal, config, target))
+    api_app = Api(ApiServices(commands, access, changes, seal, config, target))
     console = Console(
         ConsoleServices(
             commands,

@@ -16,7 +16,7 @@ from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.records import State
 from connector.domain.wording import format_size
 from connector.pipeline.intake import Intake
-from connector.ports import Clock, Lease, Store
+from connector.ports import Clock, Store
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.service import Commands
@@ -41,7 +41,6 @@ class Maintenance:
         problems: ProcessProblems,
         commands: Commands,
         process: Process,
-        lease: Lease,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -52,7 +51,6 @@ class Maintenance:
         self._problems = problems
         self._commands = commands
         self._process = process
-        self._lease = lease
         self._clock = clock
         self._metrics = metrics
         self._problem_log = ProblemLog(metrics.activity)
@@ -78,14 +76,11 @@ class Maintenance:
         await self._show_people()
 
     async def _write_something(self) -> None:
-        """Raises StoreError. A process that lost the lease must not replace the holder's report."""
+        """Raises StoreError."""
         self._metrics.activity.sample(self._clock.monotonic())
         self._problem_log.update(self._clock.now())
         await self.save_throughput()
-        if self._lease.valid():
-            await self._commands.save_report()
-        else:
-            await self._store.facts.save_usage(())
+        await self._commands.save_report()
 
     async def save_throughput(self) -> None:
         """For charts. Raises StoreError; a commit without an answer may be counted twice."""

@@ -8,8 +8,7 @@ from functools import partial
 
 from connector.config import Config
 from connector.net import http
-from connector.pipeline.lease import LeaseRenewer
-from connector.ports import Clock, Store
+from connector.ports import Clock, Lease, Store
 from connector.ports.workers import Loop
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
@@ -26,7 +25,7 @@ class NotificationWorkers:
         self,
         config: Callable[[], Config],
         store: Store,
-        lease: LeaseRenewer,
+        lease: Lease,
         commands: Commands,
         clock: Clock,
         metrics: Metrics,

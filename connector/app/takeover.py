@@ -1,105 +1,263 @@
-"""Taking the store over: at the start, and after another process has had it."""
+"""Which leases this process takes, keeps and hands over, and what it loads before it delivers.
+
+On SQLite one lease covers the store. Where replicas share a database each Klaviyo account has a
+lease, and the replica that rendezvous hashing prefers for it takes it; any other does so when that
+one has not within a moment. Leases alone decide: the preference only spreads the accounts.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from hashlib import blake2b
 
+from connector.app.connections import Connections
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import Millis
+from connector.pipeline.holder import is_dead
 from connector.pipeline.lane_queues import all_queues
-from connector.pipeline.lease import LeaseRenewer
-from connector.ports import Clock, Fence, Store
+from connector.pipeline.lease import TTL, ProcessLeases, ResourceLease, held_by
+from connector.ports import Clock, Holder, Store
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 
-_RETRY_SECONDS = 1.0
+_PASS_SECONDS = 1.0
+_GRACE = 2.0
+"""Seconds for which a free lease is left to the replica that is preferred for it."""
+_ALIVE_MS = round(1000 * (TTL + 2))
+"""A replica that has reported within this time may be preferred."""
+_HANDED_OVER = 4
+"""Accounts that are handed over in one pass."""
+_QUIET_TIMEOUT = 5.0
+_KEEP_RETAKEN = 60.0
+"""Seconds for which a lease is kept that was handed over in vain."""
 
 
 class Takeover:
-    """connector.ports.workers.Loop that takes the store over again after the lease was lost.
+    """connector.ports.workers.Loop that takes what this process can work on.
 
-    `refresh` loads what other processes may have changed: states of lanes and quota that was spent.
-    Nothing is delivered before it has: no lease is valid until then. `on_retaken` is called after a
-    lease that was lost is held again.
+    A lease is valid only once what the previous holder had claimed is released, and lane states and
+    spent quota are loaded; a store that fails meanwhile is tried again. `on_taken` is called with
+    the resource after that.
     """
 
     def __init__(
         self,
         store: Store,
-        lease: LeaseRenewer,
+        leases: ProcessLeases,
+        connections: Connections,
         clock: Clock,
         metrics: Metrics,
         *,
-        refresh: Callable[[], Awaitable[None]],
-        on_retaken: Callable[[], Awaitable[None]],
+        shared: bool,
+        on_taken: Callable[[str], Awaitable[None]],
     ) -> None:
         self.wakeup = asyncio.Event()
         self._store = store
-        self._lease = lease
+        self._leases = leases
+        self._connections = connections
         self._clock = clock
         self._metrics = metrics
-        self._refresh = refresh
-        self._on_retaken = on_retaken
-        self._lost = False
+        self._shared = shared
+        self._on_taken = on_taken
+        self._free_since: dict[str, float] = {}
+        self._kept_until: dict[str, float] = {}
+        self._handed_over: set[str] = set()
         self._log = log.get("takeover")
 
     async def idle(self) -> bool:
-        return True
+        return not self._missing()
 
     async def attention(self) -> Sequence[AttentionItem]:
         return ()
 
-    async def run_once(self) -> None:
-        if self._lost:
-            self._metrics.lease.labels("store").set(0)
-            await self.take(float("inf"))
-            await self._on_retaken()
+    # ── at the start ─────────────────────────────────────────────────────────────────────────────
 
-    async def take(self, timeout: float) -> None:
-        """Wait for the lease and the store, up to `timeout` seconds, then allow deliveries. Raises
-        StoreError: STORE_HELD names the holder."""
-        deadline = self._clock.monotonic() + timeout
-        logged = False
+    async def take_all(self, timeout: float) -> None:
+        """Take every lease, waiting up to `timeout` seconds for other processes and for a store
+        that is unavailable. Raises StoreError: STORE_HELD names the holder."""
+        self._leases.start(self._note_loss, self._connections.wake)
+        deadline, logged = self._clock.monotonic() + timeout, False
         while True:
-            fence = await self._lease.acquire(deadline - self._clock.monotonic())
-            self._lost = False
-            self._lease.start_renewing(self._note_loss)
             try:
-                await self._recover(fence)
-                await self._store.commands.requeue()
-                await self._refresh()
-            except StoreError as error:
-                retried = error.problem in (Problem.STORE_UNAVAILABLE, Problem.STORE_HELD)
-                if not retried or self._clock.monotonic() >= deadline:
+                held = await self._take_free(hurry=True)
+                missing = self._missing()
+                if not missing:
+                    return
+                resource = missing[0]
+                error = held_by(held[resource].holder if resource in held else "no process")
+            except StoreError as failed:
+                if failed.problem not in (Problem.STORE_UNAVAILABLE, Problem.STORE_HELD):
                     raise
+                error = failed
                 if not logged:
                     self._log.error(
                         "store_unavailable", problem=error.problem.value, detail=error.detail
                     )
                 logged = True
-                await self._clock.sleep(_RETRY_SECONDS)
-            else:
-                break
-        self._lease.activate()
-        self._metrics.lease.labels("store").set(1)
+            if self._clock.monotonic() >= deadline:
+                raise error
+            await self._clock.sleep(_PASS_SECONDS)
+
+    async def take_free(self) -> None:
+        """Take what no other replica holds, and begin to renew. Raises StoreError."""
+        self._leases.start(self._note_loss, self._connections.wake)
+        await self._take_free()
+
+    # ── one pass ─────────────────────────────────────────────────────────────────────────────────
+
+    async def run_once(self) -> float:
+        await self._release_unused()
+        if self._shared or self._missing():
+            await self._take_free()
+        return _PASS_SECONDS
+
+    async def _release_unused(self) -> None:
+        """A connection was removed, or its account is known now and has another lease."""
+        wanted = self._connections.resources()
+        unused = [lease for lease in self._leases.held() if lease.resource not in wanted]
+        if unused:
+            await self._leases.release(unused)
+            self._show([lease.resource for lease in unused])
+
+    def _missing(self) -> list[str]:
+        """Resources whose lease this process could use and has not, or has not activated."""
+        return [r for r in self._connections.resources() if not self._leases.of(r).usable]
+
+    async def _take_free(self, *, hurry: bool = False) -> Mapping[str, Holder]:
+        """Take what nobody else holds. Without `hurry` the preferred replica goes first, and gets
+        what this one should not keep. Returns who holds which resource."""
+        held = await self._store.leases.holders(now=self._clock.now())
+        preferred = await self._preferred(held) if self._shared and not hurry else {}
+        for resource in self._missing():
+            lease, holder = self._leases.of(resource), held.get(resource)
+            if lease.acquired is None and not self._may_take(resource, holder, preferred):
+                continue
+            dead = holder.holder if holder and is_dead(holder.holder) else None
+            if lease.acquired is None and await self._leases.acquire(resource, dead_holder=dead):
+                continue
+            if dead:
+                self._log.warning("lease_holder_died", holder=dead)
+            await self._complete(lease)
+        if preferred:
+            await self._hand_over(preferred)
+        return held
+
+    def _may_take(self, resource: str, holder: Holder | None, preferred: Mapping[str, str]) -> bool:
+        if holder and not holder.expired and not is_dead(holder.holder):
+            self._free_since.pop(resource, None)
+            return holder.holder == self._leases.holder
+        now = self._clock.monotonic()
+        since = self._free_since.setdefault(resource, now)
+        return preferred.get(resource, self._leases.holder) == self._leases.holder or (
+            now - since >= _GRACE
+        )
+
+    async def _complete(self, lease: ResourceLease) -> None:
+        """Load what other processes may have changed, then allow deliveries. Raises StoreError; the
+        next pass then tries again."""
+        resource, fence = lease.resource, lease.acquired
+        if fence is None:
+            return
+        now, lanes = self._clock.now(), self._connections.lanes_of(resource)
+        recovered = 0
+        if lanes is None or lanes:
+            for queue in all_queues(self._store):
+                recovered += await queue.recover(fence, now=now, lanes=lanes)
+        if recovered:
+            self._log.warning("claims_recovered", resource=resource, records=recovered)
+        await self._store.commands.requeue(scope=self._connections.command_scope([resource]))
+        await self._connections.refresh(resource)
+        if lease.acquired != fence:
+            return  # it was lost meanwhile
+        lease.activate()
+        self._free_since.pop(resource, None)
+        if resource in self._handed_over:
+            self._handed_over.discard(resource)
+            self._kept_until[resource] = self._clock.monotonic() + _KEEP_RETAKEN
+        self._show([resource])
+        if self._shared:
+            self._log.info("lease_taken", resource=resource)
+        self._connections.wake(resource)
+        await self._on_taken(resource)
+
+    # ── other replicas ───────────────────────────────────────────────────────────────────────────
+
+    async def _preferred(self, held: Mapping[str, Holder]) -> dict[str, str]:
+        """Resource → the live replica that should have it."""
+        since = Millis(self._clock.now() - _ALIVE_MS)
+        gone = {h.holder for h in held.values() if h.expired and h.expires_at > 0}
+        offers = {
+            state.holder: state.offers
+            for state in await self._store.process_reports.since(since)
+            if state.holder not in gone and not is_dead(state.holder)
+        }
+        offers[self._leases.holder] = frozenset(self._connections.resources())
+        return {
+            resource: max(
+                (holder for holder, offered in offers.items() if resource in offered),
+                key=lambda holder: _weight(holder, resource),
+            )
+            for resource in offers[self._leases.holder]
+        }
+
+    async def _hand_over(self, preferred: Mapping[str, str]) -> None:
+        """Release a few leases that another replica should have, once nothing is under way."""
+        now = self._clock.monotonic()
+        given = [
+            lease
+            for lease in self._leases.held()
+            if lease.valid()
+            and preferred.get(lease.resource, self._leases.holder) != self._leases.holder
+            and self._kept_until.get(lease.resource, now) <= now
+        ][:_HANDED_OVER]
+        if not given:
+            return
+        for lease in given:
+            lease.suspend()
+        quiet = await asyncio.gather(
+            *(self._connections.until_quiet(lease.resource, _QUIET_TIMEOUT) for lease in given)
+        )
+        ready = [lease for lease, is_quiet in zip(given, quiet, strict=True) if is_quiet]
+        for lease in given:
+            if lease not in ready and lease.acquired:
+                # A request may still be under way: another process must not begin with the same.
+                lease.activate()
+                self._kept_until[lease.resource] = now + _KEEP_RETAKEN
+                self._connections.wake(lease.resource)
+        await self._leases.release(ready)
+        names = [lease.resource for lease in ready]
+        self._handed_over.update(names)
+        self._show(names)
+        if names:
+            self._log.info("leases_handed_over", resources=names)
+
+    # ── loss ─────────────────────────────────────────────────────────────────────────────────────
 
     async def recover(self) -> None:
         """Release what lanes of this process had claimed and did not settle. Call it while none of
         them runs. Raises StoreError."""
-        try:
-            await self._recover(self._lease.fence)
-        except StoreError as error:
-            if error.problem is not Problem.STORE_HELD:
-                raise
-            # Whoever took the lease recovers.
+        for lease in self._leases.held():
+            if not lease.valid():
+                continue
+            try:
+                now, lanes = self._clock.now(), self._connections.lanes_of(lease.resource)
+                for queue in all_queues(self._store):
+                    await queue.recover(lease.fence, now=now, lanes=lanes)
+            except StoreError as error:
+                if error.problem is not Problem.STORE_HELD:
+                    raise
+                # Whoever took the lease recovers.
 
-    async def _recover(self, fence: Fence) -> None:
-        now = self._clock.now()
-        recovered = sum([await q.recover(fence, now=now) for q in all_queues(self._store)])
-        if recovered:
-            self._log.warning("claims_recovered", records=recovered)
-
-    def _note_loss(self) -> None:
-        self._lost = True
+    def _note_loss(self, resource: str) -> None:
+        self._show([resource])
         self.wakeup.set()
+
+    def _show(self, resources: Collection[str]) -> None:
+        for resource in resources:
+            self._metrics.lease.labels(resource).set(int(self._leases.of(resource).usable))
+
+
+def _weight(holder: str, resource: str) -> bytes:
+    return blake2b(f"{holder}\0{resource}".encode(), digest_size=8).digest()

@@ -318,18 +318,19 @@ async def _execute_locally(
     config: Config, kind: str, args: Mapping[str, Any]
 ) -> tuple[bool, Mapping[str, Any]]:
     from connector.app.oauth import no_change, oauth_service
-    from connector.pipeline.lease import LeaseRenewer, holder_name
+    from connector.pipeline.lease import ProcessLeases, held_by
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
     from connector.service.settings import SettingsService
     from connector.store.sql import open_store
 
     store = await open_store(config.store.url, migrate=config.store.migrate)
-    lease = LeaseRenewer(store, SystemClock(), holder_name())
+    clock = SystemClock()
+    leases = ProcessLeases(store, clock)
     try:
-        await lease.acquire(0.0)
+        if holder := await leases.acquire_store():
+            raise held_by(holder.holder)
         try:
-            clock = SystemClock()
             oauth = oauth_service(store, clock, lambda: config, no_change)
             settings = SettingsService(
                 store, clock, config=lambda: config, read=lambda: config, apply=_nothing
@@ -337,7 +338,7 @@ async def _execute_locally(
             commands = Commands(store, clock, oauth=oauth, settings=settings)
             return await commands.execute(kind, args, by=current_user())
         finally:
-            await lease.release()
+            await leases.aclose()
     finally:
         await store.aclose()
 

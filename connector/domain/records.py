@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, Suppression, Via
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, LaneKind, Millis, Suppression, Via
 from connector.domain.profiles import Observation
 
 
@@ -80,13 +80,15 @@ class Page:
 class Appended:
     """The result of a page: `accepted` records are new, `duplicates` were stored before, `held` (a
     part of accepted) wait for their person's address, `released` had waited for an address that
-    this page brought, `forgotten` are about people with a tombstone and were not stored."""
+    this page brought, `forgotten` are about people with a tombstone and were not stored. `lanes`
+    are those that have something to do, and when the first of it is due."""
 
     accepted: int
     duplicates: int
     held: int = 0
     released: int = 0
     forgotten: int = 0
+    lanes: Mapping[LaneKind, Millis] = field(default_factory=dict, compare=False)
 
     def __add__(self, other: Appended) -> Appended:
         """The result of both parts of a page."""
@@ -96,6 +98,10 @@ class Appended:
             self.held + other.held,
             self.released + other.released,
             self.forgotten + other.forgotten,
+            {
+                kind: min(lanes[kind] for lanes in (self.lanes, other.lanes) if kind in lanes)
+                for kind in {**self.lanes, **other.lanes}
+            },
         )
 
 

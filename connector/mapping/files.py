@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def load(path: Path, changes: Mapping[str, Any] | None = None) -> MappingFile:
     if changes:
         base = tomllib.loads(mapping.text)
         text = tomli_w.dumps(merge(base, known_entries(base, changes)))
-        mapping = compile_mapping(text, origin=str(path))
+        mapping = compiled(text, str(path))
     return MappingFile(path, mapping)
 
 
@@ -82,7 +83,7 @@ def _load(path: Path, children: tuple[Path, ...]) -> CompiledMapping:
     text = _read(path, children)
     data = parse_toml(text, origin=str(path))
     if "extends" not in data:
-        return compile_mapping(text, origin=str(path))
+        return compiled(text, str(path))
     parent = _parent(path, data.pop("extends"), children)
     base = tomllib.loads(_load(parent, (*children, path)).text)
     faults = [
@@ -93,7 +94,14 @@ def _load(path: Path, children: tuple[Path, ...]) -> CompiledMapping:
     ]
     if faults:
         raise ConfigError(faults, Problem.MAPPING_FAULTY)
-    return compile_mapping(tomli_w.dumps(merge(base, data)), origin=str(path))
+    return compiled(tomli_w.dumps(merge(base, data)), str(path))
+
+
+@lru_cache(maxsize=32)
+def compiled(text: str, origin: str) -> CompiledMapping:
+    """`compile_mapping`, which several connections ask for with the same file, and each of them
+    again when its account is known."""
+    return compile_mapping(text, origin=origin)
 
 
 def _parent(path: Path, name: Any, children: tuple[Path, ...]) -> Path:

@@ -32,7 +32,7 @@ class Claimer:
     Waits are seconds until something may be claimed; 0 when more may be ready at once, None when
     that depends on something else. Raises StoreError. `in_flight` counts the requests of a mode;
     `version` is the renderer's. `backlogged`: more entries are ready than are sent in single
-    requests.
+    requests. `has_left`: entries were ready that could not be claimed, at the last count.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Claimer:
         bulk_threshold: int,
     ) -> None:
         self.backlogged = False
+        self.has_left = False
         self._lane = lane
         self._queue = queue
         self._sink = sink
@@ -82,9 +83,11 @@ class Claimer:
 
     async def claim_ready(self) -> float | None:
         """Claim all that can be sent now."""
+        self.has_left = True
         ready = await self._count_ready(self._bulk_threshold + 1)
         self.backlogged = ready.batch > self._bulk_threshold
         waits = [self._until_due(ready)]
+        claimed = 0
         # Live first: a backfill takes what is left. Both delivery modes in turn, so that neither
         # holds back the other where only one may be sent.
         for backfill in (False, True):
@@ -94,19 +97,23 @@ class Claimer:
                     if backfill and mode is DeliveryMode.BATCH and gathering > 0:
                         waits.append(gathering)
                     else:
-                        waits.append(await self._claim(count, mode, backfill=backfill))
+                        wait, taken = await self._claim(count, mode, backfill=backfill)
+                        waits.append(wait)
+                        claimed += taken
+        self.has_left = claimed < ready.total
         known = [wait for wait in waits if wait is not None]
         return min(known) if known else None
 
     async def claim_one(self) -> tuple[bool, float | None]:
         """Claim a single entry, live before backfill. Whether one is ready, and the wait."""
         ready = await self._count_ready(1)
-        if not ready.any:
+        if ready.total == 0:
             return False, None
         backfill = not (ready.batch or ready.single)
         batch = ready.count(DeliveryMode.BATCH, backfill=backfill)
         mode = DeliveryMode.BATCH if batch else DeliveryMode.SINGLE
-        return True, await self._claim(1, mode, backfill=backfill, most=1)
+        wait, _ = await self._claim(1, mode, backfill=backfill, most=1)
+        return True, wait
 
     async def _count_ready(self, limit: int) -> ReadyCounts:
         ready = await self._queue.ready(self._lane.id, now=self._clock.now(), limit=limit)
@@ -120,20 +127,21 @@ class Claimer:
 
     async def _claim(
         self, count: int, mode: DeliveryMode, *, backfill: bool, most: int = _NO_LIMIT
-    ) -> float | None:
+    ) -> tuple[float | None, int]:
+        """The wait, and how many entries were claimed."""
         batch_mode = self._batch_mode(count, mode, backfill=backfill)
         in_bulk = batch_mode == self._sink.bulk
         if in_bulk and (wait := self._breaker.bulk_wait(self._clock.monotonic())):
-            return wait
+            return wait, 0
         want = 1 if in_bulk else count
         parallel = 1 if self._breaker.is_open else batch_mode.parallel
         free = parallel - self._in_flight(batch_mode)
         if free <= 0:
-            return None
+            return None, 0
         quota = self._sink.quota
         grant = quota.reserve(batch_mode.endpoint, min(want, free), backfill=backfill)
         if not grant.count:
-            return grant.wait
+            return grant.wait, 0
         limit = min(most, grant.count * self._size_of(batch_mode))
         token = secrets.randbits(62)
         try:
@@ -159,9 +167,9 @@ class Claimer:
         used = -(-len(claim.entries) // batch_mode.size) if claim else 0
         quota.release(batch_mode.endpoint, grant, grant.count - used)
         if self._aborted:
-            return None
+            return None, 0
         if claim is None:
-            return _RECHECK_SECONDS
+            return _RECHECK_SECONDS, 0
         bulk = self._sink.bulk if mode is DeliveryMode.BATCH else None
         if backfill and bulk and len(claim.entries) < self._size_of(bulk):
             self._gather_until = self._clock.monotonic() + _GATHER_SECONDS
@@ -169,8 +177,8 @@ class Claimer:
         self._launch(claim, batch_mode, used)
         taken = len(claim.entries)
         if taken == limit < count or count > self._bulk_threshold:
-            return 0  # more are ready, or may be: they were counted up to a limit
-        return None if taken >= count else _RECHECK_SECONDS
+            return 0, taken  # more are ready, or may be: they were counted up to a limit
+        return (None if taken >= count else _RECHECK_SECONDS), taken
 
     def _batch_mode(self, count: int, mode: DeliveryMode, *, backfill: bool) -> BatchMode:
         single, bulk = self._sink.single, self._sink.bulk

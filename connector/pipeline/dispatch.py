@@ -42,7 +42,6 @@ M = TypeVar("M")
 _CANCEL_TIMEOUT = 5.0
 """Seconds in which deliveries that were cancelled can still store their outcomes."""
 _STORE_PAUSE = 1.0
-_LEASE_POLL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,7 @@ class Dispatcher(Generic[M]):
             self._outage,
             self._log,
             policy=RetryPolicy(policy.horizon, policy.look_ups),
+            ready_again=self.wake_at,
         )
         self._switch = LaneSwitch(
             lane, state, lanes=lanes, queue=queue, clock=clock, metrics=metrics, log=self._log
@@ -122,8 +122,15 @@ class Dispatcher(Generic[M]):
         self._in_flight: dict[asyncio.Task[None], tuple[BatchMode, int]] = {}
         self._passes = _Passes(self._pass, self._update_quiet)
         self._supervisor = SupervisedWorker(
-            self.name, self._passes, subject=lane.title, clock=clock, metrics=metrics
+            self.name,
+            self._passes,
+            subject=lane.title,
+            clock=clock,
+            metrics=metrics,
+            may_run=lease.valid,
         )
+        self._alarm: tuple[Millis, asyncio.Task[None]] | None = None
+        """When the next pass should be at the latest."""
         self._failing_since: Millis | None = None
         self._stopping = False
         self._quiet = asyncio.Event()
@@ -139,6 +146,7 @@ class Dispatcher(Generic[M]):
         """Makes no new claims. What is cancelled after `timeout` seconds is ambiguous, and sent
         singly after the next start."""
         self._stopping = True
+        self._clear_alarm()
         if not await self._clock.wait(self._quiet, timeout):
             self._claimer.abort()
             self._writer.abort()
@@ -152,6 +160,30 @@ class Dispatcher(Generic[M]):
     def wake(self) -> None:
         self._passes.wakeup.set()
 
+    async def until_quiet(self, timeout: float) -> bool:
+        """Wait until nothing is in flight and no claim is under way; whether that was within
+        `timeout` seconds."""
+        return await self._clock.wait(self._quiet, timeout)
+
+    def wake_at(self, due: Millis) -> None:
+        """Wakes the lane when something is due, unless a pass before then finds it."""
+        delay = (due - self._clock.now()) / 1000
+        if delay <= 0:
+            self.wake()
+        elif not self._stopping and (self._alarm is None or due < self._alarm[0]):
+            self._clear_alarm()
+            self._alarm = due, asyncio.create_task(self._wake_after(delay))
+
+    async def _wake_after(self, delay: float) -> None:
+        await self._clock.sleep(delay)
+        self._alarm = None
+        self.wake()
+
+    def _clear_alarm(self) -> None:
+        if self._alarm:
+            self._alarm[1].cancel()
+            self._alarm = None
+
     async def idle(self, ahead: float) -> bool:
         """Whether nothing is in flight, and nothing is ready or becomes so within `ahead` seconds.
         A lane that does not run is idle."""
@@ -162,7 +194,7 @@ class Dispatcher(Generic[M]):
         now = self._clock.now()
         ready = await self._queue.ready(self.lane.id, now=now, limit=1)
         soon = ready.next_due is not None and ready.next_due <= now + ahead * 1000
-        return not (ready.any or soon or self._claiming_or_sending)
+        return not (ready.total > 0 or soon or self._claiming_or_sending)
 
     async def attention(self) -> Sequence[AttentionItem]:
         found = list(await self._supervisor.attention())
@@ -243,10 +275,9 @@ class Dispatcher(Generic[M]):
     async def _pass(self) -> float | None:
         """Start what can be started. Returns 0 when something was, else the seconds until the next
         pass; None: when the lane is woken."""
-        if self._stopping:
+        if self._stopping or not self._lease.valid():
             return None
-        if not self._lease.valid():
-            return _LEASE_POLL
+        self._clear_alarm()
         try:
             await self._claimer.give_back()
             if self.state.mode == "paused":
@@ -297,13 +328,16 @@ class Dispatcher(Generic[M]):
         except StoreError as error:
             self._outage.failed(error)
             self._breaker.delay(self._clock.monotonic(), _STORE_PAUSE)
+            self.wake()
 
     def _delivery_done(self, task: asyncio.Task[None]) -> None:
         self._in_flight.pop(task, None)
         self._update_quiet()
         if not task.cancelled() and (error := task.exception()):
             self._log.error("delivery_crashed", error=repr(error))
-        self.wake()
+            self.wake()
+        if self._claimer.has_left or self._breaker.is_open or self.state.mode != "running":
+            self.wake()
 
     def _update_quiet(self) -> None:
         if self._claiming_or_sending:

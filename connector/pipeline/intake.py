@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from connector.domain.actions import ActionBatch, ActionReceipt, Conflict
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Lane, Millis, Via
+from connector.domain.lanes import Lane, LaneKind, Millis, Via
 from connector.domain.records import Appended, Page
 from connector.ports import ActionIntake, Clock, Outbox
 from connector.runtime.group_commit import GroupCommit
@@ -44,7 +44,7 @@ class Intake:
 class Endpoint(ABC, Generic[T, R]):
     """Receives the calls of one kind for one connection: base of webhooks and flows.
 
-    `wakes` are called when a call brought something that a lane can deliver.
+    `wake` gets the lanes for which a call has stored something, and when that is due.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Endpoint(ABC, Generic[T, R]):
         clock: Clock,
         metrics: Metrics,
         *,
-        wakes: Sequence[Callable[[], None]],
+        wake: Callable[[Mapping[LaneKind, Millis]], None],
     ) -> None:
         self._intake = intake
         self._clock = clock
         self._metrics = metrics
-        self._wakes = wakes
+        self._wake = wake
 
     async def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> R:
         """Verify, parse and store a call.
@@ -79,14 +79,8 @@ class Endpoint(ABC, Generic[T, R]):
     async def _store(self, content: T) -> R:
         """Commit the content, then call `_stored`. Raises StoreError."""
 
-    def _stored(
-        self, lane: Lane, via: Via, result: Appended, now: Millis, *, by_id: bool = False
-    ) -> None:
-        """Count what was committed, and wake the lanes if they have more to do.
-
-        `by_id`: a held record is something to do, because a read can find its address.
-        """
+    def _stored(self, lane: Lane, via: Via, result: Appended, now: Millis) -> None:
+        """Count what was committed, and wake the lanes that have more to do."""
         self._metrics.record_received(lane, via, result, now)
-        if result.accepted > result.held or result.released or (result.held and by_id):
-            for wake in self._wakes:
-                wake()
+        if result.lanes:
+            self._wake(result.lanes)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
-from connector.domain.lanes import LaneKind
+from connector.domain.lanes import LaneKind, Millis
 from connector.pipeline.dispatch import Dispatcher
 
 
@@ -24,6 +25,15 @@ class LaneSignals:
         """The lanes were replaced: what a call that is still under way stores is for the new
         ones."""
         self._successor = successor
+
+    def wake_at(self, lanes: Mapping[LaneKind, Millis]) -> None:
+        """Wake these lanes when their entries are due."""
+        if self._successor:
+            self._successor.wake_at(lanes)
+            return
+        for kind, due in lanes.items():
+            for dispatcher in self._lanes[kind]:
+                dispatcher.wake_at(due)
 
     def wake(self, *kinds: LaneKind) -> None:
         if self._successor:

@@ -1,210 +1,184 @@
-"""Keeps the store's lease: renews it well before it ends, and stops trusting it as soon as it might
-have ended."""
+"""The leases of this process: renewed well before they end, and not trusted any more as soon as
+they might have ended."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import socket
-from collections.abc import Callable
-from functools import partial
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Callable, Collection
 
 from connector.domain.errors import Problem, StoreError
-from connector.pipeline.store_outage import until_available
+from connector.pipeline.holder import holder_name, is_dead
 from connector.ports import Clock, Fence, Holder, Store
 from connector.runtime import log
 
-TTL = 12.0
-_RENEW_EVERY = 4.0
+TTL = 10.0
+_RENEW_EVERY = 3.0
 _SAFETY_MARGIN = 2.0
 STORE_RESOURCE = "store"
+"""On SQLite the lease of everything. Where replicas share a database each Klaviyo account has one
+of its own, and this is for what concerns no account."""
 
 
-def holder_name() -> str:
-    """This process, for the person who reads `held by` and for `is_dead`: host, process id, and
-    what distinguishes it from any other process with the same id."""
-    pid = os.getpid()
-    proof = (
-        f"{_machine_id()}.{_process_start(pid)}" if _machine_id() and _process_start(pid) else "-"
-    )
-    return f"{socket.gethostname()}/{pid}/{proof}/{secrets.token_hex(2)}"
-
-
-def is_dead(holder: str) -> bool:
-    """Whether that holder is proved to be a dead process of this machine.
-
-    Proved means: named by the same running kernel, in our own process namespace, and the kernel
-    has no process of that id, or one that began at another time. Whatever cannot be proved (another
-    host or container, another system than Linux) counts as alive: its lease runs out.
-    """
-    return _lives(holder) is False
-
-
-def is_alive(holder: str) -> bool:
-    """Whether that holder is proved to be a living process of this machine, whatever its lease
-    says."""
-    return _lives(holder) is True
-
-
-def _lives(holder: str) -> bool | None:
-    """None where nothing can be proved."""
-    parts = holder.rsplit("/", 3)
-    if len(parts) != 4 or parts[0] != socket.gethostname() or not parts[1].isdecimal():
-        return None
-    machine, _, started = parts[2].partition(".")
-    if not started or not machine or machine != _machine_id():
-        return None
-    pid = int(parts[1])
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    now = _process_start(pid)
-    return None if now is None else now == started
-
-
-def _machine_id() -> str:
-    """Identifies this boot of this kernel and our namespaces of process ids and time; empty where
-    the system does not provide it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        pids = os.readlink("/proc/self/ns/pid")
-        times = os.readlink("/proc/self/ns/time") if Path("/proc/self/ns/time").exists() else ""
-    except OSError:
-        return ""
-    return sha256(f"{boot}{pids}{times}".encode()).hexdigest()[:12]
-
-
-def _process_start(pid: int) -> str | None:
-    """When a process started, in ticks since boot; None where the system does not provide it."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The second field is the program's name in brackets, which may hold anything.
-    fields = stat.rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else None
-
-
-class LeaseRenewer:
-    """connector.ports.Lease that renews itself.
+class ResourceLease:
+    """connector.ports.Lease of one resource.
 
     `valid` counts from before the renewal was sent, by the monotonic clock and less a margin, so
-    that it is False before the store would grant the lease to another holder. A lease that was
-    acquired is neither valid nor has it a fence before `activate`: first its holder loads what
+    that it is False before the store would grant the lease to another process. A lease that was
+    acquired is neither valid nor has it a fence before it is activated: first its holder loads what
     other processes have changed.
     """
 
-    def __init__(
-        self, store: Store, clock: Clock, holder: str, resource: str = STORE_RESOURCE
-    ) -> None:
-        self._store = store
+    def __init__(self, resource: str, clock: Clock) -> None:
+        self.resource = resource
         self._clock = clock
-        self._holder = holder
-        self._resource = resource
         self._fence: Fence | None = None
         self._valid_until = 0.0
         self._active = False
-        self._task: asyncio.Task[None] | None = None
-        self._log = log.get("lease")
 
     @property
     def fence(self) -> Fence:
         if self._fence is None or not self._active:
-            raise StoreError(Problem.STORE_HELD, f"no lease of {self._resource} was taken")
+            raise StoreError(Problem.STORE_HELD, f"no lease of {self.resource} was taken")
         return self._fence
+
+    @property
+    def acquired(self) -> Fence | None:
+        """The fence of a lease that may not be activated yet, or is suspended."""
+        return self._fence
+
+    @property
+    def usable(self) -> bool:
+        """Whether it was acquired and activated, and not suspended since."""
+        return self._active
 
     def valid(self) -> bool:
         return self._active and self._clock.monotonic() < self._valid_until
 
-    async def acquire(self, timeout: float) -> Fence:
-        """Take the lease, waiting up to `timeout` seconds for another holder to release it, and for
-        a store that is unavailable. A holder that died on this machine is not waited for.
+    def grant(self, fence: Fence, valid_until: float) -> None:
+        """It was acquired."""
+        self._fence, self._valid_until, self._active = fence, valid_until, False
 
-        Raises StoreError: STORE_HELD names the holder.
-        """
+    def extend(self, valid_until: float) -> None:
+        """It was renewed."""
+        self._valid_until = valid_until
+
+    def activate(self) -> None:
+        """Allow deliveries, for as long as it is renewed."""
+        self._active = True
+
+    def suspend(self) -> None:
+        """Allow nothing new. It is still renewed, so that what is under way can end."""
         self._active = False
-        deadline = self._clock.monotonic() + timeout
-        dead_holder: str | None = None
-        while True:
-            answer = await until_available(
-                partial(self._try_acquire, dead_holder),
-                self._clock,
-                timeout=deadline - self._clock.monotonic(),
-            )
-            if isinstance(answer, Fence):
-                return answer
-            if is_dead(answer.holder) and answer.holder != dead_holder:
-                dead_holder = answer.holder
-                self._log.warning("lease_holder_died", holder=dead_holder)
-                continue
-            if self._clock.monotonic() >= deadline:
-                raise StoreError(
-                    Problem.STORE_HELD,
-                    f"{answer.holder} holds this store; stop it, or give this one a store of its "
-                    "own",
-                )
-            await self._clock.sleep(1.0)
 
-    async def _try_acquire(self, dead_holder: str | None) -> Fence | Holder:
+    def drop(self) -> None:
+        """It was released or taken."""
+        self._fence, self._valid_until, self._active = None, 0.0, False
+
+
+class ProcessLeases:
+    """The leases of this process by resource. `start` renews them in the background: `on_lost` is
+    called when another process has taken one, `on_valid` when one is valid again that had not been
+    renewed in time. Methods raise StoreError."""
+
+    def __init__(self, store: Store, clock: Clock, holder: str | None = None) -> None:
+        self.holder = holder or holder_name()
+        self._store = store
+        self._clock = clock
+        self._leases: dict[str, ResourceLease] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._log = log.get("lease")
+
+    def of(self, resource: str) -> ResourceLease:
+        """The lease of a resource, whether this process has it or not: always the same object."""
+        if resource not in self._leases:
+            self._leases[resource] = ResourceLease(resource, self._clock)
+        return self._leases[resource]
+
+    def held(self) -> list[ResourceLease]:
+        """Acquired and neither released nor lost."""
+        return [lease for lease in self._leases.values() if lease.acquired]
+
+    async def acquire(self, resource: str, *, dead_holder: str | None = None) -> Holder | None:
+        """None where it was acquired, else who holds it. `dead_holder` is not waited for."""
         began = self._clock.monotonic()
         answer = await self._store.leases.acquire(
-            self._resource,
-            self._holder,
+            resource,
+            self.holder,
             now=self._clock.now(),
             ttl=round(TTL * 1000),
             dead_holder=dead_holder,
         )
-        if isinstance(answer, Fence):
-            self._fence, self._valid_until = answer, began + TTL - _SAFETY_MARGIN
-        return answer
+        if isinstance(answer, Holder):
+            return answer
+        self.of(resource).grant(answer, began + TTL - _SAFETY_MARGIN)
+        return None
 
-    def activate(self) -> None:
-        """Allow deliveries, for as long as the lease is renewed."""
-        self._active = True
+    async def acquire_store(self) -> Holder | None:
+        """The lease of the store, for a process that runs no connection. A holder that died on this
+        machine is not waited for."""
+        other = await self.acquire(STORE_RESOURCE)
+        if other and is_dead(other.holder):
+            other = await self.acquire(STORE_RESOURCE, dead_holder=other.holder)
+        return other
 
-    def start_renewing(self, on_lost: Callable[[], None]) -> None:
-        """Renew in the background; `on_lost` is called when another process has taken the lease."""
+    async def release(self, leases: Collection[ResourceLease]) -> None:
+        """Release them at once, so that the next holder need not wait for them to expire."""
+        fences = [lease.acquired for lease in leases if lease.acquired]
+        for lease in leases:
+            lease.drop()
+        if fences:
+            await self._store.leases.release(fences)
+
+    def start(self, on_lost: Callable[[str], None], on_valid: Callable[[str], None]) -> None:
         if self._task:
             self._task.cancel()
-        self._task = asyncio.create_task(self._renew_loop(on_lost))
+        self._task = asyncio.create_task(self._renew_loop(on_lost, on_valid))
 
-    async def _renew_loop(self, on_lost: Callable[[], None]) -> None:
+    async def aclose(self) -> None:
+        """Stop renewing, and release all."""
+        if self._task:
+            self._task.cancel()
+        try:
+            await self.release(self.held())
+        except StoreError as error:
+            self._log.warning("lease_release_failed", detail=error.detail)
+
+    async def _renew_loop(
+        self, on_lost: Callable[[str], None], on_valid: Callable[[str], None]
+    ) -> None:
         while True:
             await self._clock.sleep(_RENEW_EVERY)
-            began = self._clock.monotonic()
             try:
-                ours = await self._renew()
+                await self._renew(on_lost, on_valid)
             except StoreError:
                 continue
             except Exception:
                 # If the loop ended here, the lanes would never deliver again.
-                self._log.exception("lease_renewal_failed", resource=self._resource)
-                continue
-            if not ours:
-                self._active, self._valid_until = False, 0.0
-                self._log.error("lease_lost", resource=self._resource)
-                on_lost()
-                return
-            self._valid_until = began + TTL - _SAFETY_MARGIN
+                self._log.exception("lease_renewal_failed")
 
-    async def _renew(self) -> bool:
-        return self._fence is not None and await self._store.leases.renew(
-            self._fence, now=self._clock.now(), ttl=round(TTL * 1000)
-        )
+    async def _renew(self, on_lost: Callable[[str], None], on_valid: Callable[[str], None]) -> None:
+        began = self._clock.monotonic()
+        held = {lease.acquired: lease for lease in self.held() if lease.acquired}
+        if not held:
+            return
+        ours = await self._store.leases.renew(held, now=self._clock.now(), ttl=round(TTL * 1000))
+        for fence, lease in held.items():
+            if lease.acquired != fence:
+                continue  # released or acquired again meanwhile
+            if fence in ours:
+                was_valid = lease.valid()
+                lease.extend(began + TTL - _SAFETY_MARGIN)
+                if lease.valid() and not was_valid:
+                    on_valid(lease.resource)
+            else:
+                lease.drop()
+                self._log.error("lease_lost", resource=lease.resource)
+                on_lost(lease.resource)
 
-    async def release(self) -> None:
-        """Release it at once, so that the next holder need not wait for it to expire."""
-        if self._task:
-            self._task.cancel()
-        self._active, self._valid_until = False, 0.0
-        if self._fence:
-            try:
-                await self._store.leases.release(self._fence)
-            except StoreError as error:
-                self._log.warning("lease_release_failed", detail=error.detail)
+
+def held_by(holder: str) -> StoreError:
+    """The error of a process that needs a lease which another one has."""
+    return StoreError(
+        Problem.STORE_HELD,
+        f"{holder} holds this store; stop it, or give this one a store of its own",
+    )

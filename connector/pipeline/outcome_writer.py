@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -55,7 +55,8 @@ class StoreOutage:
 
 
 class OutcomeWriter:
-    """Settles the claims of one lane under its retry policy."""
+    """Settles the claims of one lane under its retry policy. `ready_again` gets the time at which
+    the first of the settled entries is due again."""
 
     def __init__(
         self,
@@ -65,7 +66,9 @@ class OutcomeWriter:
         log: FilteringBoundLogger,
         *,
         policy: RetryPolicy,
+        ready_again: Callable[[Millis], None],
     ) -> None:
+        self._ready_again = ready_again
         self._queue = queue
         self._clock = clock
         self._outage = outage
@@ -109,7 +112,7 @@ class OutcomeWriter:
         """False where `abort` ended the wait for the store. Raises what a repeat cannot fix."""
         while True:
             try:
-                await self._queue.settle(
+                settled = await self._queue.settle(
                     claim,
                     delivery.outcomes,
                     now=now,
@@ -125,6 +128,8 @@ class OutcomeWriter:
                 await self._clock.sleep(_RETRY_SECONDS)
             else:
                 self._outage.succeeded("write")
+                if settled.next_due is not None:
+                    self._ready_again(settled.next_due)
                 return True
 
 

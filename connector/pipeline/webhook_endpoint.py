@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from connector.domain.lanes import Lane, LaneId, Millis, Suppression
+from connector.domain.lanes import Lane, LaneId, LaneKind, Millis, Suppression
 from connector.domain.profiles import Observation
 from connector.domain.records import Appended, Page, Record
 from connector.pipeline.intake import Endpoint, Intake
@@ -48,12 +48,12 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
         clock: Clock,
         metrics: Metrics,
         *,
-        wakes: Sequence[Callable[[], None]],
+        wake: Callable[[Mapping[LaneKind, Millis]], None],
         reads: ReadRules | None = None,
         extracts: Callable[[Record, Millis], Observation | None] | None = None,
         suppressed: Suppression | None = None,
     ) -> None:
-        super().__init__(intake, clock, metrics, wakes=wakes)
+        super().__init__(intake, clock, metrics, wake=wake)
         self._lane = lane
         self._webhook = webhook
         self._reads = reads
@@ -67,7 +67,7 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
     async def _store(self, content: Sequence[Record]) -> Appended:
         page = self._page(content, self._clock.now())
         result = await self._intake.pages.put(page)
-        self._stored(page.lane, page.via, result, page.received_at, by_id=page.by_id)
+        self._stored(page.lane, page.via, result, page.received_at)
         return result
 
     def _page(self, records: Sequence[Record], now: Millis) -> Page:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -43,10 +44,10 @@ def load(source: str, settings: Any = None) -> Platform:
         module, _, name = source.partition(":")
         entry_point = EntryPoint(name=source, value=f"{module}:{name}", group=ENTRY_POINT_GROUP)
     else:
-        found = entry_points(group=ENTRY_POINT_GROUP, name=source)
-        if not found:
+        found = installed().get(source)
+        if found is None:
             raise ConfigError([f"no platform `{source}` is installed; there are: {names()}"])
-        entry_point = next(iter(found))
+        entry_point = found
     try:
         platform = entry_point.load()
     except Exception as error:
@@ -62,13 +63,15 @@ def load(source: str, settings: Any = None) -> Platform:
         return platform.for_settings(settings)
 
 
+@cache
+def installed() -> dict[str, EntryPoint]:
+    """The platforms by name, not yet loaded. Looked up once: that reads the metadata of every
+    installed package, and a process keeps the modules that it has imported anyway."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
 def names() -> str:
-    return (
-        ", ".join(
-            sorted({entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP)})
-        )
-        or "none"
-    )
+    return ", ".join(sorted(installed())) or "none"
 
 
 class SettingsModels(Mapping[str, type[BaseModel] | None]):
@@ -84,9 +87,7 @@ class SettingsModels(Mapping[str, type[BaseModel] | None]):
             raise KeyError(str(error)) from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(
-            sorted({entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP)})
-        )
+        return iter(sorted(installed()))
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(installed())

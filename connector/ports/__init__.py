@@ -20,11 +20,13 @@ from connector.ports.actions import (
     Throughput,
 )
 from connector.ports.admin import (
+    ALL_COMMANDS,
     ANY_DEAD_LETTER,
     Approval,
     Approvals,
     Command,
     CommandQueue,
+    CommandScope,
     DeadLetter,
     DeadLetterDetail,
     DeadLetterFilter,
@@ -102,6 +104,7 @@ from connector.ports.queues import (
     ReadyCounts,
     Receipts,
     RetryPolicy,
+    Settled,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
 from connector.ports.secrets import (
@@ -122,12 +125,14 @@ from connector.ports.store import (
     Maintenance,
     Outbox,
     ProcessReports,
+    ProcessState,
     Pruned,
     Store,
 )
 from connector.ports.unsets import UnsetFields
 
 __all__ = [
+    "ALL_COMMANDS",
     "ANY_DEAD_LETTER",
     "AcceptedEvent",
     "ActionDecisions",
@@ -160,6 +165,7 @@ __all__ = [
     "Clock",
     "Command",
     "CommandQueue",
+    "CommandScope",
     "DeadLetter",
     "DeadLetterDetail",
     "DeadLetterFilter",
@@ -211,6 +217,7 @@ __all__ = [
     "PersonState",
     "Platform",
     "ProcessReports",
+    "ProcessState",
     "Profiles",
     "Pruned",
     "Queue",
@@ -228,6 +235,7 @@ __all__ = [
     "SegmentJoins",
     "SettingChange",
     "Settings",
+    "Settled",
     "Sink",
     "Store",
     "StoredSecret",

@@ -103,7 +103,8 @@ class DeadLetters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command that a person submitted. The process that holds the store's lease runs it."""
+    """A command that a person submitted. The process that holds the lease of its connection's
+    account runs it, or of the store where it names none."""
 
     id: int
     kind: str
@@ -113,6 +114,18 @@ class Command:
     ok: bool | None = None
     result: Mapping[str, Any] | None = None
     by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandScope:
+    """Commands of these connections; with `but` also those of all others but these, and those that
+    name none."""
+
+    connections: frozenset[str] = frozenset()
+    but: frozenset[str] | None = None
+
+
+ALL_COMMANDS = CommandScope(but=frozenset())
 
 
 class KeyReused(Exception):
@@ -130,13 +143,22 @@ class CommandQueue(Protocol):
         another command."""
         ...
 
-    async def fetch(self, *, now: Millis) -> Sequence[Command]:
-        """Commands that no process has claimed, oldest first, now claimed by the caller."""
+    async def fetch(
+        self, *, now: Millis, by: str = "", scope: CommandScope = ALL_COMMANDS
+    ) -> Sequence[Command]:
+        """Commands that no process has claimed, oldest first, now claimed by the process `by`."""
         ...
 
-    async def requeue(self, *, keep: Collection[int] = ()) -> int:
+    async def requeue(
+        self, *, keep: Collection[int] = (), scope: CommandScope = ALL_COMMANDS
+    ) -> int:
         """Release the unfinished commands of processes that have ended, and those of which the
         caller never learned that it had claimed them: all but `keep`."""
+        ...
+
+    async def last_done(self, kind: str, *, not_by: str) -> int:
+        """The id of the last command of this kind that another process did with success; 0 without
+        one."""
         ...
 
     async def report(self, id: int, progress: Mapping[str, Any]) -> None:

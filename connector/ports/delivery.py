@@ -102,7 +102,11 @@ class Renderer(Protocol[M_co]):
 
 
 class Lease(Protocol):
-    """The right to deliver. `valid` is called right before every send."""
+    """The right to deliver. `valid` is called right before every send. `resource` is what other
+    processes may not work on meanwhile."""
+
+    @property
+    def resource(self) -> str: ...
 
     @property
     def fence(self) -> Fence: ...

@@ -4,9 +4,9 @@ transaction."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
@@ -50,8 +50,8 @@ class ReadyCounts:
         return self.single if single else self.batch
 
     @property
-    def any(self) -> bool:
-        return bool(self.batch or self.single or self.backfill_batch or self.backfill_single)
+    def total(self) -> int:
+        return self.batch + self.single + self.backfill_batch + self.backfill_single
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,14 @@ class RetryPolicy:
 
     horizon: int
     look_ups: Sequence[int] = (0,)
+
+
+class Settled(NamedTuple):
+    """`changed` entries were still held by the claim. `next_due`: when the first of those that are
+    ready again is due; None without one."""
+
+    changed: int
+    next_due: Millis | None = None
 
 
 class Queue(Protocol):
@@ -113,15 +121,23 @@ class Queue(Protocol):
         now: Millis,
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
-    ) -> int:
-        """Write outcomes; returns how many entries changed.
+    ) -> Settled:
+        """Write outcomes.
 
         Only entries that this claim still holds change: a late or second settle changes nothing.
         """
         ...
 
-    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
-        """Make entries claimed by dead holders ready again, as ambiguous; returns how many.
+    async def recover(
+        self,
+        fence: Fence,
+        *,
+        now: Millis,
+        claim: Claim | None = None,
+        lanes: Collection[LaneId] | None = None,
+    ) -> int:
+        """Make entries claimed by dead holders ready again, as ambiguous; returns how many. Only
+        those of `lanes`, where others are another holder's.
 
         With `claim`, whose transaction had no answer: only what it may have claimed, of its lane
         and by its token. Nothing of that was sent, so the entries are as they were before it.

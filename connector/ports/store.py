@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,10 @@ class Lanes(Protocol):
 
     async def set_state(self, lane: LaneId, state: LaneState) -> None: ...
 
+    async def due(self, lanes: Collection[Lane], *, now: Millis) -> frozenset[LaneId]:
+        """Which of these lanes have an entry that may be claimed now."""
+        ...
+
 
 class Checkpoints(Protocol):
     """Cursors of streams. They are saved only together with their records: Outbox.append,
@@ -90,6 +94,10 @@ class Facts(Protocol):
         """The account this connection belongs to, None before its first contact."""
         ...
 
+    async def pinned_accounts(self) -> Mapping[str, str]:
+        """Connection → account, of all connections that had contact."""
+        ...
+
     async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
         """The account this connection belongs to: `account` at first contact or with `force`, else
         what it was."""
@@ -98,14 +106,19 @@ class Facts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lease, and until when."""
+    """Who holds a lease, or held it until it `expired`. `expires_at` is 0 where it was released."""
 
     holder: str
     expires_at: Millis
+    expired: bool
 
 
 class Leases(Protocol):
-    """At most one holder per resource (guarantee 12)."""
+    """At most one holder per resource (guarantee 12).
+
+    `ttl` is in ms. Leases end by the clock of the store: where replicas share a database by the
+    database's, so that clocks of machines need not agree; on SQLite by `now`.
+    """
 
     async def acquire(
         self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
@@ -114,22 +127,53 @@ class Leases(Protocol):
         else who holds it."""
         ...
 
-    async def renew(self, fence: Fence, *, now: Millis, ttl: int) -> bool: ...
+    async def renew(self, fences: Collection[Fence], *, now: Millis, ttl: int) -> frozenset[Fence]:
+        """Those that no other process has taken, renewed. All are of one holder."""
+        ...
 
-    async def release(self, fence: Fence) -> None: ...
+    async def release(self, fences: Collection[Fence]) -> None: ...
 
-    async def holder(self, resource: str) -> Holder | None: ...
+    async def holders(self, *, now: Millis) -> Mapping[str, Holder]:
+        """By resource: every lease that was ever taken."""
+        ...
+
+    async def database_time(self) -> Millis | None:
+        """The clock that all replicas share; None where the store has none (SQLite)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """A process as it reports itself. `offers` are the resources whose lease it can use; none while
+    it stops. `document` is JSON."""
+
+    holder: str
+    saved_at: Millis
+    offers: frozenset[str]
+    document: str
 
 
 class ProcessReports(Protocol):
-    """What the process that holds a lease says about itself, for those who look from outside."""
+    """What each process says about itself, for other replicas and those who look from outside."""
 
-    async def save(self, resource: str, document: str, *, now: Millis) -> None:
-        """Replace the report of this resource's holder. `document` is JSON."""
+    async def save(self, state: ProcessState) -> None:
+        """Replace what this process has reported."""
         ...
 
-    async def load(self, resource: str) -> tuple[str, Millis] | None:
-        """The last report and when it was saved; None where no process has run."""
+    async def since(self, saved_at: Millis) -> Sequence[ProcessState]:
+        """Processes that have reported since then, the newest report first."""
+        ...
+
+    async def latest(self) -> ProcessState | None:
+        """The newest report; None where no process has run."""
+        ...
+
+    async def withdraw(self, holder: str) -> None:
+        """The process offers nothing any more."""
+        ...
+
+    async def prune(self, *, before: Millis) -> int:
+        """Delete all older reports but the newest one; how many."""
         ...
 
 

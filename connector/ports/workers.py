@@ -23,6 +23,7 @@ WorkerName = Literal[
     "notifications",
     "oauth",
     "poll",
+    "replicas",
     "resume",
     "retention",
     "scan",
@@ -46,6 +47,10 @@ class Worker(Protocol):
 
     def wake(self) -> None:
         """Start the next pass at once: something outside may have changed."""
+        ...
+
+    async def until_quiet(self, timeout: float) -> bool:
+        """Wait until nothing of it is under way; whether that was within `timeout` seconds."""
         ...
 
     async def idle(self, ahead: float) -> bool:

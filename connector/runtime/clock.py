@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 
 from connector.domain.lanes import Millis
+from connector.ports import Clock
 
 
 class SystemClock:
@@ -27,6 +28,35 @@ class SystemClock:
         except TimeoutError:
             return False
         return True
+
+
+class SharedClock:
+    """connector.ports.Clock whose wall time is that of a database which replicas share, once it was
+    set: their own clocks need not agree, and may be set while they run."""
+
+    def __init__(self, inner: Clock) -> None:
+        self._inner = inner
+        self._base: tuple[Millis, float] | None = None
+
+    def set(self, now: Millis, *, asked_at: float) -> None:
+        """The database said `now` to a question of the monotonic time `asked_at`."""
+        middle = (asked_at + self._inner.monotonic()) / 2
+        self._base = (now, middle)
+
+    def now(self) -> Millis:
+        if self._base is None:
+            return self._inner.now()
+        then, at = self._base
+        return Millis(then + round((self._inner.monotonic() - at) * 1000))
+
+    def monotonic(self) -> float:
+        return self._inner.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+    async def wait(self, event: asyncio.Event, timeout: float | None) -> bool:
+        return await self._inner.wait(event, timeout)
 
 
 def iso(millis: int) -> str:

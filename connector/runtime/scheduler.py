@@ -23,16 +23,18 @@ class Scheduler:
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
 
-    def every(self, seconds: float) -> asyncio.Event:
-        """An event that is set every `seconds`."""
-        return self._add(IntervalTrigger(seconds=seconds, timezone=UTC))
+    def every(self, seconds: float, event: asyncio.Event | None = None) -> asyncio.Event:
+        """An event, or the given one, that is set every `seconds`."""
+        return self._add(IntervalTrigger(seconds=seconds, timezone=UTC), event)
 
     def nightly(self, hour: int = 3) -> asyncio.Event:
         """An event that is set once a day, within half an hour after `hour` UTC."""
         return self._add(CronTrigger(hour=hour, jitter=1800, timezone=UTC))
 
-    def _add(self, trigger: IntervalTrigger | CronTrigger) -> asyncio.Event:
-        event = asyncio.Event()
+    def _add(
+        self, trigger: IntervalTrigger | CronTrigger, event: asyncio.Event | None = None
+    ) -> asyncio.Event:
+        event = event or asyncio.Event()
 
         async def wake() -> None:
             event.set()

@@ -27,18 +27,29 @@ class SupervisedWorker:
     An exception in a pass never ends the loop: the next pass starts after 1 s, doubled with every
     further failure up to 60 s. After 3 failures in a row the worker needs attention. A store that
     does not answer is tried again within 5 s, and is reported by the store's own problem, not by
-    the worker. `subject` says whose worker it is, usually a connection.
+    the worker. `subject` says whose worker it is, usually a connection. No pass starts while
+    `may_run` is False: whoever makes it True wakes the worker.
     """
 
     def __init__(
-        self, name: WorkerName, loop: Loop, *, subject: str, clock: Clock, metrics: Metrics
+        self,
+        name: WorkerName,
+        loop: Loop,
+        *,
+        subject: str,
+        clock: Clock,
+        metrics: Metrics,
+        may_run: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name: WorkerName = name
         self._loop = loop
         self._subject = subject
         self._clock = clock
+        self._may_run = may_run
         self._restarts = metrics.worker_restarts.labels(name)
         self._task: asyncio.Task[None] | None = None
+        self._between_passes = asyncio.Event()
+        self._between_passes.set()
         self._crashes = 0
         logger = log.get("workers").bind(worker=name, subject=subject)
         self._failures = FailureStreak(logger, "worker_failed", "worker_recovered")
@@ -55,6 +66,10 @@ class SupervisedWorker:
 
     def wake(self) -> None:
         self._loop.wakeup.set()
+
+    async def until_quiet(self, timeout: float) -> bool:
+        """Wait until no pass runs; whether that was in time."""
+        return await self._clock.wait(self._between_passes, timeout)
 
     async def idle(self, ahead: float) -> bool:
         return await self._loop.idle()
@@ -73,8 +88,13 @@ class SupervisedWorker:
 
     async def _run(self) -> None:
         while True:
+            if not self._may_run():
+                await self._clock.wait(self._loop.wakeup, None)
+                self._loop.wakeup.clear()
+                continue
+            self._between_passes.clear()
             try:
-                delay = await self._loop.run_once()
+                delay = await self._run_pass()
             except StoreError as error:
                 self._failed(error.detail, problem=error.problem)
                 await self._clock.sleep(self._delay(_MAX_STORE_DELAY))
@@ -91,6 +111,12 @@ class SupervisedWorker:
                 await self._clock.wait(self._loop.wakeup, delay)
             # Not before the first pass: what was set before the start counts.
             self._loop.wakeup.clear()
+
+    async def _run_pass(self) -> float | None:
+        try:
+            return await self._loop.run_once()
+        finally:
+            self._between_passes.set()
 
     def _delay(self, maximum: float) -> float:
         return min(maximum, _FIRST_DELAY * 2.0 ** min(self._failures.count - 1, 10))

@@ -1,4 +1,5 @@
-"""What a person can order. Commands are rows, executed by the process that holds the lease."""
+"""What a person can order. Commands are rows, executed by the process that holds the lease of the
+connection that they name, or of the store."""
 
 from __future__ import annotations
 
@@ -13,8 +14,15 @@ from connector.domain.lanes import Lane, LaneState
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_queues import queue_of
-from connector.pipeline.lease import STORE_RESOURCE
-from connector.ports import Clock, Command, Decision, Store
+from connector.ports import (
+    ALL_COMMANDS,
+    Clock,
+    Command,
+    CommandScope,
+    Decision,
+    ProcessState,
+    Store,
+)
 from connector.runtime import log
 from connector.service import dead_letters
 from connector.service.audit import audit_entry
@@ -54,14 +62,17 @@ class Commands(Queries):
         settings: SettingsService | None = None,
         on_executed: Callable[[], None] = lambda: None,
         changing: asyncio.Lock | None = None,
+        scope: Callable[[], CommandScope] = lambda: ALL_COMMANDS,
     ) -> None:
-        """`changing` is held by whoever replaces connections."""
+        """`changing` is held by whoever replaces connections. `scope`: whose commands this process
+        carries out."""
         super().__init__(store, clock, process=process)
         self._reload = reload
         self._oauth = oauth
         self._settings = settings
         self._on_executed = on_executed
         self._changing = changing or asyncio.Lock()
+        self._scope = scope
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._fetched: dict[int, Command] = {}
         """Claimed by this process and not finished, in the order of their ids."""
@@ -69,6 +80,9 @@ class Commands(Queries):
         """Of commands that were executed; the store does not have them yet."""
         self._started: set[int] = set()
         self._fetch_unanswered = False
+        self._finished = asyncio.Event()
+        self.submitted = asyncio.Event()
+        """Set by a command of this process, which then is not executed at the next turn only."""
         self._latest = LatestStatus(self.status, clock)
         self._log = log.get("operate")
 
@@ -81,12 +95,18 @@ class Commands(Queries):
         if self._process is None:
             return
         self._process.note([*await self._process.attention(), *await self._group_attention()])
-        document = (await self._process.report()).model_dump_json()
-        await self._store.process_reports.save(STORE_RESOURCE, document, now=self._clock.now())
+        process = self._process
+        document = (await process.report()).model_dump_json()
+        now, offers = self._clock.now(), process.resources()
+        state = ProcessState(process.holder, now, offers, document)
+        await self._store.process_reports.save(state)
 
     async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, key: str = "") -> int:
         """See CommandQueue.submit."""
-        return await self._store.commands.submit(kind, args, by=by, key=key, now=self._clock.now())
+        now = self._clock.now()
+        id = await self._store.commands.submit(kind, args, by=by, key=key, now=now)
+        self.submitted.set()
+        return id
 
     async def command(self, id: int) -> Command | None:
         return await self._store.commands.get(id)
@@ -104,13 +124,14 @@ class Commands(Queries):
         id = await self.submit(kind, args, by=by, key=key)
         give_up = self._clock.monotonic() + patience
         while True:
+            finished = self._finished
             command = await self._store.commands.get(id)
             if command is None:
                 raise KeyError(id)
             if command.ok is not None or self._clock.monotonic() >= give_up:
                 self._latest.expire()
                 return command
-            await self._clock.sleep(_POLL_INTERVAL)
+            await self._clock.wait(finished, _POLL_INTERVAL)
 
     async def execute_pending(self) -> None:
         """Execute every open command. Each gets a result, also after an error. Raises StoreError;
@@ -129,9 +150,12 @@ class Commands(Queries):
 
     async def _fetch(self) -> None:
         if self._fetch_unanswered:
-            await self._store.commands.requeue(keep=self._fetched)
+            await self._store.commands.requeue(keep=self._fetched, scope=self._scope())
         self._fetch_unanswered = True
-        found = await self._store.commands.fetch(now=self._clock.now())
+        holder = self._process.holder if self._process else ""
+        found = await self._store.commands.fetch(
+            now=self._clock.now(), by=holder, scope=self._scope()
+        )
         self._fetch_unanswered = False
         self._fetched.update((command.id, command) for command in found)
 
@@ -158,11 +182,15 @@ class Commands(Queries):
         self._on_executed()
 
     async def _store_results(self) -> None:
+        if not self._results:
+            return
         for id, (ok, result) in list(self._results.items()):
             await self._store.commands.finish(id, ok=ok, result=result, now=self._clock.now())
             self._results.pop(id, None)
             self._fetched.pop(id, None)
             self._started.discard(id)
+        finished, self._finished = self._finished, asyncio.Event()
+        finished.set()
 
     async def stop(self) -> None:
         """Cancel long-running commands. They are executed again after the next start."""

@@ -42,11 +42,12 @@ _NO_LANE = LaneReport(per_second=0.0)
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a status is made of. `report` is that of the process that runs, or of the last one,
-    saved at `seen_at`. `attention` and `degraded` are ready to be shown."""
+    saved at `seen_at`, `holders` are by the resource of their lease. `attention` and `degraded` are
+    ready to be shown."""
 
     now: Millis
     version: str
-    holder: str | None
+    holders: Mapping[str, str]
     report: ProcessReport
     seen_at: Millis | None
     attention: Sequence[AttentionItem]
@@ -57,7 +58,12 @@ class Facts:
 
     @property
     def running(self) -> bool:
-        return self.holder is not None
+        return bool(self.holders)
+
+    @property
+    def holder(self) -> str | None:
+        """The process that does what concerns no single account, else any."""
+        return self.holders.get(STORE_RESOURCE) or next(iter(self.holders.values()), None)
 
 
 async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> views.Status:
@@ -93,9 +99,7 @@ async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> view
         running=facts.running,
         stopped_since=None if facts.running else facts.seen_at,
         holder=facts.holder,
-        replicas=[views.Replica(account=STORE_RESOURCE, holder=facts.holder)]
-        if facts.holder
-        else [],
+        replicas=[views.Replica(account=a, holder=h) for a, h in sorted(facts.holders.items())],
         public_url=report.public_url,
         reachable=bool(host) and not is_loopback(host),
         attention=[attention_view(item) for item in facts.attention],

@@ -57,13 +57,15 @@ class RefusedCalls(_Report):
 
 
 class ConnectionReport(_Report):
-    """One connection as configured in the process, and what arrived. Times in ms since 1970."""
+    """One connection as configured in the process, and what arrived. `lease` is the resource whose
+    lease it needs. Times in ms since 1970."""
 
     title: str
     source: str
     mode: str
     enabled: bool
     modules: tuple[str, ...]
+    lease: str = ""
     received: dict[str, int] = {}
     refused: dict[str, RefusedCalls] = {}
     skipped: dict[str, int] = {}
@@ -94,7 +96,8 @@ class ProcessReport(_Report):
 class Process:
     """This process. The callables and the mapping are read at every report.
 
-    `people`: (connection, state) → number of people, as last counted. `since`: key of an item →
+    `people`: (connection, state) → number of people, as last counted. `holder` is its name as a
+    holder of leases, `resources` those whose lease it can use. `since`: key of an item →
     when it was first seen, in ms.
     """
 
@@ -108,6 +111,8 @@ class Process:
     quota: Callable[[], Sequence[QuotaUse]] = tuple
     activity: Activity = field(default_factory=Activity)
     people: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    holder: str = ""
+    resources: Callable[[], frozenset[str]] = frozenset
     since: dict[str, Millis] = field(default_factory=dict)
 
     async def attention(self) -> list[AttentionItem]:
@@ -182,6 +187,7 @@ class Process:
             mode=runtime.mode,
             enabled=runtime.enabled,
             modules=runtime.modules,
+            lease=runtime.lease.resource,
             received={via: at for (c, via), at in activity.received.items() if c == name},
             refused={
                 reason: RefusedCalls(

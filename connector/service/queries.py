@@ -11,7 +11,8 @@ from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import ACTIONS, PROFILES, READS, Millis
 from connector.domain.wording import counted
-from connector.pipeline.lease import STORE_RESOURCE, is_alive, is_dead
+from connector.pipeline.holder import is_alive, is_dead
+from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import (
     ActionPosition,
     ActionView,
@@ -30,6 +31,7 @@ from connector.service import attention, grants
 from connector.service.mapping_trials import MappingTrials
 from connector.service.overview import Facts, build
 from connector.service.process import Process, ProcessReport, aged, read_report
+from connector.service.replicas import merge
 from connector.service.runtime import ConnectionRuntime, PersonNow
 from connector.service.settings import HIDDEN
 from connector.service.status import BackfillStatus, Status
@@ -41,10 +43,16 @@ _COUNT_LIMIT = 100_000
 _NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
 """Why actions wait for a person. Actions held by a cap have an approval instead."""
 _IDS_SHOWN = 10
+_ALIVE_MS = 15_000
+"""A process has ended, or cannot report, if its last report is older."""
 _SILENT_AFTER_MS = 60_000
 _LOCKED_AFTER_MS = 12_000
 """More than twice the time between two reports."""
 """A process reports every 5 s."""
+
+
+def _first(holders: Mapping[str, str]) -> str | None:
+    return holders.get(STORE_RESOURCE) or next(iter(holders.values()), None)
 
 
 class Queries:
@@ -64,11 +72,18 @@ class Queries:
         self.mapping_trials = MappingTrials(store.dead_letters, clock, self._runtimes)
 
     async def holder(self) -> str | None:
-        """Who holds this store's lease now, if anyone."""
-        held = await self._store.leases.holder(STORE_RESOURCE)
-        if held is None or held.expires_at <= self._clock.now() or is_dead(held.holder):
-            return None
-        return held.holder
+        """Who works on this store now, if anyone: of several replicas the one that does what
+        concerns no single account."""
+        return _first(await self.holders())
+
+    async def holders(self) -> dict[str, str]:
+        """Who holds which lease now: of the store, and where replicas share it of each account."""
+        held = await self._store.leases.holders(now=self._clock.now())
+        return {
+            resource: held[resource].holder
+            for resource in sorted(held)
+            if not held[resource].expired and not is_dead(held[resource].holder)
+        }
 
     async def connection_names(self) -> Sequence[str]:
         """Connections that run, or have run on this store."""
@@ -82,10 +97,12 @@ class Queries:
         With `mappings` (connection → version in use) it also counts the people who were rendered
         with another version: a changed mapping re-sends no one by itself.
         """
-        report, seen_at, holder = await self._known()
+        report, seen_at, holders = await self._known()
         backlogs = await self._store.reports.backlog()
         # A process that cannot write loses its lease and lives on.
-        holder = holder or await self._silent_holder()
+        if not holders and (silent := await self._silent_holder()):
+            holders = {STORE_RESOURCE: silent}
+        holder = _first(holders)
         alive = holder is not None or self._process is not None
         items = await self._all_attention(backlogs, report if alive else None)
         now = self._clock.now()
@@ -94,7 +111,7 @@ class Queries:
         facts = Facts(
             now=now,
             version=__version__,
-            holder=holder,
+            holders=holders,
             report=report,
             seen_at=seen_at,
             attention=[i for i in items if i.needs_person(now, report.patience)],
@@ -107,7 +124,7 @@ class Queries:
 
     async def _silent_holder(self) -> str | None:
         """The process whose lease has ended and who nevertheless lives, if no other took over."""
-        held = await self._store.leases.holder(STORE_RESOURCE)
+        held = (await self._store.leases.holders(now=self._clock.now())).get(STORE_RESOURCE)
         kept = held is not None and held.expires_at > 0  # 0: it was released
         return held.holder if held and kept and is_alive(held.holder) else None
 
@@ -117,16 +134,27 @@ class Queries:
             return [attention.locked(holder, millis)]
         return [attention.silent(holder, millis)] if millis > _SILENT_AFTER_MS else []
 
-    async def _known(self) -> tuple[ProcessReport, Millis | None, str | None]:
-        """The report of the process that runs, or ran last; when it was made; who runs now."""
+    async def _known(self) -> tuple[ProcessReport, Millis | None, dict[str, str]]:
+        """The reports of the processes that run as one, or that of the one that ran last; when the
+        newest was made; who holds which lease now."""
+        now, holders = await self._now(), await self.holders()
+        states = await self._store.process_reports.since(Millis(now - _ALIVE_MS))
+        if not states and (latest := await self._store.process_reports.latest()):
+            states = [latest]
+        reports = {s.holder: read_report(s.document, age=(now - s.saved_at) / 1000) for s in states}
+        seen_at = states[0].saved_at if states else None
         if self._process is not None:
-            return await self._process.report(), self._clock.now(), await self.holder()
-        saved = await self._store.process_reports.load(STORE_RESOURCE)
-        holder = await self.holder()
-        if saved is None:
-            return ProcessReport(version="", public_url=""), None, holder
-        document, at = saved
-        return read_report(document, age=(self._clock.now() - at) / 1000), at, holder
+            own = {self._process.holder: await self._process.report()}
+            others = {h: r for h, r in reports.items() if h in holders.values()}
+            return merge({**own, **others, **own}, holders), self._clock.now(), holders
+        if not reports:
+            return ProcessReport(version="", public_url=""), None, holders
+        running = {h: r for h, r in reports.items() if h in holders.values()}
+        return merge(running or dict([next(iter(reports.items()))]), holders), seen_at, holders
+
+    async def _now(self) -> Millis:
+        """By the clock that the processes' reports are dated with."""
+        return await self._store.leases.database_time() or self._clock.now()
 
     async def actions(
         self,
@@ -257,8 +285,8 @@ class Queries:
     async def attention(self, patience: float | None = None) -> list[AttentionItem]:
         """What needs a person now. A remote side that is away does so once that has lasted for
         `patience` seconds; by default those of the configuration."""
-        report, _, holder = await self._known()
-        alive = holder is not None or self._process is not None
+        report, _, holders = await self._known()
+        alive = bool(holders) or self._process is not None
         items = await self._all_attention(
             await self._store.reports.backlog(), report if alive else None
         )

@@ -16,7 +16,7 @@ from connector.domain.records import Entry
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.webhook_endpoint import WebhookEndpoint
-from connector.ports import Audiences, Flows, TargetGroups
+from connector.ports import Audiences, Flows, Lease, TargetGroups
 from connector.ports.workers import Worker
 
 _CANCEL_TIMEOUT = 1.0
@@ -72,12 +72,12 @@ class ConnectionRuntime:
 
     `source` is the platform's name and `title` the one for people; `mode` and `modules` are as
     configured. `mapping` is the version in use, `account` Klaviyo's account id as far as it is
-    known. Lanes: `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform,
-    `actions` delivers points and pushes to the platform, `memberships` keep lists and segments.
-    `checks` say whether both sides accept the credentials. `commands` are those that name this
-    connection, `render` tries events with its mapping, `person_now` reads one person (by number) at
-    both sides, `directory` lists what can be linked. `signals` wakes its lanes, `exit_stack` closes
-    what it has open.
+    known, `lease` that of the account. Lanes: `events` and `writes` deliver to Klaviyo, `reads`
+    reads people at the platform, `actions` delivers points and pushes to the platform,
+    `memberships` keep lists and segments. `checks` say whether both sides accept the credentials.
+    `commands` are those that name this connection, `render` tries events with its mapping,
+    `person_now` reads one person (by number) at both sides, `directory` lists what can be linked.
+    `signals` wakes its lanes, `exit_stack` closes what it has open.
     """
 
     name: str
@@ -88,6 +88,7 @@ class ConnectionRuntime:
     modules: tuple[str, ...] = ()
     mapping: str
     account: str | None
+    lease: Lease
     events: Dispatcher[Any]
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None

@@ -30,7 +30,10 @@ class Verdict(View):
 
 
 class Replica(View):
-    account: str = Field(description="What the lease is for; `store` is all of it.")
+    account: str = Field(
+        description="Klaviyo account whose lease it is. `store`: everything on SQLite, else what "
+        "concerns no account."
+    )
     holder: str = Field(description="Host, process id and a distinguishing part.")
 
 

@@ -10,13 +10,16 @@ from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from connector.domain.errors import Problem, StoreError, StoreLocked
 
+ENGINE_ERRORS = (SQLAlchemyError, sqlite3.Error)
+"""What statements raise: those that SQLAlchemy runs, and those that SQLite's driver runs."""
+
 
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Raise an engine's error as the StoreError that it means."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except ENGINE_ERRORS as error:
         raise to_store_error(error) from error
 
 
@@ -44,6 +47,10 @@ def _problem(error: Exception, cause: BaseException) -> Problem:
     # A broken constraint is none: of two inserts of the same row at once, one is repeated.
     # asyncpg names bad data by SQLSTATE 22, or finds it before it is sent.
     state = str(getattr(cause, "sqlstate", None) or "")
-    if isinstance(error, DataError) or state[:2] == "22" or isinstance(cause.__cause__, ValueError):
+    if (
+        isinstance(error, DataError | sqlite3.DataError)
+        or state[:2] == "22"
+        or isinstance(cause.__cause__, ValueError)
+    ):
         return Problem.STORE_REFUSED
     return Problem.STORE_UNAVAILABLE

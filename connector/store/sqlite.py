@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from connector.domain.errors import Problem, StoreError, StoreOutage
-from connector.store.engine_errors import is_busy, to_store_error
+from connector.store.engine_errors import ENGINE_ERRORS, is_busy, to_store_error
+from connector.store.prepared import Prepared
 from connector.store.sqlite_file import SqliteFile, damaged
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ Work = Callable[[Connection], T]
 _MAX_GROUP = 256
 _WRITER_CACHE, _READER_CACHE = 16_384, 4_096
 """KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
+_BEGIN = Prepared(text("BEGIN IMMEDIATE"))
 _LOCK_WAIT, _LOCK_WAIT_AGAIN = 1_000, 100
 """ms that a commit waits for another program's write lock: the first one, and those after it until
 one succeeds. A webhook that arrives behind a waiting commit still has its answer within 2 s."""
@@ -158,7 +160,7 @@ class SqliteDatabase:
                 return work(connection)
             finally:
                 connection.rollback()
-        except SQLAlchemyError as error:
+        except ENGINE_ERRORS as error:
             self._drop_reader()
             raise self._explained(error) from error
 
@@ -245,8 +247,10 @@ class SqliteDatabase:
             connection.exec_driver_sql(f"PRAGMA busy_timeout={self._lock_wait}")
             self._lock_wait_set = self._lock_wait
         try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except SQLAlchemyError:
+            if not connection.in_transaction():  # the PRAGMA begins one
+                connection.begin()
+            _BEGIN.run(connection)
+        except ENGINE_ERRORS:
             self._lock_wait = _LOCK_WAIT_AGAIN
             raise
         self._lock_wait = _LOCK_WAIT
@@ -277,7 +281,7 @@ class SqliteDatabase:
     def _explained(self, error: Exception) -> Exception:
         """An engine's error as a StoreError. Damage is remembered: a damaged store takes no more
         webhooks, whichever pages they would touch."""
-        if not isinstance(error, SQLAlchemyError):
+        if not isinstance(error, ENGINE_ERRORS):
             return error
         failure = to_store_error(error)
         if failure.problem is Problem.STORE_DAMAGED and self._file:

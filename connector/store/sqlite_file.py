@@ -34,6 +34,7 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._log = path.with_name(path.name + LOG)
         self._opened: dict[Path, _Identity] = {}
 
     def create(self) -> None:
@@ -75,8 +76,8 @@ class SqliteFile:
     def remember(self) -> None:
         """From now on `check` compares with the file that is there now, and with its log."""
         for path in (self.path, self._log):
-            if identity := _identity(path):
-                self._opened.setdefault(path, identity)
+            if path not in self._opened and (identity := _identity(path)):
+                self._opened[path] = identity
 
     def forget_log(self) -> None:
         """The log may be another after all connections were closed."""
@@ -105,10 +106,6 @@ class SqliteFile:
                 f"{self._log} belongs to a store whose file {self.path} is missing; move that file "
                 "back, or move the log away to begin with an empty store",
             )
-
-    @property
-    def _log(self) -> Path:
-        return self.path.with_name(self.path.name + LOG)
 
 
 def missing(path: Path) -> StoreError:

@@ -24,6 +24,7 @@ from connector.web.protocol import Limits, limited_protocol
 _BACKLOG = 2048
 _MIN_GRACE = 0.5
 """Seconds for the commit of a call that was read already."""
+_CLOSING = 0.01
 _OTHER_FILES = 512
 """Open files besides the connections of the ports: the store, outgoing connections, libraries."""
 _HEALTH_PATHS = ("/livez", "/readyz", "/healthz", "/metrics")
@@ -89,9 +90,34 @@ def allow_connections(count: int) -> bool:
 
 
 class _Embedded(uvicorn.Server):
+    """A server that stops at once and ends with the last answer: uvicorn looks for both ten times a
+    second."""
+
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.accepting = asyncio.Event()
+        self.stopping = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not await self.on_tick(counter):
+            counter = (counter + 1) % 864_000
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), 0.1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0)
+        left: Any = self.config.timeout_graceful_shutdown
+        while (state.connections or state.tasks) and left > 0:
+            await asyncio.sleep(_CLOSING)
+            left -= _CLOSING
+        for task in state.tasks:
+            task.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -180,5 +206,6 @@ class Server:
             left: Any = max(_MIN_GRACE, grace)
             self._server.config.timeout_graceful_shutdown = left
         self._server.should_exit = True
+        self._server.stopping.set()
         if self._task:
             await self._task

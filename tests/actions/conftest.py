@@ -37,6 +37,7 @@ from connector.store.queues.action_intake import SqlActionIntake
 from connector.store.queues.actions import SqlActionQueue
 from connector.store.sql import SqlStore
 from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.sinks import FakeQuota
 from connector.testing.fakes.store import InlineDatabase, memory_store
 
@@ -129,17 +130,6 @@ class InstrumentedQueue(SqlActionQueue):
         return changed
 
 
-class Lease:
-    """A lease that is lost when the test sets `ours` to False."""
-
-    def __init__(self, fence: Fence) -> None:
-        self.fence = fence
-        self.ours = True
-
-    def valid(self) -> bool:
-        return self.ours
-
-
 class Rig:
     """The part of a daemon that handles actions. Its store and platform survive a kill."""
 
@@ -158,7 +148,7 @@ class Rig:
         self.queue: InstrumentedQueue
         self.action_intake: InstrumentedIntake
         self.lane: Lane
-        self.lease: Lease
+        self.lease: FakeLease
         self.endpoint: FlowEndpoint
         self.dispatcher: Dispatcher[Action]
         self._outside: set[asyncio.Task[Any]] = set()
@@ -175,7 +165,7 @@ class Rig:
         fence = await store.leases.acquire("store", us, now=now, ttl=_FOREVER, dead_holder=before)
         assert isinstance(fence, Fence)
         await queue.recover(fence, now=now)
-        self.lease = Lease(fence)
+        self.lease = FakeLease(fence)
         self.lane = await store.lanes.ensure("acme", "fake", "action")
         self.dispatcher = self._dispatcher(queue)
         self.intake = Intake(store.outbox, self.action_intake)
@@ -239,7 +229,7 @@ class Rig:
             self.intake,
             self.clock,
             self.metrics,
-            wakes=[self.dispatcher.wake],
+            wake=lambda _: self.dispatcher.wake(),
             routes=routes_for(frozenset({"adjust", "push"})),
             secrets=self.how.get("secrets", [SECRET, "next-secret"]),
             rules=ActionRules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),

@@ -233,7 +233,7 @@ async def test_a_lease_lost_between_claim_and_send_sends_nothing(
 
     async def lose(point: str) -> None:
         if point == "claimed":
-            rig.lease.ours = False
+            rig.lease.held = False
 
     await rig.start(lose)
     await rig.send("k")
@@ -245,7 +245,7 @@ async def test_a_lease_lost_between_claim_and_send_sends_nothing(
 
 async def test_a_lease_lost_during_the_person_lookup_sends_nothing(rig: Rig) -> None:
     def lose() -> None:
-        rig.lease.ours = False
+        rig.lease.held = False
 
     rig.addresses[KLAVIYO_ID] = "ana@example.com"
     rig.on_address_lookup = lose
@@ -269,7 +269,7 @@ async def test_a_late_response_of_a_frozen_holder_settles_nothing_and_is_kept(
     await rig.send("k")
     assert await rig.states() == ["sending"]
     late, rig.platform.at_point = rig.dispatcher, rig.platform.at_point
-    rig.lease.ours = False
+    rig.lease.held = False
     other = await rig.store.leases.acquire(
         "store", "another", now=rig.clock.now(), ttl=10**9, dead_holder=f"us{rig.starts}"
     )

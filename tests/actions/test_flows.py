@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from connector.domain.actions import Action, ActionRequest, Caps
 from connector.domain.errors import Malformed, Problem, StoreError, Unauthorised
 from connector.service import ConnectionRuntime
+from connector.testing.fakes.lease import FakeLease
 from connector.web.flows import FlowApp
 from connector.web.throttle import Network, Throttle
 
@@ -45,6 +46,7 @@ class FlowServer:
             enabled=enabled,
             mapping="v1",
             account=None,
+            lease=FakeLease(),
             events=self.rig.dispatcher,
             flow_endpoint=self.rig.endpoint,
         )

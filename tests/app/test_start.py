@@ -184,3 +184,17 @@ async def test_until_idle_says_which_connection_waits_for_its_account(
     async with world.running() as app:
         [line] = await app.until_idle()
     assert "Klaviyo does not say which account" in line
+
+
+async def test_a_reload_while_the_account_is_asked_for_is_no_fault_of_klaviyo(
+    world: World,
+) -> None:
+    async with world.running() as app:
+        id = await world.post()
+        await async_until("the account is asked for", lambda: world.klaviyo_gate.waiting)
+        assert (await app.reload())["reloaded"]
+        # The first call would be repeated, by a client that the reload has closed.
+        world.klaviyo.faults.add("accounts", "status", status=503, count=1)
+        world.answer()
+        assert await app.until_idle() == []
+        assert world.klaviyo.recorded(id) == 1

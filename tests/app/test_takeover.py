@@ -51,8 +51,7 @@ class Thief:
         self._fence: Fence
 
     async def take(self) -> None:
-        held = await self.store.leases.holder("store")
-        assert held
+        held = (await self.store.leases.holders(now=self.clock.now()))["store"]
         fence = await self.store.leases.acquire(
             "store", "thief", now=self.clock.now(), ttl=_TTL, dead_holder=held.holder
         )
@@ -89,11 +88,11 @@ class Thief:
             )
 
     async def give_back(self) -> None:
-        await self.store.leases.release(self._fence)
+        await self.store.leases.release([self._fence])
 
 
 def is_deliverable(app: App) -> bool:
-    return app._lease.valid()
+    return app.leases.of("store").valid()
 
 
 def remaining(app: App) -> int:
@@ -213,7 +212,7 @@ async def test_a_standby_survives_a_database_that_goes_away(
         await async_until("it has tried", lambda: proxy.refused or starting.done())
         proxy.refuse = False
         assert not starting.done()
-        await holder.leases.release(fence)
+        await holder.leases.release([fence])
         await starting
         world.app = app
         id = await world.post()

@@ -26,6 +26,7 @@ from connector.runtime.clock import SystemClock
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from connector.store.sql import open_store
 from tests.paths import ROOT
+from tests.processes import Process
 from tests.waiting import PATIENCE, free_port, until
 
 CONFIG = """\
@@ -140,7 +141,7 @@ class Folder:
         self.mapping.write_text((ROOT / "mappings" / "jericommerce.toml").read_text())
         self.config = path / "connector.toml"
         self.write(key=key)
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[Process] = []
 
     def write(self, *, key: str = "pk_sandbox", port: int | None = None) -> None:
         text = CONFIG.format(port=port or self.port, key=key, **self.platforms.urls)
@@ -155,17 +156,10 @@ class Folder:
         """What all processes of this folder have written to stderr."""
         return (self.path / "stderr").read_text()
 
-    def spawn(self, *args: str) -> subprocess.Popen[str]:
+    def spawn(self, *args: str) -> Process:
         """`connector ARGS` as a process; its stderr goes to `log`."""
         with (self.path / "stderr").open("a") as err:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "connector.cli", *args],
-                cwd=self.path,
-                env=self.env,
-                stdout=subprocess.PIPE,
-                stderr=err,
-                text=True,
-            )
+            process = Process(args, cwd=self.path, env=self.env, stdout=subprocess.PIPE, stderr=err)
         self.processes.append(process)
         return process
 
@@ -210,7 +204,7 @@ class Folder:
 
     # ── the daemon of this folder ──────────────────────────────────────────────────────────────
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> Process:
         process = self.spawn("run")
 
         def ready() -> bool:

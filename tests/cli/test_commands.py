@@ -22,8 +22,7 @@ from rich.console import Console
 
 from connector import cli, service
 from connector.cli import demo
-from connector.domain.errors import StoreError
-from connector.pipeline.lease import LeaseRenewer, holder_name
+from connector.pipeline.lease import ProcessLeases
 from connector.runtime.clock import SystemClock
 from connector.sandbox import KlaviyoSandbox
 from connector.sandbox.demo_platforms import DEMO_PLATFORMS
@@ -505,18 +504,18 @@ def test_run_on_a_port_in_use_names_the_key_exits_2_and_releases_the_lease(
     assert status["holder"] is None
 
 
-async def test_a_second_daemon_waits_and_then_names_the_first(tmp_path: Path) -> None:
+async def test_a_second_process_learns_who_holds_the_store(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'held.db'}"
     one, two = await open_store(url), await open_store(url)
-    first = LeaseRenewer(one, SystemClock(), holder_name())
-    second = LeaseRenewer(two, SystemClock(), "second")
-    fence = await first.acquire(0.0)
-    with pytest.raises(StoreError, match=re.escape(fence.holder)) as found:
-        await second.acquire(0.2)
-    assert found.value.problem == "S40"
-    await first.release()
-    await second.acquire(0.0)
-    await second.release()
+    first = ProcessLeases(one, SystemClock())
+    second = ProcessLeases(two, SystemClock(), "second")
+    assert await first.acquire_store() is None
+    holder = await second.acquire_store()
+    assert holder
+    assert holder.holder == first.holder
+    await first.aclose()
+    assert await second.acquire_store() is None
+    await second.aclose()
     await asyncio.gather(one.aclose(), two.aclose())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from connector.config.models import Console as ConsoleConfig
 from connector.domain.errors import Problem
-from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter
+from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter, ProcessState
 from connector.service.process import ConnectionReport, ProcessReport
 from tests.web.api.conftest import ApiHarness
 
@@ -335,7 +335,9 @@ async def run_once(api: ApiHarness) -> None:
     acme = ConnectionReport(title="Yotpo", source="yotpo", mode="live", enabled=True, modules=())
     report = ProcessReport(version="1", public_url="", connections={"acme": acme})
     document = report.model_dump_json()
-    await api.store.process_reports.save("store", document, now=api.clock.now())
+    await api.store.process_reports.save(
+        ProcessState("one", api.clock.now(), frozenset(), document)
+    )
 
 
 async def test_a_page_that_is_shared_has_the_token_of_each_browser(console: ConsoleHarness) -> None:

@@ -18,7 +18,6 @@ from connector.config.export import export
 from connector.runtime.encryption import Cipher
 from connector.sandbox import WllSandbox
 from tests.platforms.plugins.daemon import Running, running
-from tests.waiting import async_until
 
 from .conftest import Browser
 
@@ -152,8 +151,8 @@ async def test_a_connection_is_made_from_an_empty_store_to_data_at_klaviyo(site:
     await browser.submit(
         "/connections/club/links", f"{LINKS}/audiences/add", confirmed="yes", **link
     )
-    await async_until("the profile is written", lambda: site.daemon.klaviyo.profile(user.email))
     await app.until_idle()
+    assert site.daemon.klaviyo.profile(user.email)
     lists = site.daemon.klaviyo.list_ids()
     on_list = site.daemon.klaviyo.list_members(lists["Silver members"])
     assert {member.email for member in members} == set(on_list)

@@ -3,6 +3,7 @@ script."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
 from .test_browser import ARGUMENTS, CHROMIUM
 from .test_setup import FORM, LINKS, NEW, Site, site
@@ -121,6 +122,34 @@ async def test_a_person_sets_a_connection_up_and_its_data_arrives(
     await page.get_by_label("E-mail or id").fill(user.email)
     await page.get_by_label("wll_tier_name").uncheck()
     await expect(page.locator("#preview")).to_contain_text("no longer written")
+    assert visitor.faults == []
+
+
+async def test_an_older_preview_never_replaces_a_newer_one(site: Site, chromium: Browser) -> None:
+    await site.add("save")
+    visitor = Visitor(site, chromium)
+    page = await visitor.page()
+    await page.goto(f"{LINKS}/fields")
+    newer_shown, older_ended = asyncio.Event(), asyncio.Event()
+
+    async def answer(route: Route) -> None:
+        older = "fields=wll_tier_name" in (route.request.post_data or "")
+        if older:
+            await newer_shown.wait()
+        text = f"<div id=preview>the {'older' if older else 'newer'} one</div>"
+        await route.fulfill(body=text, content_type="text/html")
+        if older:
+            older_ended.set()
+
+    await page.route(f"**{LINKS}/fields", answer)
+    # To click the box is to leave the field, so both ask for a preview.
+    await page.get_by_label("E-mail or id").fill("ana@example.com")
+    await page.get_by_label("wll_tier_name").uncheck()
+    await expect(page.locator("#preview")).to_contain_text("the newer one")
+    newer_shown.set()
+    await older_ended.wait()
+    await page.evaluate("fetch(location.href).then((answer) => answer.text())")
+    await expect(page.locator("#preview")).to_contain_text("the newer one")
     assert visitor.faults == []
 
 

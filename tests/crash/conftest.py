@@ -7,8 +7,6 @@ import contextlib
 import http.client
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +16,10 @@ import pytest
 
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from tests.paths import ROOT
+from tests.processes import MODULE, Process
 from tests.waiting import PATIENCE, free_port, until
 
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 CONFIG = """\
 [store]
 url = "sqlite:///state/crash.db"
@@ -88,23 +88,24 @@ class Daemon:
     def __init__(
         self, folder: Path, platforms: Platforms, mappings: Path, *, main: str = ""
     ) -> None:
-        self._main = ["-c", main] if main else ["-m", "connector.cli"]
+        self._main = ["-c", main] if main else MODULE
         self.folder = folder
         self.port = free_port()
         shutil.copytree(mappings, folder / "mappings")
         self.config = folder / "connector.toml"
         self.config.write_text(CONFIG.format(port=self.port, **platforms.urls))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self._log: IO[bytes] | None = None
 
     def start(self) -> None:
         self._log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, *self._main, "--config", str(self.config), "run"],
+        self.process = Process(
+            ["--config", str(self.config), "run"],
             cwd=self.folder,
             stdout=self._log,
             stderr=self._log,
-            env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+            env=ENVIRONMENT,
+            main=self._main,
         )
 
     def send(self, number: signal.Signals) -> None:

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -15,10 +13,10 @@ from contextlib import closing
 import pytest
 
 from connector.sandbox import Traffic
-from tests.paths import ROOT
+from tests.processes import Finished, run
 from tests.waiting import until
 
-from .conftest import Daemon, Platforms
+from .conftest import ENVIRONMENT, Daemon, Platforms
 from .posting import Posting
 
 _SECRET = "flow-secret"
@@ -152,15 +150,8 @@ def test_a_long_series_of_kills_applies_no_points_twice(
         )
 
 
-def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "connector.cli", "--config", str(daemon.config), *words],
-        cwd=daemon.folder,
-        env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
+def connector(daemon: Daemon, *words: str) -> Finished:
+    return run(["--config", str(daemon.config), *words], cwd=daemon.folder, env=ENVIRONMENT)
 
 
 def has_state(daemon: Daemon, reason: str, state: tuple[int, str | None]) -> Callable[[], bool]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from connector.sandbox import JeriCommerceSandbox
-from tests.paths import ROOT
+from tests.processes import Process
 from tests.waiting import until
 
-from .conftest import Daemon, Platforms
+from .conftest import ENVIRONMENT, Daemon, Platforms
 
 PEOPLE = 300
 _MAIN = """
@@ -33,14 +32,13 @@ def platforms() -> Iterator[Platforms]:
     running.stop()
 
 
-def command(daemon: Daemon, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _MAIN, "--config", str(daemon.config), *args],
+def command(daemon: Daemon, *args: str) -> Process:
+    return Process(
+        ["--config", str(daemon.config), *args],
         cwd=daemon.folder,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+        env=ENVIRONMENT,
+        main=("-c", _MAIN),
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +14,11 @@ from sqlalchemy.engine import make_url
 from connector.sandbox import Traffic
 from connector.store.database import open_database
 from connector.store.tables import metadata
+from tests.processes import run
 from tests.store.test_first_start import on_server
 from tests.waiting import until
 
-from .conftest import Daemon, Platforms
+from .conftest import ENVIRONMENT, Daemon, Platforms
 
 TAKES_OVER_WITHIN = 15.0
 
@@ -145,28 +144,25 @@ def test_a_frozen_replica_loses_its_lease_and_sends_nothing_when_it_resumes(
 
 
 def test_a_second_run_on_one_sqlite_file_waits_and_then_names_the_holder(
-    daemon: Daemon, platforms: Platforms, root: Path
+    daemon: Daemon, platforms: Platforms
 ) -> None:
     daemon.start()
     daemon.wait_until_ready()
     assert daemon.process
     # The command with a shorter lease timeout than 30 s.
     code = (
-        "import sys, connector.app.daemon as app\n"
+        "import connector.app.daemon as app\n"
         "start = app.App.start\n"
         "async def short(self, **args): return await start(self, lease_timeout=1.0, **args)\n"
         "app.App.start = short\n"
-        "sys.argv = ['connector', 'run']\n"
         "from connector.cli import main\n"
         "main()\n"
     )
-    second = subprocess.run(
-        [sys.executable, "-c", code],
+    second = run(
+        ["run"],
         cwd=daemon.folder,
-        env={"PYTHONPATH": str(root), "CONNECTOR_CONFIG": str(daemon.config), "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=90,
+        env=ENVIRONMENT | {"CONNECTOR_CONFIG": str(daemon.config)},
+        main=("-c", code),
     )
     assert second.returncode == 1
     assert second.stderr.splitlines()[-2].startswith("S40 ")

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from connector.sandbox import Traffic
-from tests.paths import ROOT
+from tests.processes import Finished, run
 from tests.waiting import until
 
-from .conftest import Daemon, Platforms
+from .conftest import ENVIRONMENT, Daemon, Platforms
 
 _LOCKED = "another program has locked the store's file, so webhooks are answered 503"
 
@@ -33,17 +31,10 @@ def post_new(daemon: Daemon, traffic: Traffic) -> tuple[int, str]:
     return daemon.post(headers, body), f"jericommerce:{json.loads(body)['id']}"
 
 
-def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+def connector(daemon: Daemon, *words: str) -> Finished:
     """A command beside the daemon."""
-    return subprocess.run(
-        [sys.executable, "-m", "connector.cli", "--config", str(daemon.config), *words],
-        cwd=daemon.folder,
-        env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    env = ENVIRONMENT | {"COLUMNS": "200"}
+    return run(["--config", str(daemon.config), *words], cwd=daemon.folder, env=env)
 
 
 def refusals(daemon: Daemon, traffic: Traffic, *, count: int = 5) -> set[tuple[int, int]]:

@@ -22,11 +22,12 @@ from connector.klaviyo.limits import LIMITS
 from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.profiles import ProfileSink
 from connector.pipeline.import_jobs import ImportJobTracker
-from connector.ports import Fence, Lease, Outgoing, RetryPolicy
+from connector.ports import Fence, Outgoing, RetryPolicy
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import journal, profiles
+from connector.testing.fakes.lease import FakeLease
 
 from .conftest import WIDE, AutoAdvancingClock, Rig
 from .test_profile_sink import Watched
@@ -35,23 +36,10 @@ HORIZON = 3 * 86_400_000
 JOBS = "profile-bulk-import-jobs"
 
 
-class _StaticLease(Lease):
-    def __init__(self, fence: Fence) -> None:
-        self._fence = fence
-        self.held = True
-
-    @property
-    def fence(self) -> Fence:
-        return self._fence
-
-    def valid(self) -> bool:
-        return self.held
-
-
 class Follower:
     """People, jobs that hold their writes, and who follows them; the store is a real one."""
 
-    def __init__(self, store: SqlStore, lane: Lane, reads: Lane, lease: _StaticLease) -> None:
+    def __init__(self, store: SqlStore, lane: Lane, reads: Lane, lease: FakeLease) -> None:
         self.clock = clock = AutoAdvancingClock()
         self.klaviyo = KlaviyoSandbox(now=lambda: clock.now() / 1000, limits=False, job_delay=10**9)
         wire = Watched(self.klaviyo.app)
@@ -157,7 +145,7 @@ async def follower(tmp_path: Path) -> AsyncIterator[Follower]:
     reads = await store.lanes.ensure("acme", "jericommerce", "profile")
     fence = await store.leases.acquire("store", "one", now=Millis(0), ttl=10**16)
     assert isinstance(fence, Fence)
-    made = Follower(store, lane, reads, _StaticLease(fence))
+    made = Follower(store, lane, reads, FakeLease(fence))
     yield made
     await made.rig.api.aclose()
     await store.aclose()

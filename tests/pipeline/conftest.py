@@ -20,6 +20,7 @@ from connector.ports import BatchMode, Fence, Queue, Quota, ReadyCounts
 from connector.runtime.metrics import Metrics
 from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock, run_pending
+from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.sinks import ScriptedSink
 from connector.testing.fakes.store import InlineDatabase, memory_store
 
@@ -84,17 +85,6 @@ class HookedQueue:
 async def _nothing() -> None: ...
 
 
-class RevocableLease:
-    """A lease that the test takes away."""
-
-    def __init__(self, fence: Fence) -> None:
-        self.fence = fence
-        self.held = True
-
-    def valid(self) -> bool:
-        return self.held
-
-
 class Rig:
     """One running lane."""
 
@@ -103,7 +93,7 @@ class Rig:
         self.store = memory_store(database)
         self.queue = HookedQueue(self.store.outbox)
         self.lane: Lane
-        self.lease: RevocableLease
+        self.lease: FakeLease
         self.renderer = PlainRenderer()
         self.sink: ScriptedSink[Any] = ScriptedSink(bulk=BULK)
         self.metrics = Metrics("test")
@@ -116,7 +106,7 @@ class Rig:
         self.lane = await self.store.lanes.ensure("acme", "klaviyo", "event")
         fence = await self.store.leases.acquire("store", "one", now=self.clock.now(), ttl=_A_YEAR)
         assert isinstance(fence, Fence)
-        self.lease = RevocableLease(fence)
+        self.lease = FakeLease(fence)
 
     async def start(self, *, broken: StoreError | None = None, **changes: Any) -> None:
         """Start, or start again as after a restart: with the lane's stored state. With `broken`
@@ -218,4 +208,4 @@ async def stopped_rig(make_rig: Callable[..., Any]) -> Rig:
     return made
 
 
-__all__ = ["LaneState", "PlainRenderer", "RevocableLease", "Rig"]
+__all__ = ["FakeLease", "LaneState", "PlainRenderer", "Rig"]

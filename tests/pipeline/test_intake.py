@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Lane, LaneId
+from connector.domain.lanes import Lane, LaneId, LaneKind, Millis
 from connector.domain.records import Appended, Checkpoint, Page, Record, State
 from connector.pipeline.intake import Intake
 from connector.pipeline.webhook_endpoint import ReadRules, WebhookEndpoint
@@ -64,7 +64,7 @@ class IntakeHarness:
         self.store, self.database, self.lane = store, database, lane
         self.outbox: Any = SlowOutbox(store)
         self.clock = FakeClock()
-        self.wakes: list[int] = []
+        self.wakes: list[Mapping[LaneKind, Millis]] = []
         self.intake = Intake(self.outbox, store.action_intake)
         self.webhook = StubWebhook()
         self.endpoint = self.make_endpoint()
@@ -77,7 +77,7 @@ class IntakeHarness:
             self.intake,
             self.clock,
             Metrics("test"),
-            wakes=[lambda: self.wakes.append(len(self.wakes))],
+            wake=self.wakes.append,
             reads=reads,
         )
 

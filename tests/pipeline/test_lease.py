@@ -1,14 +1,12 @@
-"""The lease of a store: who waits for what, and when deliveries are allowed."""
+"""The leases of a process: when deliveries are allowed."""
 
 from __future__ import annotations
-
-import asyncio
 
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.pipeline.lease import TTL, LeaseRenewer
-from connector.ports import Fence
+from connector.pipeline.lease import TTL, ProcessLeases
+from connector.ports import Fence, Holder
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import InlineDatabase, memory_store
 
@@ -19,11 +17,13 @@ class Rig:
     def __init__(self) -> None:
         self.clock, self.database = FakeClock(), InlineDatabase()
         self.store = memory_store(self.database)
-        self.lease = LeaseRenewer(self.store, self.clock, "us")
-        self.lost = 0
+        self.leases = ProcessLeases(self.store, self.clock, "us")
+        self.lease = self.leases.of("store")
+        self.lost: list[str] = []
+        self.valid: list[str] = []
 
-    def note_loss(self) -> None:
-        self.lost += 1
+    def start(self) -> None:
+        self.leases.start(self.lost.append, self.valid.append)
 
     async def acquire_by(self, holder: str) -> Fence:
         fence = await self.store.leases.acquire(
@@ -38,78 +38,89 @@ async def rig() -> Rig:
     return Rig()
 
 
-async def test_a_standby_waits_for_a_store_that_is_unavailable(
-    rig: Rig, silenced_logs: None
-) -> None:
+async def test_a_lease_that_another_process_holds_is_not_acquired(rig: Rig) -> None:
     other = await rig.acquire_by("other")
-    waiting = asyncio.create_task(rig.lease.acquire(float("inf")))
-    await rig.clock.advance(3.0)
-    rig.database.error = UNAVAILABLE
-    await rig.clock.advance(30.0)
-    assert not waiting.done()
-    rig.database.error = None
-    await rig.store.leases.release(other)
-    await rig.clock.advance(2.0)
-    assert (await waiting).holder == "us"
-    rig.lease.activate()
-    assert rig.lease.valid()
-
-
-async def test_with_a_time_limit_an_unavailable_store_is_an_error(
-    rig: Rig, silenced_logs: None
-) -> None:
-    rig.database.error = UNAVAILABLE
-    waiting = asyncio.create_task(rig.lease.acquire(5.0))
-    await rig.clock.advance(4.0)
-    assert not waiting.done()
-    await rig.clock.advance(2.0)
-    with pytest.raises(StoreError) as caught:
-        await waiting
-    assert caught.value.problem is Problem.STORE_UNAVAILABLE
+    found = await rig.leases.acquire("store")
+    assert isinstance(found, Holder)
+    assert found.holder == "other"
+    assert rig.leases.held() == []
+    await rig.store.leases.release([other])
+    assert await rig.leases.acquire("store") is None
+    assert rig.leases.held() == [rig.lease]
 
 
 async def test_a_lease_is_neither_valid_nor_a_fence_before_it_is_activated(rig: Rig) -> None:
-    fence = await rig.lease.acquire(0.0)
+    assert await rig.leases.acquire("store") is None
     assert not rig.lease.valid()
     with pytest.raises(StoreError) as caught:
         _ = rig.lease.fence
     assert caught.value.problem is Problem.STORE_HELD
     rig.lease.activate()
     assert rig.lease.valid()
-    assert rig.lease.fence == fence
+    assert rig.lease.fence == rig.lease.acquired
+
+
+async def test_a_suspended_lease_is_renewed_and_allows_nothing(rig: Rig) -> None:
+    await rig.leases.acquire("store")
+    rig.start()
+    rig.lease.activate()
+    rig.lease.suspend()
+    await rig.clock.advance(3 * TTL)
+    assert not rig.lease.valid()
+    held = await rig.store.leases.holders(now=rig.clock.now())
+    assert not held["store"].expired
+    await rig.leases.aclose()
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, KeyError("a fault of ours")])
 async def test_a_renewal_that_fails_is_repeated(
     rig: Rig, fault: Exception, silenced_logs: None
 ) -> None:
-    await rig.lease.acquire(0.0)
-    rig.lease.start_renewing(rig.note_loss)
+    await rig.leases.acquire("store")
+    rig.start()
     rig.lease.activate()
     rig.database.error = fault
-    await rig.clock.advance(9.0)
+    await rig.clock.advance(7.0)
     assert rig.lease.valid()
     await rig.clock.advance(2.0)
     assert not rig.lease.valid(), "it may have ended"
+    assert rig.valid == []
     rig.database.error = None
     await rig.clock.advance(4.0)
     assert rig.lease.valid()
-    assert rig.lost == 0
-    await rig.lease.release()
+    assert rig.lost == []
+    assert rig.valid == ["store"], "whoever waited for it is woken"
+    await rig.leases.aclose()
 
 
 async def test_a_lease_that_another_holder_took_is_lost_for_good(
     rig: Rig, silenced_logs: None
 ) -> None:
-    await rig.lease.acquire(0.0)
-    rig.lease.start_renewing(rig.note_loss)
+    await rig.leases.acquire("store")
+    rig.start()
     rig.lease.activate()
     rig.clock.move(TTL + 1)
     await rig.acquire_by("other")
     await rig.clock.advance(5.0)
-    assert rig.lost == 1
+    assert rig.lost == ["store"]
     assert not rig.lease.valid()
-    await rig.lease.release()
-    held = await rig.store.leases.holder("store")
-    assert held
-    assert held.holder == "other"
+    await rig.leases.aclose()
+    assert (await rig.store.leases.holders(now=rig.clock.now()))["store"].holder == "other"
+
+
+async def test_each_lease_is_renewed_and_lost_by_itself(rig: Rig, silenced_logs: None) -> None:
+    account = rig.leases.of("SANDBX")
+    await rig.leases.acquire("store")
+    await rig.leases.acquire("SANDBX")
+    rig.start()
+    rig.lease.activate()
+    account.activate()
+    assert account.acquired
+    await rig.store.leases.renew([account.acquired], now=rig.clock.now(), ttl=0)
+    taken = await rig.store.leases.acquire("SANDBX", "other", now=rig.clock.now(), ttl=60_000)
+    assert isinstance(taken, Fence)
+    await rig.clock.advance(TTL)
+    assert rig.lost == ["SANDBX"]
+    assert rig.lease.valid()
+    assert not account.valid()
+    await rig.leases.aclose()

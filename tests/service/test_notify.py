@@ -18,18 +18,11 @@ from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.service.notify import CHECK_INTERVAL, STARTUP_GRACE, Notifier, Target, targets
 from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.store import InlineDatabase, memory_store
 
 HOOK = "https://hooks.example/T0/s3cr3t"
 BROKEN = {"lane acme events → klaviyo": "K401 acme events → klaviyo: blocked"}
-
-
-class Lease:
-    def __init__(self) -> None:
-        self.held = True
-
-    def valid(self) -> bool:
-        return self.held
 
 
 @dataclass
@@ -37,7 +30,7 @@ class Rig:
     """A notifier, what needs a person, and what was posted where."""
 
     clock: FakeClock = field(default_factory=FakeClock)
-    lease: Lease = field(default_factory=Lease)
+    lease: FakeLease = field(default_factory=FakeLease)
     database: InlineDatabase = field(default_factory=InlineDatabase)
     attention: dict[str, str] = field(default_factory=dict)
     away: list[AttentionItem] = field(default_factory=list)

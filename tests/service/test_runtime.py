@@ -8,6 +8,7 @@ from typing import Any, cast
 from connector.domain.attention import AttentionItem
 from connector.ports.workers import WorkerName
 from connector.service import ConnectionRuntime
+from connector.testing.fakes.lease import FakeLease
 
 
 class StubLane:
@@ -52,6 +53,7 @@ def runtime(lane: StubLane, worker: StubWorker) -> ConnectionRuntime:
         enabled=True,
         mapping="v1",
         account=None,
+        lease=FakeLease(),
         events=cast(Any, lane),
         workers=(worker,),
     )

@@ -12,6 +12,7 @@ from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneState, Millis, MinuteCount
 from connector.domain.records import Page, Record
+from connector.ports import ProcessState
 from connector.service import Commands
 from connector.service.process import (
     ConnectionReport,
@@ -55,7 +56,9 @@ class Rig:
         """What the running process reports now."""
         self.report = self.report.model_copy(update=changes)
         now = self.clock.now()
-        await self.store.process_reports.save("store", self.report.model_dump_json(), now=now)
+        await self.store.process_reports.save(
+            ProcessState("host/1/-/a", now, frozenset({"store"}), self.report.model_dump_json())
+        )
 
     async def run(self, **changes: Any) -> None:
         """A process runs and reports this."""
@@ -180,7 +183,9 @@ async def test_a_process_that_holds_the_lease_and_reports_nothing_needs_a_person
 
 async def test_a_report_of_another_version_is_not_an_error(rig: Rig) -> None:
     await rig.run()
-    await rig.store.process_reports.save("store", '{"future": 1}', now=rig.clock.now())
+    await rig.store.process_reports.save(
+        ProcessState("host/1/-/a", rig.clock.now(), frozenset(), '{"future": 1}')
+    )
     assert (await rig.status()).verdict.level == "ok"
 
 

@@ -22,7 +22,7 @@ from connector.net import http
 from connector.pipeline import breaker, lease
 from connector.pipeline.claims import Claimer
 from connector.pipeline.dispatch import Dispatcher
-from connector.pipeline.lease import LeaseRenewer
+from connector.pipeline.lease import ResourceLease
 from connector.pipeline.outcome_writer import OutcomeWriter
 from connector.pipeline.rendering import GatedRenderer
 from connector.ports import MembersPage
@@ -170,7 +170,7 @@ def a_call_has_no_deadline(patch: pytest.MonkeyPatch) -> None:
 
 def a_lease_is_believed_in(patch: pytest.MonkeyPatch) -> None:
     """Whoever had it sends on, however long ago it was renewed."""
-    patch.setattr(LeaseRenewer, "valid", lambda self: self._active)
+    patch.setattr(ResourceLease, "valid", lambda self: self._active)
 
 
 def a_takeover_recovers_nothing(patch: pytest.MonkeyPatch) -> None:

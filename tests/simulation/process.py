@@ -18,7 +18,6 @@ from connector.config import Config
 from connector.domain.errors import ConnectorError
 from connector.domain.lanes import Millis
 from connector.pipeline import breaker
-from connector.platforms import registry
 from connector.runtime import log
 from connector.runtime.clock import SystemClock
 from connector.store.sql import SqlStore, store_on
@@ -52,8 +51,9 @@ class VirtualScheduler:
         self._events: list[tuple[asyncio.Event, float]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    def every(self, seconds: float) -> asyncio.Event:
-        self._events.append((event := asyncio.Event(), max(seconds, _EVERY)))
+    def every(self, seconds: float, event: asyncio.Event | None = None) -> asyncio.Event:
+        event = event or asyncio.Event()
+        self._events.append((event, max(seconds, _EVERY)))
         return event
 
     def nightly(self, hour: int = 3) -> asyncio.Event:
@@ -203,20 +203,14 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         patch.setattr(connections, "Transport", lambda pool: network.transport())
         # Few people are refused here, and they must not stop the others either.
         patch.setattr(breaker, "DEAD_RATE_WINDOW", 8)
-        # Pure functions of files that do not change.
+        # A pure function of files that do not change.
         patch.setattr(wiring, "load_mapping", _load_mapping)
-        patch.setattr(registry, "entry_points", _entry_points)
         yield
 
 
 _load_unchanged = cache(wiring.load_mapping)
-_find_entry_points = cache(registry.entry_points)
 
 
 def _load_mapping(path: Path, changes: Any) -> Any:
     assert not changes
     return _load_unchanged(path)
-
-
-def _entry_points(**which: str) -> Any:
-    return _find_entry_points(**which)

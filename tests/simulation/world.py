@@ -22,8 +22,10 @@ from connector.domain.approvals import FIRST_SYNC
 from connector.domain.errors import Problem
 from connector.domain.records import State
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
+from connector.pipeline.lease import STORE_RESOURCE
 from connector.platforms.wll.settings import Settings
 from connector.platforms.wll.webhook import WllWebhook
+from connector.ports import Fence
 from connector.sandbox import KlaviyoSandbox, WllSandbox
 from connector.sandbox.klaviyo.operations import operation
 from connector.sandbox.wll.users import Tier, User
@@ -60,7 +62,7 @@ PAUSE_GRACE = 75.0
 """Seconds after a pause in which what was in flight may still be sent."""
 _QUEUES = ((outbox, "seq"), (reads, "person"), (profiles, "person"), (memberships, "id"))
 _QUEUES += ((actions, "seq"),)
-_LEASE = select(metadata.tables["leases"].c["holder", "token"])
+_LEASES = select(metadata.tables["leases"].c["resource", "holder", "token"])
 _UNKNOWN = (State.DEAD, Problem.ACTION_UNKNOWN_PERSON)
 
 
@@ -191,9 +193,12 @@ class World:
         return [process for process in self.processes if process.alive]
 
     def holder(self) -> Process | None:
-        """The process that holds the lease and has started."""
+        """The process that may deliver, and has started."""
         for process in self.alive():
-            if process.serves and process.app._lease.valid():
+            if process.serves and any(
+                lease.valid() and lease.resource != STORE_RESOURCE
+                for lease in process.app.leases.held()
+            ):
                 return process
         return None
 
@@ -284,7 +289,12 @@ class World:
 
     def command(self, kind: str, **args: Any) -> int:
         """As the command line submits one; its id."""
-        values = {"kind": kind, "args": orjson.dumps(args).decode(), "created_by": "ana"}
+        values = {
+            "kind": kind,
+            "connection": str(args.get("connection", "")),
+            "args": orjson.dumps(args).decode(),
+            "created_by": "ana",
+        }
         table = metadata.tables["commands"]
         statement = insert(table).values(values | {"submitted_at": self.now_ms()})
         id = self.disk.execute(lambda c: c.execute(statement.returning(table.c.id)).scalar_one())
@@ -402,9 +412,9 @@ class World:
             self.oracle.faults.append(f"{owner.name} sent {_what(request)} without the lease")
 
     def _has_lease(self, owner: Process) -> bool:
-        [row] = self.disk.rows(_LEASE)
-        fence = owner.app._lease._fence
-        return fence is not None and (row.holder, row.token) == (fence.holder, fence.token)
+        """That of the account, or of the connection before the account is known."""
+        newest = {Fence(*row) for row in self.disk.rows(_LEASES) if row.resource != STORE_RESOURCE}
+        return any(lease.acquired in newest for lease in owner.app.leases.held())
 
     def _on_change(self, request: httpx.Request, change: int) -> None:
         """No two writes of one profile or membership are under way at once."""

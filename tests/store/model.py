@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from connector.domain.errors import Problem, StoreError
@@ -33,6 +33,7 @@ from connector.ports import (
     ReadyCounts,
     RetryPolicy,
 )
+from connector.ports.queues import Settled
 
 _STUCK = (State.HELD, State.DEAD)
 
@@ -243,14 +244,15 @@ class OutboxModel:
         now: Millis,
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
-    ) -> int:
-        changed = 0
+    ) -> Settled:
+        changed = []
         for outcome in outcomes:
             row = self.rows.get(outcome.seq)
             if row and row.claim == claim.token and row.state == State.CLAIMED:
                 self._apply(row, outcome, now, policy.horizon)
-                changed += 1
-        return changed
+                changed.append(row)
+        due = [max(row.due, now) for row in changed if row.state == State.READY]
+        return Settled(len(changed), min(due, default=None))
 
     def _apply(self, row: Row, outcome: Outcome, now: Millis, horizon: int) -> None:
         match outcome:
@@ -439,23 +441,29 @@ class OutboxModel:
     ) -> Fence | Holder:
         had, token, expires_at = self._leases.get(resource, (holder, 0, Millis(0)))
         if had not in (holder, dead_holder) and expires_at > now:
-            return Holder(had, expires_at)
+            return Holder(had, expires_at, expired=False)
         self._leases[resource] = (holder, token + 1, Millis(now + ttl))
         return Fence(resource, holder, token + 1)
 
-    async def renew(self, fence: Fence, *, now: Millis, ttl: int) -> bool:
-        holder, token, _ = self._leases.get(fence.resource, ("", 0, Millis(0)))
-        if (holder, token) != (fence.holder, fence.token):
-            return False
-        self._leases[fence.resource] = (holder, token, Millis(now + ttl))
-        return True
+    async def renew(self, fences: Collection[Fence], *, now: Millis, ttl: int) -> frozenset[Fence]:
+        return self._set_expiry(fences, Millis(now + ttl))
 
-    async def release(self, fence: Fence) -> None:
-        await self.renew(fence, now=Millis(0), ttl=0)
+    async def release(self, fences: Collection[Fence]) -> None:
+        self._set_expiry(fences, Millis(0))
 
-    async def holder(self, resource: str) -> Holder | None:
-        lease = self._leases.get(resource)
-        return Holder(lease[0], lease[2]) if lease else None
+    def _set_expiry(self, fences: Collection[Fence], at: Millis) -> frozenset[Fence]:
+        held = {
+            f for f in fences if self._leases.get(f.resource, ("", 0))[:2] == (f.holder, f.token)
+        }
+        for fence in held:
+            self._leases[fence.resource] = (fence.holder, fence.token, at)
+        return frozenset(held)
+
+    async def holders(self, *, now: Millis) -> Mapping[str, Holder]:
+        return {
+            resource: Holder(holder, expires_at, expired=expires_at <= now)
+            for resource, (holder, _, expires_at) in self._leases.items()
+        }
 
 
 def _dead_letter(row: Row) -> DeadLetter:

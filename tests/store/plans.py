@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import Connection, event, inspect
+from sqlalchemy import Connection, event
 
 from connector.store.database import Database
 from connector.store.sqlite import Work
@@ -18,6 +18,12 @@ from connector.store.tables.columns import Bounded
 
 T = TypeVar("T")
 _LISTS = re.compile(r"\((?:(?:\?|\$\d+(?:::\w+)?|__\[\w+\])(?:, )?)+\)")
+_PARTIAL = {
+    index.name
+    for table in metadata.tables.values()
+    for index in table.indexes
+    if any("where" in option for option in index.dialect_kwargs)
+}
 _SMALL = {str(table.__tablename__) for table in Bounded.__subclasses__()}
 
 
@@ -71,17 +77,13 @@ class RecordingDatabase:
 async def faults(database: RecordingDatabase, known: set[str]) -> list[str]:
     """What is wrong with the recorded statements that are not `known`, which they are from now."""
     new = {key: each for key, each in database.statements.items() if key not in known}
+    if not new:
+        return []
     known.update(new)
     on_sqlite = database.engine.dialect.name == "sqlite"
     judge = _on_sqlite if on_sqlite else _on_postgresql
 
     def work(c: Connection) -> list[str]:
-        partial = {
-            index["name"]
-            for table in inspect(c).get_table_names()
-            for index in inspect(c).get_indexes(table)
-            if any("where" in str(option) for option in index.get("dialect_options", {}))
-        }
         if not on_sqlite:
             for setting in ("seqscan", "mergejoin", "hashjoin"):
                 # Small tables are read whole, unless that is made expensive.
@@ -89,13 +91,13 @@ async def faults(database: RecordingDatabase, known: set[str]) -> list[str]:
         return [
             f"{each.by}: {fault}\n    {' '.join(each.text.split())[:700]}"
             for each in new.values()
-            for fault in judge(c, each, partial)
+            for fault in judge(c, each)
         ]
 
     return await database._database.read(work)
 
 
-def _on_sqlite(c: Connection, statement: Statement, partial: set[Any]) -> Iterator[str]:
+def _on_sqlite(c: Connection, statement: Statement) -> Iterator[str]:
     lines = [
         str(row[3])
         for row in c.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.text}", statement.values)
@@ -108,13 +110,13 @@ def _on_sqlite(c: Connection, statement: Statement, partial: set[Any]) -> Iterat
     grows = [found[2] for found in read if found[2] in metadata.tables and found[2] not in _SMALL]
     for line in lines:
         scan = re.match(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?", line)
-        if scan and scan[1] in grows and scan[2] not in partial and not walked:
+        if scan and scan[1] in grows and scan[2] not in _PARTIAL and not walked:
             yield line
         if "TEMP B-TREE" in line and grows and (limited or "ORDER BY" not in line):
             yield line
 
 
-def _on_postgresql(c: Connection, statement: Statement, _: set[Any]) -> Iterator[str]:
+def _on_postgresql(c: Connection, statement: Statement) -> Iterator[str]:
     # Sorting a few rows is cheaper than an index that has them in order: what a limit cuts off
     # must not be sorted where there are many.
     sort = "off" if "LIMIT" in statement.text.split() else "on"

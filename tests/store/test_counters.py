@@ -57,7 +57,7 @@ class Life:
 
     async def act(self) -> None:
         self.now = Millis(self.now + self.rng.choice([1, 500, 5_000]))
-        await self.store.leases.renew(self.fence, now=self.now, ttl=60_000)
+        await self.store.leases.renew([self.fence], now=self.now, ttl=60_000)
         acts = [name for name in dir(self) if name.startswith("do_")]
         name = self.rng.choice(acts)
         if await getattr(self, name)():

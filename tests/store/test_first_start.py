@@ -16,6 +16,7 @@ from connector.store import schema
 from connector.store.sql import open_store
 from connector.testing.contracts.store import NOW, TTL
 
+pytestmark = pytest.mark.usefixtures("migrations")
 PROCESSES = 4
 
 

@@ -17,6 +17,7 @@ from connector.store import schema
 from connector.store.admin import integrity
 from connector.store.tables import metadata
 
+pytestmark = pytest.mark.usefixtures("migrations")
 OLDER = "0000_older"
 
 

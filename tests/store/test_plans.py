@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event
 from connector.domain.actions import Caps
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, MinuteCount
 from connector.domain.records import Page, State
-from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence
+from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence, ProcessState
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
@@ -155,8 +155,8 @@ async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
 ) -> None:
     skipped = await explain(store, "counts", store.reports.skipped_people)
     assert skipped.scans == []
-    await store.process_reports.save("store", "{}", now=NOW)
-    report = await explain(store, "process_reports", lambda: store.process_reports.load("store"))
+    await store.process_reports.save(ProcessState("one", NOW, frozenset(), "{}"))
+    report = await explain(store, "process_reports", store.process_reports.latest)
     assert report.scans == []
 
 

@@ -38,6 +38,7 @@ async def write(harness: ActionHarness, claim: Claim, outcome: Outcome) -> None:
         StoreOutage(logger),
         logger,
         policy=RetryPolicy(1_000_000, (0, 60_000)),
+        ready_again=lambda due: None,
     )
     request = Request("r1", "POST /adjust", NOW, 200, 1)
     await writer.write(claim, Delivery([outcome], [request]), now=NOW, paused=0)

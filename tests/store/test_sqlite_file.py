@@ -24,6 +24,7 @@ from connector.store import schema
 from connector.store.admin import integrity
 from connector.store.sql import SqlStore, open_store
 
+pytestmark = pytest.mark.usefixtures("migrations")
 NOW = Millis(1_790_000_000_000)
 
 

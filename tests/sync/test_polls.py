@@ -29,6 +29,7 @@ from connector.sync.approval_requests import ApprovalRequests
 from connector.sync.flow_guard import FlowGuard
 from connector.sync.polls import PEOPLE_STREAM, Poll
 from connector.testing.fakes.clock import FakeClock, run_pending
+from connector.testing.fakes.lease import FakeLease
 from tests.paths import MAPPINGS
 
 MAPPING = load(MAPPINGS / "jericommerce.toml").mapping
@@ -90,24 +91,12 @@ class FakeFlows:
         return self.names
 
 
-class StaticLease:
-    """connector.ports.Lease."""
-
-    fence: Any = None
-
-    def __init__(self) -> None:
-        self.held = True
-
-    def valid(self) -> bool:
-        return self.held
-
-
 class PollHarness:
     """A poll on a real store with a fake clock."""
 
     def __init__(self, store: SqlStore, lane: Lane, writes: Lane, pages: Pages) -> None:
         self.store, self.pages = store, pages
-        self.clock, self.lease, self.flows = FakeClock(), StaticLease(), FakeFlows()
+        self.clock, self.lease, self.flows = FakeClock(), FakeLease(), FakeFlows()
         self.writes = writes
         self.observed_pages = 0
         profile_reads = ProfileReadSink(

@@ -26,6 +26,7 @@ from connector.service import Commands, ConnectionRuntime
 from connector.service.process import Process
 from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.store import InlineDatabase, memory_store
 from connector.web.health import Health
 from connector.web.server import application
@@ -80,6 +81,7 @@ class WebHarness:
             enabled=enabled,
             mapping="v1",
             account=None,
+            lease=FakeLease(),
             events=cast(Any, None),
             webhook_endpoint=self._endpoint(name) if pushes else None,
         )
@@ -93,7 +95,7 @@ class WebHarness:
             self.intake,
             self.clock,
             self.metrics,
-            wakes=[lambda: self.wakes.append(name)],
+            wake=lambda _: self.wakes.append(name),
         )
 
     def stored(self) -> list[str]:

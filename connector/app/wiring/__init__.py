@@ -15,7 +15,7 @@ from connector.app.wiring import accounts
 from connector.app.wiring.accounts import Account
 from connector.app.wiring.actions import build_actions
 from connector.app.wiring.backfills import build_backfills
-from connector.app.wiring.context import ConnectionContext, SharedServices
+from connector.app.wiring.context import ConnectionContext, LeaseOf, SharedServices
 from connector.app.wiring.erasure import build_erasure
 from connector.app.wiring.events import build_events, build_rendering, build_webhook_endpoint
 from connector.app.wiring.limiters import RateLimiters
@@ -37,7 +37,7 @@ from connector.net.transport import Transport
 from connector.pipeline.intake import Intake
 from connector.pipeline.resume import ResumeWorker
 from connector.platforms import registry
-from connector.ports import Clock, Lease, Store
+from connector.ports import Clock, Store
 from connector.ports.workers import Worker
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
@@ -48,7 +48,7 @@ def _build_resume(context: ConnectionContext) -> Worker | None:
     if not context.resumptions:
         return None
     name, clock = context.connection.name, context.services.clock
-    resume = ResumeWorker(name, context.resumptions, context.services.lease, clock)
+    resume = ResumeWorker(name, context.resumptions, context.lease, clock)
     return context.supervise("resume", resume)
 
 
@@ -71,7 +71,7 @@ class ConnectionBuilder:
         self,
         config: Config,
         store: Store,
-        lease: Lease,
+        lease_of: LeaseOf,
         clock: Clock,
         metrics: Metrics,
         limiters: RateLimiters | None = None,
@@ -83,7 +83,7 @@ class ConnectionBuilder:
         self._services = SharedServices(
             config,
             store,
-            lease,
+            lease_of,
             clock,
             metrics,
             self.limiters,
@@ -163,6 +163,7 @@ class ConnectionBuilder:
             modules=tuple(context.connection.modules),
             mapping=context.mapping.version,
             account=context.account,
+            lease=context.lease,
             events=events,
             reads=reads.dispatcher if reads else None,
             writes=profiles.writes if profiles else None,
@@ -204,7 +205,7 @@ class ConnectionBuilder:
         auth = accounts.build_credential(services, connection)
         if isinstance(auth, StoredToken):
             stack.push_async_callback(auth.aclose)
-        api, account = await accounts.connect(services, connection, auth)
+        api, account, lease = await accounts.connect(services, connection, auth)
         stack.push_async_callback(api.aclose)
         client = None
         if platform.open is not None:
@@ -214,6 +215,7 @@ class ConnectionBuilder:
         context = ConnectionContext(
             services,
             connection,
+            lease,
             platform,
             client,
             mapping,

@@ -14,6 +14,7 @@ from connector.klaviyo import api as klaviyo
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
 from connector.net.http import Credential
 from connector.net.rate_limit import RateLimiter
+from connector.ports import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ def build_credential(services: SharedServices, connection: Connection) -> Creden
 
 async def connect(
     services: SharedServices, connection: Connection, auth: Credential
-) -> tuple[klaviyo.KlaviyoApi, Account]:
-    """The API on the quota of its account. Klaviyo is not called."""
+) -> tuple[klaviyo.KlaviyoApi, Account, Lease]:
+    """The API on the quota of its account, and the account's lease. Klaviyo is not called."""
     key = credential(connection)
     known = services.known_accounts.get(key)
     id = known or await services.store.facts.pinned_account(connection.name)
@@ -49,12 +50,13 @@ async def connect(
     limiter = await _limiter(services, id or key, connection)
     if asked_by_key:
         limiter.reserve(GET_ACCOUNTS, 1)  # the call that named it counts for the account too
-    api = _api(services, connection, limiter, auth)
+    lease = services.lease_of(connection.name, id if connection.enabled else None)
+    api = _api(services, connection, limiter, auth, lease)
 
     async def read() -> str:
         return (await api.account()).id
 
-    return api, Account(id, known is not None, key, read)
+    return api, Account(id, known is not None, key, read), lease
 
 
 def credential(connection: Connection) -> str:
@@ -81,7 +83,11 @@ async def _limiter(services: SharedServices, account: str, connection: Connectio
 
 
 def _api(
-    services: SharedServices, connection: Connection, limiter: RateLimiter, auth: Credential
+    services: SharedServices,
+    connection: Connection,
+    limiter: RateLimiter,
+    auth: Credential,
+    lease: Lease,
 ) -> klaviyo.KlaviyoApi:
     http = services.http(
         connection,
@@ -93,7 +99,7 @@ def _api(
         observe_headers=klaviyo.observe_headers(limiter),
     )
     return klaviyo.KlaviyoApi(
-        http, limiter, services.clock, services.store.facts.save_usage, services.lease.valid
+        http, limiter, services.clock, services.store.facts.save_usage, lease.valid
     )
 
 

@@ -66,7 +66,7 @@ async def _build_lane(
     sink = ActionSink(
         platform_actions,
         clock=services.clock,
-        may_send=services.lease.valid,
+        may_send=context.lease.valid,
         not_applied=frozenset(rules.retry_statuses),
         address_of=context.api.profile_email,
         identify=lambda id, email: queue.identify(lane, id, email),
@@ -99,7 +99,7 @@ def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoi
         services.intake,
         services.clock,
         services.metrics,
-        wakes=[lambda: context.signals.wake(ACTIONS)],
+        wake=context.signals.wake_at,
         routes=routes_for(context.platform.offers),
         secrets=[secret.get_secret_value() for secret in rules.secret],
         rules=ActionRules(

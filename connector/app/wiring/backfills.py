@@ -76,7 +76,7 @@ def build_backfills(
             facts=store.facts,
             clock=services.clock,
         ),
-        lease=services.lease,
+        lease=context.lease,
         clock=services.clock,
         metrics=services.metrics,
         history_import=history_import,

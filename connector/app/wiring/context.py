@@ -55,14 +55,18 @@ class SuppressingRenderer(Generic[M]):
         return message if isinstance(message, Skip | Fault) else self._reason
 
 
+LeaseOf = Callable[[str, str | None], Lease]
+
+
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What all connections share. `known_accounts`: the account ids that Klaviyo has named to this
+    """What all connections share. `lease_of` has the lease of a connection by its name and account,
+    as far as that is known. `known_accounts`: the account ids that Klaviyo has named to this
     process, by credential (connector.app.wiring.accounts)."""
 
     config: Config
     store: Store
-    lease: Lease
+    lease_of: LeaseOf
     clock: Clock
     metrics: Metrics
     limiters: RateLimiters
@@ -136,13 +140,14 @@ class SharedServices:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
-    """What every part of one connection needs. `client` is None where nothing of the platform's
-    API is used, `account` before Klaviyo has named its account; `account_confirmed` as in
-    connector.app.wiring.accounts.Account. `token` is None where a private key is used.
-    `resumptions` make ready what waited while a lane sent nothing."""
+    """What every part of one connection needs. `lease` is that of its account. `client` is None
+    where nothing of the platform's API is used, `account` before Klaviyo has named its account;
+    `account_confirmed` as in connector.app.wiring.accounts.Account. `token` is None where a private
+    key is used. `resumptions` make ready what waited while a lane sent nothing."""
 
     services: SharedServices
     connection: Connection
+    lease: Lease
     platform: Platform
     client: Client | None
     mapping: CompiledMapping
@@ -202,6 +207,7 @@ class ConnectionContext:
             subject=f"{self.connection.name} {of}".rstrip(),
             clock=services.clock,
             metrics=services.metrics,
+            may_run=self.lease.valid,
         )
 
     def destination(self, kind: LaneKind) -> str:
@@ -235,7 +241,7 @@ class ConnectionContext:
             lanes=services.store.lanes,
             sink=sink,
             renderer=renderer,
-            lease=services.lease,
+            lease=self.lease,
             clock=services.clock,
             metrics=services.metrics,
             policy=policy or dispatch_policy(services.config),

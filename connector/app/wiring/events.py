@@ -8,15 +8,7 @@ from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.profiles import ProfileParts, ReadParts
-from connector.domain.lanes import (
-    ACTIONS,
-    EVENTS,
-    LIST_MEMBERS,
-    PROFILES,
-    READS,
-    SEGMENT_MEMBERS,
-    Millis,
-)
+from connector.domain.lanes import EVENTS, PROFILES, Millis
 from connector.domain.outcomes import Outcome
 from connector.domain.profiles import Observation
 from connector.domain.records import Entry, Record
@@ -86,17 +78,13 @@ def build_webhook_endpoint(
         return None
     services = context.services
     extracts = _extractor(context, profiles)
-    signals = context.signals
-    # Reads first: an event waits for its person's.
-    woken = [READS, EVENTS, ACTIONS, LIST_MEMBERS, SEGMENT_MEMBERS]
-    woken += [PROFILES] if extracts else []
     return WebhookEndpoint(
         events.lane,
         context.platform.webhook(context.connection.settings),
         services.intake,
         services.clock,
         services.metrics,
-        wakes=[lambda: signals.wake(*woken)],
+        wake=context.signals.wake_at,
         reads=_read_rules(context, events, profiles.reads) if profiles else None,
         extracts=extracts,
         suppressed=context.suppressed("events"),

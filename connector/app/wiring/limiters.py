@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from connector.domain.lanes import QuotaUsage
 from connector.net.rate_limit import Limit, RateLimiter
@@ -58,10 +58,12 @@ class RateLimiters:
 
         return RateLimiter(label, limits, clock=self._clock, share=1.0, on_wait=blocked)
 
-    async def reload(self) -> None:
-        """Count again what was granted, because another process may have called the accounts.
-        Raises StoreError."""
+    async def reload(self, connections: Collection[str]) -> None:
+        """Count again what was granted to the accounts of these connections, because another
+        process may have called them. Raises StoreError."""
         for account, limiter in list(self._limiters.items()):
+            if not self._uses.get(account, {}).keys() & connections:
+                continue
             limiter.load(await self._spent(account, limiter.limits))
 
     async def _spent(self, account: str, limits: Mapping[str, Limit]) -> Sequence[QuotaUsage]:

@@ -71,7 +71,7 @@ class Direction:
         return ScanServices(
             groups=services.store.member_groups,
             scans=services.store.group_scans,
-            lease=services.lease,
+            lease=self.context.lease,
             clock=services.clock,
             is_blocked=lambda: events.state.problem is Problem.KLAVIYO_ACCOUNT,
         )
@@ -201,7 +201,7 @@ def _import_jobs(context: ConnectionContext, lane: Lane) -> ImportJobTracker:
         lane,
         services.store.membership_receipts,
         ImportJobs(context.api),
-        services.lease,
+        context.lease,
         services.clock,
         services.metrics,
         on_settled=lambda: context.signals.wake(LIST_MEMBERS),

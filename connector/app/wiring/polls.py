@@ -22,7 +22,7 @@ def build_poll(context: ConnectionContext, reads: ReadParts) -> Worker | None:
         reads.dispatcher.lane,
         reads=services.store.reads,
         checkpoints=services.store.checkpoints,
-        lease=services.lease,
+        lease=context.lease,
         clock=services.clock,
         metrics=services.metrics,
         guard=build_flow_guard(context),

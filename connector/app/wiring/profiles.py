@@ -25,6 +25,9 @@ from connector.runtime.supervisor import SupervisedWorker
 from connector.sync.goals import goals
 from connector.sync.mass_unset import CountingRenderer, MassUnsetWorker
 
+_EVENT_FIRST_MS = 100
+"""An event that waited for the read goes before the profile is written, and wakes its lane."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadParts:
@@ -89,7 +92,7 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
         writes.lane,
         services.store.profile_receipts,
         ImportJobs(context.api),
-        services.lease,
+        context.lease,
         services.clock,
         services.metrics,
         on_settled=writes.wake,
@@ -113,9 +116,11 @@ async def _build_reads(
         goals=goals(connection.tiers, connection.rewards),
     )
 
+    event_first = _EVENT_FIRST_MS if context.mapping.attach_profile else 0
+
     def settled(outcomes: Sequence[Outcome]) -> None:
-        context.signals.wake(EVENTS, PROFILES)
         now = context.services.clock.now()
+        context.signals.wake_at({EVENTS: now, PROFILES: Millis(now + event_first)})
         for outcome in outcomes:
             if isinstance(outcome, Observed) and not outcome.observation.backfill:
                 attach_wait.observe((now - outcome.observation.since) / 1000)

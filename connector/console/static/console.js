@@ -109,15 +109,23 @@ document.addEventListener("visibilitychange", () => (document.hidden ? close() :
 addEventListener("pagehide", close);
 open();
 
-// A preview follows every change of its form. Without script its button does the same.
+// A preview follows every change of its form. Without script its button does the same. A newer one
+// ends the one before it: answers may arrive in another order than they were asked for.
 for (const form of document.querySelectorAll("[data-preview]")) {
+  let last = null;
   form.addEventListener("change", async () => {
+    last?.abort();
     if (!form.elements.who.value) return;
+    last = new AbortController();
     const body = new URLSearchParams(new FormData(form));
     body.set("what", "preview");
-    const answer = await fetch(form.action, { method: "POST", body });
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const fresh = page.getElementById(form.dataset.preview);
-    if (fresh) document.getElementById(form.dataset.preview).replaceChildren(...fresh.childNodes);
+    try {
+      const answer = await fetch(form.action, { method: "POST", body, signal: last.signal });
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = page.getElementById(form.dataset.preview);
+      if (fresh) document.getElementById(form.dataset.preview).replaceChildren(...fresh.childNodes);
+    } catch {
+      // The next change asks again.
+    }
   });
 }

@@ -7,10 +7,10 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, or_, select, update
 
 from connector.domain.lanes import Millis
-from connector.ports import Command, KeyReused
+from connector.ports import ALL_COMMANDS, Command, CommandScope, KeyReused
 from connector.store.database import Database
 from connector.store.statements import upsert
 from connector.store.tables import commands
@@ -65,6 +65,13 @@ def _comparable(args: str) -> Any:
     return without(orjson.loads(args))
 
 
+def _within(scope: CommandScope) -> ColumnElement[bool]:
+    named = commands.c.connection.in_(list(scope.connections))
+    if scope.but is None:
+        return named
+    return or_(named, commands.c.connection.not_in(list(scope.but)))
+
+
 _COLUMNS = tuple(commands.c[name] for name in _CommandRow._fields)
 
 
@@ -79,6 +86,7 @@ class SqlCommands:
     ) -> int:
         values = {
             "kind": kind,
+            "connection": str(args.get("connection", "")),
             "args": orjson.dumps(args).decode(),
             "created_by": by,
             "idempotency_key": sha256(f"{by}\0{key}".encode()).hexdigest() if key else None,
@@ -92,8 +100,10 @@ class SqlCommands:
 
         return await self._database.write(work)
 
-    async def fetch(self, *, now: Millis) -> Sequence[Command]:
-        is_open = commands.c.claimed_at.is_(None), commands.c.done_at.is_(None)
+    async def fetch(
+        self, *, now: Millis, by: str = "", scope: CommandScope = ALL_COMMANDS
+    ) -> Sequence[Command]:
+        is_open = commands.c.claimed_at.is_(None), commands.c.done_at.is_(None), _within(scope)
         query = (
             select(*_COLUMNS)
             .where(*is_open)
@@ -109,19 +119,32 @@ class SqlCommands:
             found = [_CommandRow._make(row).command() for row in c.execute(query)]
             if found:
                 ids = [command.id for command in found]
-                c.execute(update(commands).where(commands.c.id.in_(ids)).values(claimed_at=now))
+                mine = {"claimed_at": now, "claimed_by": by}
+                c.execute(update(commands).where(commands.c.id.in_(ids)).values(mine))
             return found
 
         return await self._database.write(work)
 
-    async def requeue(self, *, keep: Collection[int] = ()) -> int:
-        unfinished = commands.c.claimed_at.is_not(None), commands.c.done_at.is_(None)
+    async def requeue(
+        self, *, keep: Collection[int] = (), scope: CommandScope = ALL_COMMANDS
+    ) -> int:
+        unfinished = (
+            commands.c.claimed_at.is_not(None),
+            commands.c.done_at.is_(None),
+            _within(scope),
+        )
         statement = (
             update(commands)
             .where(*unfinished, commands.c.id.not_in(list(keep)))
             .values(claimed_at=None)
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)
+
+    async def last_done(self, kind: str, *, not_by: str) -> int:
+        of_others = commands.c.kind == kind, commands.c.claimed_by != not_by
+        done = commands.c.done_at.is_not(None), commands.c.ok == 1, *of_others
+        query = select(commands.c.id).where(*done).order_by(commands.c.id.desc()).limit(1)
+        return await self._database.read(lambda c: c.execute(query).scalar_one_or_none() or 0)
 
     async def report(self, id: int, progress: Mapping[str, Any]) -> None:
         statement = (

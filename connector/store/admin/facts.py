@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, select
 
 from connector.domain.lanes import LaneId, Millis, MinuteCount, QuotaUsage
 from connector.domain.records import Checkpoint
 from connector.store.database import Database
-from connector.store.statements import upsert
+from connector.store.prepared import Prepared, param
+from connector.store.statements import Upsert, upsert
 from connector.store.tables import accounts, checkpoints, mappings, quota_usage, throughput
 
 _DAY = 86_400
@@ -21,12 +22,8 @@ def add_quota_usage(c: Connection, usage: Sequence[QuotaUsage]) -> None:
     """Add to the stored seconds; those older than a day are deleted about once a minute."""
     if not usage:
         return
-    statement = upsert(c.dialect.name, quota_usage)
-    c.execute(
-        statement.on_conflict_do_update(
-            index_elements=["account", "endpoint", "second"],
-            set_={"count": quota_usage.c.count + statement.excluded.count},
-        ),
+    _ADD_USAGE.run_all(
+        c,
         [
             {"account": s.account, "endpoint": s.endpoint, "second": s.second, "count": s.count}
             for s in usage
@@ -35,6 +32,18 @@ def add_quota_usage(c: Connection, usage: Sequence[QuotaUsage]) -> None:
     newest = max(s.second for s in usage)
     if newest % 60 == 0:
         c.execute(delete(quota_usage).where(quota_usage.c.second < newest - _DAY))
+
+
+def _add_usage(dialect: str) -> Upsert:
+    columns = ("account", "endpoint", "second", "count")
+    statement = upsert(dialect, quota_usage).values({name: param(name) for name in columns})
+    return statement.on_conflict_do_update(
+        index_elements=["account", "endpoint", "second"],
+        set_={"count": quota_usage.c.count + statement.excluded.count},
+    )
+
+
+_ADD_USAGE = Prepared(_add_usage)
 
 
 def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: Millis) -> None:
@@ -103,7 +112,8 @@ class SqlFacts:
         def work(c: Connection) -> None:
             if c.execute(select(mappings.c.version).where(mappings.c.version == version)).first():
                 return
-            c.execute(insert(mappings).values(version=version, text=text, first_used=now))
+            row = {"version": version, "text": text, "first_used": now}
+            c.execute(upsert(c.dialect.name, mappings).on_conflict_do_nothing().values(row))
 
         await self._database.write(work)
 
@@ -118,6 +128,12 @@ class SqlFacts:
         query = select(accounts.c.account).where(accounts.c.connection == connection)
         return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
 
+    async def pinned_accounts(self) -> Mapping[str, str]:
+        query = select(accounts.c.connection, accounts.c.account)
+        return await self._database.read(
+            lambda c: {row.connection: row.account for row in c.execute(query)}
+        )
+
     async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
         def work(c: Connection) -> str:
             if force:
@@ -126,7 +142,9 @@ class SqlFacts:
             pinned: str | None = c.execute(query).scalar_one_or_none()
             if pinned is None:
                 row = {"connection": connection, "account": account, "pinned_at": 0}
-                c.execute(insert(accounts).values(row))
+                # Another replica may have done so meanwhile.
+                c.execute(upsert(c.dialect.name, accounts).on_conflict_do_nothing().values(row))
+                pinned = c.execute(query).scalar_one_or_none()
             return pinned or account
 
         return await self._database.write(work)

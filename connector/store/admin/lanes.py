@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Kind, Lane, LaneId, LaneMode, LaneState, Millis
+from connector.domain.lanes import (
+    DeliveryMode,
+    Kind,
+    Lane,
+    LaneId,
+    LaneMode,
+    LaneState,
+    Millis,
+    QueueName,
+)
+from connector.domain.records import State
 from connector.store.database import Database
-from connector.store.tables import lanes
+from connector.store.statements import upsert
+from connector.store.tables import (
+    QueueTable,
+    actions_queue,
+    in_state,
+    lanes,
+    memberships_queue,
+    outbox_queue,
+    profiles_queue,
+    reads_queue,
+)
+
+_QUEUE_TABLES: Mapping[QueueName, QueueTable] = {
+    "outbox": outbox_queue,
+    "reads": reads_queue,
+    "profiles": profiles_queue,
+    "memberships": memberships_queue,
+    "actions": actions_queue,
+}
 
 
 class LaneRow(NamedTuple):
@@ -39,6 +68,16 @@ class LaneRow(NamedTuple):
         return LaneState(self.mode, problem, self.detail, self.since)
 
 
+def _with_due(source: QueueTable, ids: Collection[LaneId], now: Millis) -> Select[Any]:
+    """The lanes for which the index of ready rows has one that is due: a look-up or a few each."""
+    table = source.table
+    of_lane = [table.c.lane == lanes.c.id, in_state(State.READY, table), table.c.due <= now]
+    kinds = [table.c.priority.in_((0, 1))]
+    if source.mode is not None:
+        kinds.append(source.mode.in_(list(DeliveryMode)))
+    return select(lanes.c.id).where(lanes.c.id.in_(list(ids)), exists().where(*of_lane, *kinds))
+
+
 class SqlLanes:
     """connector.ports.Lanes."""
 
@@ -51,7 +90,8 @@ class SqlLanes:
         def work(c: Connection) -> Lane:
             this = [lanes.c[key] == value for key, value in route.items()]
             if not LaneRow.all(c, *this):
-                c.execute(insert(lanes).values(route))
+                # Another replica may do so at the same time.
+                c.execute(upsert(c.dialect.name, lanes).on_conflict_do_nothing().values(route))
             [row] = LaneRow.all(c, *this)
             return row.lane()
 
@@ -61,6 +101,20 @@ class SqlLanes:
         return await self._database.read(
             lambda c: [(row.lane(), row.lane_state()) for row in LaneRow.all(c)]
         )
+
+    async def due(self, lanes: Collection[Lane], *, now: Millis) -> frozenset[LaneId]:
+        by_queue: defaultdict[QueueName, list[LaneId]] = defaultdict(list)
+        for lane in lanes:
+            by_queue[lane.lane_kind.queue].append(lane.id)
+
+        def work(c: Connection) -> frozenset[LaneId]:
+            found: set[LaneId] = set()
+            for name, ids in by_queue.items():
+                rows = c.execute(_with_due(_QUEUE_TABLES[name], ids, now))
+                found.update(LaneId(row.id) for row in rows)
+            return frozenset(found)
+
+        return await self._database.read(work)
 
     async def set_state(self, lane: LaneId, state: LaneState) -> None:
         values = {

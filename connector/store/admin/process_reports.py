@@ -1,13 +1,26 @@
-"""What the process that holds a lease last reported about itself."""
+"""What each process last reported about itself."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, delete, func, select, update
 
 from connector.domain.lanes import Millis
+from connector.ports import ProcessState
 from connector.store.database import Database
 from connector.store.statements import upsert
 from connector.store.tables import process_reports
+
+_COLUMNS = tuple(process_reports.c[name] for name in ProcessState.__dataclass_fields__)
+_NEWEST_FIRST = process_reports.c.saved_at.desc(), process_reports.c.holder
+
+
+def _load(row: Any) -> ProcessState:
+    holder, saved_at, offers, document = row
+    return ProcessState(holder, saved_at, frozenset(orjson.loads(offers)), document)
 
 
 class SqlProcessReports:
@@ -16,28 +29,44 @@ class SqlProcessReports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def save(self, resource: str, document: str, *, now: Millis) -> None:
+    async def save(self, state: ProcessState) -> None:
+        values = {
+            "holder": state.holder,
+            "saved_at": state.saved_at,
+            "offers": orjson.dumps(sorted(state.offers)).decode(),
+            "document": state.document,
+        }
+
         def work(c: Connection) -> None:
-            statement = upsert(c.dialect.name, process_reports).values(
-                resource=resource, saved_at=now, document=document
-            )
-            new = statement.excluded
-            c.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["resource"],
-                    set_={"saved_at": new.saved_at, "document": new.document},
-                )
-            )
+            statement = upsert(c.dialect.name, process_reports).values(values)
+            changed = {name: statement.excluded[name] for name in values if name != "holder"}
+            c.execute(statement.on_conflict_do_update(index_elements=["holder"], set_=changed))
 
         await self._database.write(work)
 
-    async def load(self, resource: str) -> tuple[str, Millis] | None:
-        query = select(process_reports.c.document, process_reports.c.saved_at).where(
-            process_reports.c.resource == resource
-        )
+    async def since(self, saved_at: Millis) -> Sequence[ProcessState]:
+        query = select(*_COLUMNS).where(process_reports.c.saved_at >= saved_at)
+        ordered = query.order_by(*_NEWEST_FIRST)
+        return await self._database.read(lambda c: [_load(row) for row in c.execute(ordered)])
 
-        def work(c: Connection) -> tuple[str, Millis] | None:
-            row = c.execute(query).first()
-            return (row.document, Millis(row.saved_at)) if row else None
+    async def latest(self) -> ProcessState | None:
+        query = select(*_COLUMNS).order_by(*_NEWEST_FIRST).limit(1)
+
+        def work(c: Connection) -> ProcessState | None:
+            row = c.execute(query).one_or_none()
+            return _load(row) if row else None
 
         return await self._database.read(work)
+
+    async def withdraw(self, holder: str) -> None:
+        statement = (
+            update(process_reports).where(process_reports.c.holder == holder).values(offers="[]")
+        )
+        await self._database.write(lambda c: c.execute(statement))
+
+    async def prune(self, *, before: Millis) -> int:
+        newest = select(func.max(process_reports.c.saved_at)).scalar_subquery()
+        old = process_reports.c.saved_at < before, process_reports.c.saved_at < newest
+        return await self._database.write(
+            lambda c: c.execute(delete(process_reports).where(*old)).rowcount
+        )

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.outcomes import Request
+from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
 from connector.store.tables import requests
 
@@ -37,19 +38,27 @@ COLUMNS = tuple(requests.c[name] for name in RequestRow._fields)
 def save(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
     """Requests stored already are left as they are: the answer to a first commit may have been
     lost."""
-    if sent:
-        c.execute(
-            upsert(c.dialect.name, requests).on_conflict_do_nothing(),
-            [
-                {
-                    "id": request.id,
-                    "lane": lane,
-                    "endpoint": request.endpoint,
-                    "sent_at": request.sent_at,
-                    "status": request.status,
-                    "millis": request.millis,
-                    "problem": request.problem.value if request.problem else None,
-                }
-                for request in sent
-            ],
-        )
+    _SAVE.run_all(
+        c,
+        [
+            {
+                "id": request.id,
+                "lane": lane,
+                "endpoint": request.endpoint,
+                "sent_at": request.sent_at,
+                "status": request.status,
+                "millis": request.millis,
+                "problem": request.problem.value if request.problem else None,
+            }
+            for request in sent
+        ],
+    )
+
+
+_SAVE = Prepared(
+    lambda dialect: (
+        upsert(dialect, requests)
+        .values({column.name: param(column.name) for column in requests.c})
+        .on_conflict_do_nothing()
+    )
+)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from connector.domain.lanes import Millis
-from connector.store.statements import chunks, upsert
+from connector.store.prepared import Prepared, param
+from connector.store.statements import upsert
 from connector.store.tables import identifiers, people
 
 Kind = Literal["platform_id", "email", "profile_id"]
@@ -29,17 +30,22 @@ class PersonRow(NamedTuple):
 
 
 COLUMNS = tuple(people.c[name] for name in PersonRow._fields)
-_BY_VALUE = (
+_QUERY = (
     select(identifiers.c.value, *COLUMNS)
     .join(people, people.c.id == identifiers.c.person)
     .where(
-        identifiers.c.connection == bindparam("connection"),
-        identifiers.c.kind == bindparam("kind"),
-        identifiers.c.value.in_(bindparam("values", expanding=True)),
+        identifiers.c.connection == param("connection"),
+        identifiers.c.kind == param("kind"),
+        identifiers.c.value.in_(param("values", expanding=True)),
     )
 )
-_CURRENT_OWNERS = _BY_VALUE.where(people.c.email == identifiers.c.value).order_by(
-    people.c.seen_at, people.c.id
+_BY_VALUE = Prepared(_QUERY, many="values")
+_CURRENT_OWNERS = Prepared(
+    _QUERY.where(people.c.email == identifiers.c.value).order_by(people.c.seen_at, people.c.id),
+    many="values",
+)
+_BY_NUMBER = Prepared(
+    select(*COLUMNS).where(people.c.id.in_(param("ids", expanding=True))), many="ids"
 )
 
 
@@ -47,21 +53,17 @@ def by_id(
     c: Connection, connection: str, ids: Iterable[str], kind: Kind = "platform_id"
 ) -> dict[str, PersonRow]:
     """The people with these ids."""
-    found: dict[str, PersonRow] = {}
-    for part in chunks(list(ids)):
-        values = {"connection": connection, "kind": kind, "values": part}
-        for value, *row in c.execute(_BY_VALUE, values):
-            found[value] = PersonRow(*row)
-    return found
+    rows = _BY_VALUE.rows(c, connection=connection, kind=kind, values=list(ids))
+    return {value: PersonRow(*row) for value, *row in rows}
 
 
 def owners(c: Connection, connection: str, emails: Iterable[str]) -> dict[str, list[PersonRow]]:
     """The people who have these addresses now, the most recently active last."""
     found: dict[str, list[PersonRow]] = {}
-    for part in chunks(list(emails)):
-        values = {"connection": connection, "kind": "email", "values": part}
-        for value, *row in c.execute(_CURRENT_OWNERS, values):
-            found.setdefault(value, []).append(PersonRow(*row))
+    for value, *row in _CURRENT_OWNERS.rows(
+        c, connection=connection, kind="email", values=list(emails)
+    ):
+        found.setdefault(value, []).append(PersonRow(*row))
     return found
 
 
@@ -75,24 +77,29 @@ def lookup(
 
 def rows_by_id(c: Connection, ids: set[int]) -> dict[int, PersonRow]:
     """People by their number."""
-    found: dict[int, PersonRow] = {}
-    for part in chunks(list(ids)):
-        rows = c.execute(select(*COLUMNS).where(people.c.id.in_(part)))
-        found.update((row.id, row) for row in map(PersonRow._make, rows))
-    return found
+    return {row[0]: PersonRow._make(row) for row in _BY_NUMBER.rows(c, ids=list(ids))}
 
 
 def add(c: Connection, connection: str, kind: Kind, values: Sequence[tuple[str, int]]) -> None:
     """(identifier, person). One that the person has already changes nothing; another person's id
     is an IntegrityError."""
-    if values:
-        rows = [
+    _ADD.run_all(
+        c,
+        [
             {"connection": connection, "kind": kind, "value": value, "person": person}
             for value, person in dict.fromkeys(values)
-        ]
-        keys = ["connection", "kind", "value", "person"]
-        statement = upsert(c.dialect.name, identifiers).on_conflict_do_nothing(index_elements=keys)
-        c.execute(statement, rows)
+        ],
+    )
+
+
+_KEY = ("connection", "kind", "value", "person")
+_ADD = Prepared(
+    lambda dialect: (
+        upsert(dialect, identifiers)
+        .values({name: param(name) for name in _KEY})
+        .on_conflict_do_nothing(index_elements=_KEY)
+    )
+)
 
 
 def point(c: Connection, connection: str, kind: Kind, value: str, person: int) -> None:

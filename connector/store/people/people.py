@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Text, bindparam, select, update
+from sqlalchemy import Connection, Text, select, update
 
 from connector.domain.lanes import Millis
 from connector.domain.profiles import Observation
@@ -12,6 +12,7 @@ from connector.domain.records import State
 from connector.store.people import identifiers
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.tombstones import Identified
+from connector.store.prepared import Prepared, param
 from connector.store.queues import membership_events
 from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, people
@@ -41,9 +42,9 @@ def record_addresses(c: Connection, observed: Sequence[Observation], now: Millis
     ]
     if not updates:
         return
-    c.execute(_SET_ADDRESS, updates)
+    _SET_ADDRESS.run_all(c, updates)
     _identify(c, [o for o in observed if o.email and not o.withheld])
-    c.execute(_RELEASE_EVENTS, updates)
+    _RELEASE_EVENTS.run_all(c, updates)
     membership_events.apply_deferred(
         c, {o.person: o.email for o in observed if o.email and not o.withheld}
     )
@@ -60,30 +61,28 @@ def _identify(c: Connection, observed: Sequence[Observation]) -> None:
         identifiers.add(c, connection, "email", addresses)
 
 
-_ADDRESS = bindparam("address", type_=Text)
-_SET_ADDRESS = (
+_ADDRESS = param("address", type_=Text)
+_SET_ADDRESS = Prepared(
     update(people)
     .where(
-        people.c.id == bindparam("row"),
+        people.c.id == param("row"),
         people.c.email.is_distinct_from(_ADDRESS),
-        people.c.email.is_(None) | (people.c.seen_at <= bindparam("at")),
+        people.c.email.is_(None) | (people.c.seen_at <= param("at")),
     )
-    .values(email=_ADDRESS, seen_at=bindparam("at"))
+    .values(email=_ADDRESS, seen_at=param("at"))
 )
-_CURRENT_ADDRESS = select(people.c.email).where(people.c.id == bindparam("row")).scalar_subquery()
+_CURRENT_ADDRESS = select(people.c.email).where(people.c.id == param("row")).scalar_subquery()
 _HELD_WITHOUT_ADDRESS = in_state(State.HELD) & outbox.c.email.is_(None)
 _ADDRESS_CHANGED = (
     in_state(State.READY)
     & (outbox.c.attempts == 0)
-    & (outbox.c.received_at <= bindparam("at"))
+    & (outbox.c.received_at <= param("at"))
     & outbox.c.email.is_distinct_from(_CURRENT_ADDRESS)
 )
-_RELEASE_EVENTS = (
+_RELEASE_EVENTS = Prepared(
     update(outbox)
-    .where(outbox.c.person == bindparam("row"), _HELD_WITHOUT_ADDRESS | _ADDRESS_CHANGED)
-    .values(
-        state=State.READY, email=_CURRENT_ADDRESS, problem=None, detail="", due=bindparam("now")
-    )
+    .where(outbox.c.person == param("row"), _HELD_WITHOUT_ADDRESS | _ADDRESS_CHANGED)
+    .values(state=State.READY, email=_CURRENT_ADDRESS, problem=None, detail="", due=param("now"))
 )
 
 
@@ -95,6 +94,12 @@ def mark_gone(c: Connection, ids: Sequence[int], at: Millis) -> None:
 
 def mark_known(c: Connection, ids: Sequence[int]) -> None:
     """The platform knows these people, also those that it did not know before."""
-    for part in chunks(ids):
-        again = people.c.id.in_(part), people.c.gone_at.is_not(None)
-        c.execute(update(people).where(*again).values(gone_at=None))
+    _MARK_KNOWN.run(c, ids=ids)
+
+
+_MARK_KNOWN = Prepared(
+    update(people)
+    .where(people.c.id.in_(param("ids", expanding=True)), people.c.gone_at.is_not(None))
+    .values(gone_at=None),
+    many="ids",
+)

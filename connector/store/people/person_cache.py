@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, func, select
 
 from connector.store.people.identifiers import PersonRow
+from connector.store.prepared import Prepared, param
 from connector.store.tables import merges
 
-_MERGES = select(merges.c.id, merges.c.person).order_by(merges.c.id)
+_MERGES = Prepared(
+    select(merges.c.id, merges.c.person).where(merges.c.id > param("after")).order_by(merges.c.id)
+)
 
 
 class PersonCache:
@@ -43,7 +46,7 @@ class PersonCache:
         if not self._newest:
             self._last_merge = c.execute(select(func.max(merges.c.id))).scalar() or 0
             return
-        for id, person in c.execute(_MERGES.where(merges.c.id > self._last_merge)):
+        for id, person in _MERGES.rows(c, after=self._last_merge):
             self._forget(person)
             self._last_merge = id
 

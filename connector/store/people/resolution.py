@@ -14,6 +14,7 @@ from connector.store.people import identifiers, merging, tombstones
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_cache import PersonCache
 from connector.store.people.person_locks import locked
+from connector.store.prepared import Prepared, param
 from connector.store.queues import action_identity
 from connector.store.tables import people
 
@@ -34,11 +35,12 @@ class Identifiable(Protocol):
 class ResolvedPeople:
     """The person of each record, None without an id and address and for an erased person.
     `new_addresses`: people who got their first address. `erased`: the positions of records about
-    erased people."""
+    erased people. `actions_changed`: actions were found to be these people's."""
 
     people: list[PersonRow | None] = field(default_factory=list)
     new_addresses: dict[int, str] = field(default_factory=dict)
     erased: set[int] = field(default_factory=set)
+    actions_changed: bool = False
 
 
 class PersonResolver:
@@ -128,7 +130,7 @@ class PersonResolver:
         if not ids and not record.email:
             return None
         before = self._matches(ids, record.email)
-        person = before[0] if before else self._create(record, ids, now)
+        person = before[0] if before else self._create(record, ids, found, now)
         for other in before[1:]:
             person = self._merge(person, other, found, now)
         if before:
@@ -153,7 +155,9 @@ class PersonResolver:
             matches = [*owners[-1:], *address_only]
         return list({person.id: person for person in matches}.values())
 
-    def _create(self, record: Identifiable, ids: Sequence[str], now: Millis) -> PersonRow:
+    def _create(
+        self, record: Identifiable, ids: Sequence[str], found: ResolvedPeople, now: Millis
+    ) -> PersonRow:
         platform_id = ids[0] if ids else None
         values = {
             "connection": self._connection,
@@ -161,9 +165,9 @@ class PersonResolver:
             "email": record.email,
             "seen_at": now,
         }
-        id = self._c.execute(insert(people).values(values).returning(people.c.id)).scalar_one()
+        [id] = _CREATE.first(self._c, **values)
         person = PersonRow(id, self._connection, platform_id, record.email)
-        self._add_identifiers(person, ids)
+        self._add_identifiers(person, ids, found)
         return person
 
     def _update(
@@ -186,21 +190,26 @@ class PersonResolver:
         if updated != person:
             values = {"platform_id": platform_id, "email": email, "seen_at": now}
             self._c.execute(update(people).where(people.c.id == person.id).values(values))
-        self._add_identifiers(updated, new_ids)
-        action_identity.mark_releasable(self._c, self._connection, [person.id])
+        self._add_identifiers(updated, new_ids, found)
+        if action_identity.mark_releasable(self._c, self._connection, [person.id]):
+            found.actions_changed = True
         return updated
 
-    def _add_identifiers(self, person: PersonRow, ids: Sequence[str]) -> None:
+    def _add_identifiers(
+        self, person: PersonRow, ids: Sequence[str], found: ResolvedPeople
+    ) -> None:
         named = [(id, person.id) for id in ids]
         identifiers.add(self._c, self._connection, "platform_id", named)
         if person.email:
             identifiers.add(self._c, self._connection, "email", [(person.email, person.id)])
-        action_identity.adopt(self._c, self._connection, dict(named))
+        if action_identity.adopt(self._c, self._connection, dict(named)):
+            found.actions_changed = True
 
     def _merge(
         self, keep: PersonRow, gone: PersonRow, found: ResolvedPeople, now: Millis
     ) -> PersonRow:
         merged = merging.merge(self._c, keep, gone, now)
+        found.actions_changed = True
         self._merged[gone.id] = merged
         self._changed.discard(gone.id)
         if merged.email and not (keep.email and gone.email):
@@ -213,6 +222,13 @@ class PersonResolver:
         if merged.email:
             self._owners.setdefault(merged.email, []).append(merged)
         return merged
+
+
+_CREATE = Prepared(
+    insert(people)
+    .values({name: param(name) for name in ("connection", "platform_id", "email", "seen_at")})
+    .returning(people.c.id)
+)
 
 
 def _ids_of(record: Identifiable) -> tuple[str, ...]:

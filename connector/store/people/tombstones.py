@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from connector.domain.lanes import Millis
+from connector.store.prepared import Prepared, param
 from connector.store.statements import chunks, upsert
 from connector.store.tables import salts, tombstones
 
@@ -39,14 +40,18 @@ class Tombstones:
         return any(digest in self.digests for digest in _digests_of(self.salt, record))
 
 
-_SALT = select(salts.c.salt).where(salts.c.connection == bindparam("connection"))
+_SALT = Prepared(select(salts.c.salt).where(salts.c.connection == param("connection")))
+
+
+def _salt(c: Connection, connection: str) -> bytes | None:
+    row = _SALT.first(c, connection=connection)
+    return bytes(row[0]) if row else None
 
 
 def load(c: Connection, connection: str, people: Sequence[Identified]) -> Tombstones:
-    salt = c.execute(_SALT, {"connection": connection}).scalar()
+    salt = _salt(c, connection)
     if salt is None:
         return Tombstones(None)
-    salt = bytes(salt)
     digests = {digest for record in people for digest in _digests_of(salt, record)}
     found: set[bytes] = set()
     for part in chunks(list(digests)):
@@ -59,21 +64,21 @@ def load(c: Connection, connection: str, people: Sequence[Identified]) -> Tombst
 
 def add(c: Connection, connection: str, names: Iterable[tuple[str, str]], now: Millis) -> None:
     """`names` are ("person", an id at the platform or at Klaviyo) and ("email", address)."""
-    salt = c.execute(_SALT, {"connection": connection}).scalar()
+    salt = _salt(c, connection)
     if salt is None:
         salt = secrets.token_bytes(16)
         c.execute(insert(salts).values(connection=connection, salt=salt))
     erasure = {"connection": connection, "erasure_id": secrets.token_hex(8), "erased_at": now}
-    rows = [erasure | {"digest": _digest(bytes(salt), *name)} for name in names]
+    rows = [erasure | {"digest": _digest(salt, *name)} for name in names]
     c.execute(upsert(c.dialect.name, tombstones).on_conflict_do_nothing(), rows)
 
 
 def erased_at(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> Millis | None:
     """When one of these names was erased, the last time; None without a tombstone."""
-    salt = c.execute(_SALT, {"connection": connection}).scalar()
+    salt = _salt(c, connection)
     if salt is None:
         return None
-    digests = [_digest(bytes(salt), *name) for name in names]
+    digests = [_digest(salt, *name) for name in names]
     found = c.execute(
         select(func.max(tombstones.c.erased_at)).where(
             tombstones.c.connection == connection, tombstones.c.digest.in_(digests)
@@ -84,10 +89,10 @@ def erased_at(c: Connection, connection: str, names: Iterable[tuple[str, str]]) 
 
 def remove(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> int:
     """Remove the tombstones of all names that were erased together with one of these; how many."""
-    salt = c.execute(_SALT, {"connection": connection}).scalar()
+    salt = _salt(c, connection)
     if salt is None:
         return 0
-    digests = [_digest(bytes(salt), *name) for name in names]
+    digests = [_digest(salt, *name) for name in names]
     of_connection = tombstones.c.connection == connection
     erasure_ids = select(tombstones.c.erasure_id).where(
         of_connection, tombstones.c.digest.in_(digests)

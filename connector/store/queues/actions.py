@@ -6,19 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, delete, exists, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    delete,
+    exists,
+    literal_column,
+    select,
+    update,
+)
 
 from connector.domain.actions import Step
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import Held, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
-from connector.ports import IdentifiedAction, PersonKey, ReadyCounts, RetryPolicy
+from connector.ports import IdentifiedAction, PersonKey, ReadyCounts, RetryPolicy, Settled
 from connector.store.admin.retention import last_before
 from connector.store.database import Database
 from connector.store.people import identifiers, tombstones
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_locks import locked
+from connector.store.prepared import param
 from connector.store.queues import queue
 from connector.store.queues.action_keys import person_key
 from connector.store.queues.action_state import COLUMNS, ActionRow, after_outcome, late_answer
@@ -40,14 +49,7 @@ class SqlActionQueue(queue.SqlQueue):
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
     ) -> list[Entry]:
         looks_up = spec.mode is DeliveryMode.SINGLE
-        found = queue.claim(
-            c,
-            actions_queue,
-            spec,
-            values={} if looks_up else {"sent_at": spec.now, "lookups": 0},
-            returning=COLUMNS,
-            conditions=() if looks_up else (_NO_EARLIER,),
-        )
+        found = (_CLAIM_TO_LOOK_UP if looks_up else _CLAIM_TO_SEND).run(c, spec)
         rows = [ActionRow._make(row) for row in found]
         known = _people_of(c, rows)
         return [_entry(row, known.get(row.person or 0)) for row in rows]
@@ -59,7 +61,7 @@ class SqlActionQueue(queue.SqlQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         rows = _locked(c, [outcome.seq for outcome in outcomes])
         outcomes = _without_outdated_holds(c, claim, outcomes, rows)
         changed = 0
@@ -75,16 +77,17 @@ class SqlActionQueue(queue.SqlQueue):
             )
             c.execute(update(actions).where(actions.c.seq == row.seq).values(values))
             changed += ours
-        return changed
+        # The person's next action could not be counted as ready before.
+        return Settled(changed, now if outcomes else None)
 
-    def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, actions_queue, now, step=Step.LOOK_UP)
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
+        return queue.recover(c, actions_queue, now, of, step=Step.LOOK_UP)
 
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
         mine = in_state(State.CLAIMED, actions), actions.c.claim == claim.token
         query = select(actions.c.seq).where(*mine).order_by(actions.c.seq)
         held = list(c.execute(query.with_for_update()).scalars())
-        return self._settle(c, claim, [Unsent(seq) for seq in held], now, RetryPolicy(0))
+        return self._settle(c, claim, [Unsent(seq) for seq in held], now, RetryPolicy(0)).changed
 
     async def identify(self, lane: Lane, id: int, email: str) -> IdentifiedAction | None:
         return await self._database.write(lambda c: _identify(c, lane.connection, id, email))
@@ -114,6 +117,15 @@ _NO_EARLIER = ~exists(
 )
 """No earlier action of the same person waits to be sent or is being sent. The literal is the
 condition of the index actions_unsent."""
+
+
+_CLAIM_TO_SEND = queue.ClaimStatement(
+    actions_queue,
+    values={"sent_at": param("now"), "lookups": 0},
+    returning=COLUMNS,
+    conditions=(_NO_EARLIER,),
+)
+_CLAIM_TO_LOOK_UP = queue.ClaimStatement(actions_queue, returning=COLUMNS)
 
 
 def _identify(c: Connection, connection: str, id: int, email: str) -> IdentifiedAction | None:

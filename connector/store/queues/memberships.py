@@ -7,16 +7,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    exists,
+    literal,
+    select,
+    update,
+)
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.memberships import Change
 from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Ambiguous, Dead, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
-from connector.ports import RetryPolicy
+from connector.ports import RetryPolicy, Settled
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
+from connector.store.prepared import param
 from connector.store.queues import queue
 from connector.store.queues.membership_rows import (
     ROWS,
@@ -67,23 +77,14 @@ class SqlMembershipQueue(ReceiptedQueue):
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
     ) -> list[Entry]:
         """Changes of one target, those that wait longest first."""
-        free = () if spec.mode is DeliveryMode.SINGLE else _not_in_flight()
-        conditions = (*free, _target_is_known())
         if before:
             same = select(_M.target).where(_M.id == before[0].seq)
             target: int | None = c.execute(same).scalar()
         else:
-            target = _first_target(c, spec, conditions)
+            target = _first_target(c, spec)
         if target is None:
             return []
-        rows = queue.claim(
-            c,
-            memberships_queue,
-            spec,
-            values={"sent": _M.wanted, "receipt": None, "position": None},
-            returning=tuple(_M[name] for name in _ClaimedRow._fields),
-            conditions=(*conditions, _M.target == target),
-        )
+        rows = _CLAIMS[spec.mode].run(c, spec, target=target)
         group = group_rows.get(c, target)
         return [_entry(_ClaimedRow._make(row), group.remote_id or group.name) for row in rows]
 
@@ -94,19 +95,21 @@ class SqlMembershipQueue(ReceiptedQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         rows: dict[int, MembershipRow] = {}
         mine = (in_state(State.CLAIMED, memberships), _M.claim == claim.token)
         for ids in chunks([outcome.seq for outcome in outcomes]):
             rows.update((row.id, row) for row in lock(c, _M.id.in_(ids), *mine))
         held = [outcome for outcome in outcomes if outcome.seq in rows]
-        save(c, [after_outcome(rows[each.seq], each, now, policy.horizon) for each in held])
-        return len(held)
+        changes = [after_outcome(rows[each.seq], each, now, policy.horizon) for each in held]
+        due = [change.get("due", now) for change in changes if change.get("state") == State.READY]
+        save(c, changes)
+        return Settled(len(held), queue.earliest(due))
 
-    def _recover(self, c: Connection, now: Millis) -> int:
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
         """An import job of the lost holder may still add people to a list: they stay in flight,
         under an unknown receipt, until every open job is accounted for. All else is sent again."""
-        lost = (in_state(State.CLAIMED, memberships), _M.receipt.is_(None))
+        lost = (in_state(State.CLAIMED, memberships), _M.receipt.is_(None), of)
         of_lists = _M.target.in_(select(groups.c.id).where(groups.c.kind == "list"))
         joining = update(memberships).where(*lost, _M.sent == IN, of_lists)
         in_flight = c.execute(
@@ -217,9 +220,22 @@ def _target_is_known() -> ColumnElement[bool]:
     return ~exists(unknown)
 
 
-def _first_target(
-    c: Connection, spec: queue.ClaimSpec, conditions: tuple[ColumnElement[bool], ...]
-) -> int | None:
+_CONDITIONS = {
+    DeliveryMode.BATCH: (*_not_in_flight(), _target_is_known()),
+    DeliveryMode.SINGLE: (_target_is_known(),),
+}
+_CLAIMS = {
+    mode: queue.ClaimStatement(
+        memberships_queue,
+        values={"sent": _M.wanted, "receipt": None, "position": None},
+        returning=tuple(_M[name] for name in _ClaimedRow._fields),
+        conditions=(*conditions, _M.target == param("target")),
+    )
+    for mode, conditions in _CONDITIONS.items()
+}
+
+
+def _first_target(c: Connection, spec: queue.ClaimSpec) -> int | None:
     """The target of the change that waits longest, live before backfill."""
     priorities = (0, 1) if spec.backfill is None else (int(spec.backfill),)
     for priority in priorities:
@@ -229,7 +245,7 @@ def _first_target(
             _M.change == spec.mode,
             _M.priority == priority,
             _M.due <= spec.now,
-            *conditions,
+            *_CONDITIONS[spec.mode],
         )
         query = select(_M.target).where(waiting).order_by(_M.due, _M.id).limit(1)
         target: int | None = c.execute(query).scalar()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import Accepted, Outcome, is_unanswered
 from connector.domain.records import Appended, Claim, Entry, Page, State
-from connector.ports import Fence, RetryPolicy
+from connector.ports import Fence, RetryPolicy, Settled
 from connector.store.database import Database
 from connector.store.people.person_cache import PersonCache
+from connector.store.prepared import Prepared, param
 from connector.store.queues import queue
 from connector.store.queues.outbox_append import append
 from connector.store.queues.outbox_rows import COLUMNS, OutboxRow, after_outcome
@@ -51,11 +52,18 @@ class SqlOutbox(queue.SqlQueue):
                 results[number] += result
         return results
 
-    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+    async def recover(
+        self,
+        fence: Fence,
+        *,
+        now: Millis,
+        claim: Claim | None = None,
+        lanes: Collection[LaneId] | None = None,
+    ) -> int:
         if claim is None:
             # The dead holder may have changed people since they were remembered.
             self._person_cache = PersonCache()
-        return await super().recover(fence, now=now, claim=claim)
+        return await super().recover(fence, now=now, claim=claim, lanes=lanes)
 
     async def release_waiting(self, lane: LaneId, *, now: Millis) -> int:
         waiting = outbox.c.lane == lane, in_state(State.HELD), outbox.c.problem == _NOT_LIVE
@@ -71,11 +79,7 @@ class SqlOutbox(queue.SqlQueue):
     def _claim_entries(
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
     ) -> list[Entry]:
-        may_be_applied = outbox.c.delivery_mode == DeliveryMode.SINGLE
-        first = func.coalesce(outbox.c.mapping, spec.mapping)
-        mapping = {"mapping": case((may_be_applied, first), else_=spec.mapping)}
-        rows = queue.claim(c, outbox_queue, spec, values=mapping, returning=COLUMNS)
-        return [OutboxRow._make(row).entry() for row in rows]
+        return [OutboxRow._make(row).entry() for row in _CLAIM.run(c, spec)]
 
     def _settle(
         self,
@@ -84,32 +88,58 @@ class SqlOutbox(queue.SqlQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         entries = {entry.seq: entry for entry in claim.entries}
         _mark_ambiguous(c, [entries[o.seq].person for o in outcomes if is_unanswered(o)], now)
         accepted: dict[str, list[int]] = {}
         changed = 0
+        due: list[Millis] = []
         for outcome in outcomes:
             if isinstance(outcome, Accepted):
                 accepted.setdefault(outcome.request, []).append(outcome.seq)
             else:
                 values = after_outcome(entries[outcome.seq], outcome, now, policy.horizon)
-                changed += _update_claimed(c, claim, [outcome.seq], values)
+                updated = _update_claimed(c, claim, [outcome.seq], values)
+                changed += updated
+                if updated and values["state"] == State.READY:
+                    due.append(values.get("due", now))
         for request, seqs in accepted.items():
-            values = queue.settled(State.ACCEPTED, now) | {"request": request}
-            for part in chunks(seqs):
-                changed += _update_claimed(c, claim, part, values)
-        return changed
+            values = {"token": claim.token, "now": now, "sent_by": request}
+            changed += _ACCEPT.run(c, seqs=seqs, **values)
+        return Settled(changed, queue.earliest(due))
 
-    def _recover(self, c: Connection, now: Millis) -> int:
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
         """What a dead holder had sent may still be applied."""
-        _mark_ambiguous(c, select(outbox.c.person).where(in_state(State.CLAIMED)), now)
-        return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
+        _mark_ambiguous(c, select(outbox.c.person).where(in_state(State.CLAIMED), of), now)
+        return queue.recover(c, outbox_queue, now, of, delivery_mode=DeliveryMode.SINGLE)
 
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
         may_be_applied = outbox.c.delivery_mode == DeliveryMode.SINGLE
         mapping = case((may_be_applied, outbox.c.mapping), else_=None)
         return queue.give_back(c, outbox_queue, claim, mapping=mapping)
+
+
+_FIRST_MAPPING = func.coalesce(outbox.c.mapping, param("version"))
+_CLAIM = queue.ClaimStatement(
+    outbox_queue,
+    values={
+        "mapping": case(
+            (outbox.c.delivery_mode == DeliveryMode.SINGLE, _FIRST_MAPPING),
+            else_=param("version"),
+        )
+    },
+    returning=COLUMNS,
+)
+_ACCEPT = Prepared(
+    update(outbox)
+    .where(
+        outbox.c.seq.in_(param("seqs", expanding=True)),
+        outbox.c.claim == param("token"),
+        in_state(State.CLAIMED),
+    )
+    .values(queue.settled(State.ACCEPTED, param("now")) | {"request": param("sent_by")}),
+    many="seqs",
+)
 
 
 def _in_parts(pages: Sequence[Page]) -> Iterator[tuple[list[int], list[Page]]]:

@@ -8,10 +8,21 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import (
+    ACTIONS,
+    EVENTS,
+    LIST_MEMBERS,
+    PROFILES,
+    READS,
+    SEGMENT_MEMBERS,
+    Lane,
+    LaneId,
+    LaneKind,
+    Millis,
+)
 from connector.domain.profiles import Observation
 from connector.domain.records import Appended, Page, Record, State
 from connector.ports import Member
@@ -19,8 +30,8 @@ from connector.store.admin import facts
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_cache import PersonCache
 from connector.store.people.resolution import PersonResolver, ResolvedPeople
+from connector.store.prepared import Prepared, param
 from connector.store.queues import membership_events, profile_observations, read_requests
-from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox
 
 Row = dict[str, Any]
@@ -96,18 +107,40 @@ class _Batch:
         released = self._release(found.new_addresses, now)
         if page.checkpoint:
             facts.save_checkpoint(self._c, page.lane.connection, page.checkpoint, now)
+        lanes = self._lanes(page, [record for record, _ in kept], rows)
+        if released:
+            lanes |= {EVENTS: now, LIST_MEMBERS: now, SEGMENT_MEMBERS: now}
+        if found.actions_changed:
+            lanes[ACTIONS] = now
         return Appended(
             len(kept),
             len(page.records) - len(fresh),
             held=sum(row["state"] == State.HELD for row in rows),
             released=released,
             forgotten=len(found.erased),
+            lanes=lanes,
         )
+
+    def _lanes(
+        self, page: Page, records: Sequence[Record], rows: Sequence[Row]
+    ) -> dict[LaneKind, Millis]:
+        """The lanes for which something is stored, in the order in which they should be woken:
+        an event waits for its person's read."""
+        now = page.received_at
+        lanes: dict[LaneKind, Millis] = {}
+        if any(self._asks_for_read(page, *each) for each in zip(records, rows, strict=True)):
+            lanes[READS] = now
+        if due := [row["due"] for row in rows if row["state"] == State.READY]:
+            lanes[EVENTS] = min(due)
+        if any(record.membership for record in records):
+            lanes |= {LIST_MEMBERS: now, SEGMENT_MEMBERS: now}
+        if any(record.observation for record in records):
+            lanes[PROFILES] = now
+        return lanes
 
     def write(self) -> None:
         self._follow_merges()
-        if self._rows:
-            self._c.execute(_INSERT, self._rows)
+        _INSERT.run_all(self._c, self._rows)
         for (lane, min_interval, priority), (people, refetch) in self._reads.items():
             read_requests.add(
                 self._c,
@@ -162,15 +195,19 @@ class _Batch:
         """Have the person read, and let the event wait a little for the answer. One without an
         address is read where the platform can be asked by id, because that may bring the
         address."""
-        if page.read_lane is None or not row["person"]:
-            return
-        if record.refresh if row["email"] else page.by_id:
+        if page.read_lane is not None and self._asks_for_read(page, record, row):
             key = (page.read_lane, page.min_read_interval, int(page.backfill))
             people, refetch = self._reads.setdefault(key, ({}, set()))
             people[row["person"]] = page.received_at
             row["due"] += page.attach_wait
             if record.refetch:
                 refetch.add(row["person"])
+
+    @staticmethod
+    def _asks_for_read(page: Page, record: Record, row: Row) -> bool:
+        if page.read_lane is None or not row["person"]:
+            return False
+        return record.refresh if row["email"] else page.by_id
 
     def _apply_membership(self, page: Page, record: Record, row: Row) -> None:
         """A join or leave that the platform reported, now or once the address is known."""
@@ -205,9 +242,29 @@ class _Batch:
             profile_observations.observe(self._c, [o for o, _ in self._observations], now=now)
 
 
-_INSERT = insert(outbox)
-_DIGEST_QUERY = select(outbox.c.digest, outbox.c.received_at).where(
-    outbox.c.digest.in_(bindparam("digests", expanding=True))
+_COLUMNS = (
+    "lane",
+    "digest",
+    "unique_id",
+    "name",
+    "occurred_at",
+    "received_at",
+    "via",
+    "suppressed",
+    "priority",
+    "person",
+    "email",
+    "data",
+    "state",
+    "due",
+    "problem",
+)
+_INSERT = Prepared(insert(outbox).values({name: param(name) for name in _COLUMNS}))
+_DIGESTS = Prepared(
+    select(outbox.c.digest, outbox.c.received_at).where(
+        outbox.c.digest.in_(param("digests", expanding=True))
+    ),
+    many="digests",
 )
 
 
@@ -219,11 +276,7 @@ def _digest(lane: Lane, record: Record) -> bytes:
 
 def _known_digests(c: Connection, digests: set[bytes]) -> dict[bytes, Millis]:
     """Digest → when the stored record was received."""
-    found: dict[bytes, Millis] = {}
-    for part in chunks(list(digests)):
-        rows = c.execute(_DIGEST_QUERY, {"digests": part})
-        found.update((bytes(digest), at) for digest, at in rows)
-    return found
+    return {bytes(digest): at for digest, at in _DIGESTS.rows(c, digests=list(digests))}
 
 
 def _without_erased(

@@ -11,6 +11,7 @@ from connector.domain.lanes import LaneId, Millis
 from connector.domain.profile_state import Profile
 from connector.domain.profiles import Observation
 from connector.domain.records import State
+from connector.store.prepared import Prepared, param
 from connector.store.queues import profile_rows
 from connector.store.queues.profile_changes import requeue
 from connector.store.queues.profile_rows import COLUMNS, ProfileRow
@@ -74,11 +75,15 @@ def is_in_flight(c: Connection, address: str, *, exclude: int) -> bool:
 
 def _owners(c: Connection, address: bytes, lane: LaneId, *, exclude: int) -> list[ProfileRow]:
     """The people who have this address as their own."""
-    query = select(*COLUMNS).where(
-        profiles.c.address == address,
-        profiles.c.person != exclude,
-        profiles.c.lane == lane,
+    rows = map(ProfileRow._make, _OWNERS.rows(c, address=address, exclude=exclude, lane=lane))
+    return [row for row in rows if row.profile.address == address.hex()]
+
+
+_OWNERS = Prepared(
+    select(*COLUMNS).where(
+        profiles.c.address == param("address"),
+        profiles.c.person != param("exclude"),
+        profiles.c.lane == param("lane"),
         profiles.c.problem.is_distinct_from(Problem.SHARED_ADDRESS.value),
     )
-    rows = map(ProfileRow._make, c.execute(query))
-    return [row for row in rows if row.profile.address == address.hex()]
+)

@@ -13,6 +13,7 @@ from connector.domain.lanes import Millis
 from connector.domain.profiles import Observation, OnLeave
 from connector.domain.records import State
 from connector.store.people import people as people_rows
+from connector.store.prepared import Prepared, param
 from connector.store.queues import profile_rows
 from connector.store.queues.profile_addresses import hold_previous_owners
 from connector.store.queues.profile_changes import after_observation, requeue
@@ -92,13 +93,20 @@ def resend(c: Connection, people: Sequence[int], now: Millis) -> None:
 
 
 def _create(c: Connection, observations: Sequence[Observation], now: Millis) -> None:
-    if not observations:
-        return
-    empty = {"identity": "{}", "wanted": "{}", "confirmed": "{}", "state": State.ACCEPTED}
-    c.execute(
-        upsert(c.dialect.name, profiles).on_conflict_do_nothing(index_elements=["person"]),
-        [
-            empty | {"person": o.person, "lane": o.lane, "due": now, "since": now}
-            for o in observations
-        ],
+    _CREATE.run_all(c, [{"person": o.person, "lane": o.lane, "now": now} for o in observations])
+
+
+_EMPTY = {"identity": "{}", "wanted": "{}", "confirmed": "{}", "state": State.ACCEPTED}
+_CREATE = Prepared(
+    lambda dialect: (
+        upsert(dialect, profiles)
+        .values(
+            person=param("person"),
+            lane=param("lane"),
+            due=param("now"),
+            since=param("now"),
+            **_EMPTY,
+        )
+        .on_conflict_do_nothing(index_elements=["person"])
     )
+)

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select
 
 from connector.domain import profile_state
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.profile_state import AddressCleanup, Profile
 from connector.domain.records import State
-from connector.store.statements import chunks
+from connector.store.prepared import Prepared, param, prepared_update
 from connector.store.tables import in_state, profiles
 
 Values = dict[str, Any]
@@ -110,23 +110,23 @@ def idle_columns(profile: Profile) -> Values:
 def lock(c: Connection, people: Sequence[int], claim: int | None = None) -> dict[int, ProfileRow]:
     """The rows of these people, locked because they are written back whole. With `claim` only
     those that this claim holds."""
-    found: dict[int, ProfileRow] = {}
-    for part in chunks(people):
-        query = select(*COLUMNS).where(profiles.c.person.in_(part))
-        if claim is not None:
-            query = query.where(in_state(State.CLAIMED, profiles), profiles.c.claim == claim)
-        for row in c.execute(query.order_by(profiles.c.person).with_for_update()):
-            found[row[0]] = ProfileRow._make(row)
-    return found
+    if claim is None:
+        rows = _LOCK.rows(c, people=people)
+    else:
+        rows = _LOCK_CLAIMED.rows(c, people=people, token=claim)
+    return {row[0]: ProfileRow._make(row) for row in rows}
 
 
 def load(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
     """The profiles of these people, only to be read."""
-    found: dict[int, Profile] = {}
-    for part in chunks(people):
-        query = select(*COLUMNS).where(profiles.c.person.in_(part))
-        found.update((row[0], ProfileRow._make(row).profile) for row in c.execute(query))
-    return found
+    return {row[0]: ProfileRow._make(row).profile for row in _LOAD.rows(c, people=people)}
+
+
+_QUERY = select(*COLUMNS).where(profiles.c.person.in_(param("people", expanding=True)))
+_CLAIMED = _QUERY.where(in_state(State.CLAIMED, profiles), profiles.c.claim == param("token"))
+_LOAD = Prepared(_QUERY, many="people")
+_LOCK = Prepared(_QUERY.order_by(profiles.c.person).with_for_update(), many="people")
+_LOCK_CLAIMED = Prepared(_CLAIMED.order_by(profiles.c.person).with_for_update(), many="people")
 
 
 def save(c: Connection, changes: Iterable[Values]) -> None:
@@ -136,9 +136,7 @@ def save(c: Connection, changes: Iterable[Values]) -> None:
     for change in changes:
         if "settled_at" in change and change.get("state") != State.CLAIMED:
             change = NOT_IN_FLIGHT | change
-        by_columns.setdefault(tuple(sorted(change)), []).append(change)
-    for rows in by_columns.values():
-        c.execute(
-            update(profiles).where(profiles.c.person == bindparam("row")),
-            [{"row": row.pop("person"), **row} for row in rows],
-        )
+        by_columns.setdefault(tuple(sorted(change.keys() - {"person"})), []).append(change)
+    for columns, rows in by_columns.items():
+        statement = prepared_update(profiles, "person", columns)
+        statement.run_all(c, [{"row": row["person"], **row} for row in rows])

@@ -15,6 +15,7 @@ from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import State
 from connector.domain.unsets import UnsetCount
 from connector.store.database import Database, on_request
+from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
 from connector.store.tables import in_state, profiles, unset_fields
 
@@ -99,8 +100,10 @@ class SqlUnsetFields:
 
 def held_fields(c: Connection, lane: LaneId) -> frozenset[str]:
     """The fields whose removal waits for approval."""
-    query = select(_U.field).where(_U.lane == lane, _U.held == 1)
-    return frozenset(c.execute(query).scalars())
+    return frozenset(field for (field,) in _HELD_FIELDS.rows(c, lane=lane))
+
+
+_HELD_FIELDS = Prepared(select(_U.field).where(_U.lane == param("lane"), _U.held == 1))
 
 
 def forget(c: Connection, lane: LaneId) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Select,
@@ -26,9 +27,10 @@ from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Dead, Outcome
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
-from connector.ports import RetryPolicy
+from connector.ports import RetryPolicy, Settled
 from connector.store import counters
 from connector.store.database import Database, on_request
+from connector.store.prepared import Prepared, param
 from connector.store.queues import profile_merging, profile_rows, profile_unsets, queue
 from connector.store.queues.profile_addresses import is_in_flight, transfer_address
 from connector.store.queues.profile_changes import (
@@ -125,18 +127,7 @@ class SqlProfiles(ReceiptedQueue):
         addresses: set[str] = set()
         held = profile_unsets.held_fields(c, spec.lane)
         for _ in range(_CLAIMS if held else 1):
-            rows = queue.claim(
-                c,
-                profiles_queue,
-                spec,
-                values={"receipt": None, "position": None, "sent": None},
-                returning=COLUMNS,
-                conditions=(
-                    *_NOT_EXCLUDED,
-                    _no_event_leaves(spec.now),
-                    profiles.c.ambiguous_until <= spec.now,
-                ),
-            )
+            rows = _CLAIM.run(c, spec)
             claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
             entries = [entry for entry in claimed if entry is not None]
             if entries or not rows:
@@ -150,7 +141,7 @@ class SqlProfiles(ReceiptedQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         sent = {entry.seq: entry.data for entry in claim.entries}
         rows = profile_rows.lock(c, [outcome.seq for outcome in outcomes], claim=claim.token)
         settled = [
@@ -160,12 +151,12 @@ class SqlProfiles(ReceiptedQueue):
         ]
         return _save_outcomes(c, settled, now, policy.horizon)
 
-    def _recover(self, c: Connection, now: Millis) -> int:
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
         """Writes of a dead holder may have been applied, or may still be. They stay in flight
         until Klaviyo runs no job that is not accounted for."""
         return c.execute(
             update(profiles)
-            .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
+            .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None), of)
             .values(receipt=f"{UNKNOWN_JOB}{now}", since=now)
         ).rowcount
 
@@ -228,20 +219,33 @@ _NOT_EXCLUDED = (
 """No write to the address, no event of the person and no list join is in flight."""
 
 
-def _no_event_leaves(now: Millis) -> ColumnElement[bool]:
-    """No event of the person has just become due after it waited for their read: it goes first,
-    because it carries the same fields unless a write of the profile is in flight. One that does not
-    go soon holds nothing up."""
-    return ~exists(
-        select(literal(1)).where(
-            outbox.c.person == profiles.c.person,
-            in_state(State.READY),
-            outbox.c.attempts == 0,
-            outbox.c.priority == 0,
-            outbox.c.due.between(now - _EVENT_LEAVES_WITHIN_MS, now),
-            outbox.c.due > outbox.c.received_at,
-        )
+_NO_EVENT_LEAVES = ~exists(
+    select(literal(1)).where(
+        outbox.c.person == profiles.c.person,
+        in_state(State.READY),
+        outbox.c.attempts == 0,
+        outbox.c.priority == 0,
+        outbox.c.due.between(
+            param("now", type_=BigInteger) - _EVENT_LEAVES_WITHIN_MS, param("now")
+        ),
+        outbox.c.due > outbox.c.received_at,
     )
+)
+"""No event of the person has just become due after it waited for their read: it goes first, because
+it carries the same fields unless a write of the profile is in flight. One that does not go soon
+holds nothing up."""
+_CLAIM = queue.ClaimStatement(
+    profiles_queue,
+    values={"receipt": None, "position": None, "sent": None},
+    returning=COLUMNS,
+    conditions=(
+        *_NOT_EXCLUDED,
+        _NO_EVENT_LEAVES,
+        profiles.c.ambiguous_until <= param("now"),
+    ),
+)
+_JOURNAL_COLUMNS = ("person", "at", "kind", "outcome", "request", "data")
+_ADD_TO_JOURNAL = Prepared(insert(journal).values({name: param(name) for name in _JOURNAL_COLUMNS}))
 
 
 def _claim_write(
@@ -314,14 +318,16 @@ def _save_outcomes(
     settled: Sequence[tuple[ProfileRow, ProfileWrite, Outcome]],
     now: Millis,
     horizon: int,
-) -> int:
-    """Write outcomes to rows and journal; returns the number of rows."""
+) -> Settled:
+    """Write outcomes to rows and journal."""
     changes = [after_outcome(row, write, outcome, now, horizon) for row, write, outcome in settled]
     entries = [
         entry for _, write, outcome in settled if (entry := journal_entry(outcome, write, now))
     ]
     profile_rows.save(c, changes)
     profile_merging.fold_ended(c, [row for row, _, _ in settled], now)
-    if entries:
-        c.execute(insert(journal), entries)
-    return len(changes)
+    _ADD_TO_JOURNAL.run_all(c, entries)
+    due = [change.get("due", now) for change in changes if change.get("state") == State.READY]
+    # The profile that a merged one became a part of may have more to send now.
+    due += [now for row, _, _ in settled if row.merged_into is not None]
+    return Settled(len(changes), queue.earliest(due))

@@ -8,21 +8,22 @@ from __future__ import annotations
 import functools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
+    Executable,
     Integer,
-    Row,
     ScalarSelect,
     Select,
-    bindparam,
     func,
     select,
+    true,
     update,
 )
 
@@ -30,10 +31,11 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
-from connector.ports import Fence, ReadyCounts, RetryPolicy
+from connector.ports import Fence, ReadyCounts, RetryPolicy, Settled
 from connector.store.admin import facts, leases
 from connector.store.admin import requests as request_rows
 from connector.store.database import Database
+from connector.store.prepared import Prepared, param
 from connector.store.tables import (
     QueueTable,
     in_state,
@@ -58,9 +60,7 @@ def ready(
 
     `batch_only` are further conditions on rows of mode BATCH.
     """
-    row = c.execute(
-        _ready_query(source, batch_only), {"lane": lane, "now": now, "most": limit}
-    ).one()
+    row = _ready_query(source, batch_only).first(c, lane=lane, now=now, most=limit)
     kinds = _kinds(source)
     counts = dict(zip(kinds, row, strict=False))
     due = [at for at in row[len(kinds) :] if at is not None]
@@ -79,14 +79,13 @@ def _kinds(source: QueueTable) -> list[tuple[DeliveryMode, int]]:
 
 
 @functools.cache
-def _ready_query(source: QueueTable, batch_only: tuple[Condition, ...]) -> Select[Any]:
-    """A count and the next due time per kind in one statement, built once: as separate statements,
-    built on each call, they took a fifth of a backfill's CPU."""
+def _ready_query(source: QueueTable, batch_only: tuple[Condition, ...]) -> Prepared:
+    """A count and the next due time per kind in one statement."""
     table = source.table
 
     def of_kind(mode: DeliveryMode, priority: int) -> list[Condition]:
         return [
-            table.c.lane == bindparam("lane"),
+            table.c.lane == param("lane"),
             in_state(State.READY, table),
             *in_mode(source, mode),
             table.c.priority == priority,
@@ -94,19 +93,19 @@ def _ready_query(source: QueueTable, batch_only: tuple[Condition, ...]) -> Selec
 
     def count(mode: DeliveryMode, priority: int) -> ScalarSelect[int]:
         more = batch_only if mode is DeliveryMode.BATCH else ()
-        due = table.c.due <= bindparam("now")
+        due = table.c.due <= param("now")
         ready = select(source.key).where(*of_kind(mode, priority), due, *more)
-        found = ready.limit(bindparam("most", type_=Integer)).subquery()
+        found = ready.limit(param("most", type_=Integer)).subquery()
         return select(func.count()).select_from(found).scalar_subquery()
 
     def later(mode: DeliveryMode, priority: int) -> ScalarSelect[int]:
         due = select(func.min(table.c.due))
-        return due.where(*of_kind(mode, priority), table.c.due > bindparam("now")).scalar_subquery()
+        return due.where(*of_kind(mode, priority), table.c.due > param("now")).scalar_subquery()
 
     kinds = _kinds(source)
     counts = [count(*kind).label(f"count{n}") for n, kind in enumerate(kinds)]
     times = [later(*kind).label(f"later{n}") for n, kind in enumerate(kinds)]
-    return cast("Select[Any]", select(*counts, *times))
+    return Prepared(select(*counts, *times))
 
 
 def modes_of(source: QueueTable) -> tuple[DeliveryMode, ...]:
@@ -119,53 +118,81 @@ def in_mode(source: QueueTable, mode: DeliveryMode) -> list[Condition]:
     return [] if source.mode is None else [source.mode == mode]
 
 
-def claim(
-    c: Connection,
-    source: QueueTable,
-    spec: ClaimSpec,
-    *,
-    values: dict[str, Any],
-    returning: tuple[Any, ...],
-    conditions: tuple[Condition, ...] = (),
-) -> list[Row[Any]]:
-    """Claim the oldest ready rows, live before backfill; rows in the order of their key."""
-    if source.mode is None and spec.mode is DeliveryMode.SINGLE:
-        return []
-    table, key = source.table, source.key
-    position = [column is key for column in returning].index(True)
-    rows: list[Row[Any]] = []
-    priorities = (0, 1) if spec.backfill is None else (int(spec.backfill),)
-    for priority in priorities:
-        if len(rows) >= spec.limit:
-            break
+class ClaimStatement:
+    """Claims the oldest ready rows of a table, those of one delivery mode at a time. `values` are
+    further columns that a claim sets, `conditions` those of a row that may be claimed. Both may
+    have bind parameters: `now`, `version` (of the mapping), and what is given to `run`."""
+
+    def __init__(
+        self,
+        source: QueueTable,
+        *,
+        returning: tuple[Any, ...],
+        values: Mapping[str, Any] | None = None,
+        conditions: tuple[Condition, ...] = (),
+    ) -> None:
+        self._source = source
+        self._returning = returning
+        self._values = dict(values or {})
+        self._conditions = conditions
+        self._position = next(n for n, column in enumerate(returning) if column is source.key)
+        self._prepared = Prepared(self._build)
+
+    def run(self, c: Connection, spec: ClaimSpec, **values: Any) -> list[Any]:
+        """Live rows before those of a backfill, each in the order of their key."""
+        if self._source.mode is None and spec.mode is DeliveryMode.SINGLE:
+            return []
+        rows: list[Any] = []
+        for priority in (0, 1) if spec.backfill is None else (int(spec.backfill),):
+            if len(rows) < spec.limit:
+                found = self._prepared.rows(
+                    c,
+                    lane=spec.lane,
+                    token=spec.token,
+                    now=spec.now,
+                    most=spec.limit - len(rows),
+                    mode=spec.mode,
+                    version=spec.mapping,
+                    priority=priority,
+                    **values,
+                )
+                rows += sorted(found, key=itemgetter(self._position))
+        return rows
+
+    def _build(self, dialect: str) -> Executable:
+        table, key = self._source.table, self._source.key
+        mode = [] if self._source.mode is None else [self._source.mode == param("mode")]
         oldest = (
             select(key)
             .where(
-                table.c.lane == spec.lane,
+                table.c.lane == param("lane"),
                 in_state(State.READY, table),
-                *in_mode(source, spec.mode),
-                table.c.priority == priority,
-                table.c.due <= spec.now,
-                *conditions,
+                *mode,
+                table.c.priority == param("priority"),
+                table.c.due <= param("now"),
+                *self._conditions,
             )
             .order_by(table.c.due, key)
-            .limit(spec.limit - len(rows))
+            .limit(param("most", type_=Integer))
             .with_for_update(skip_locked=True)
         )
-        statement = (
+        return (
             update(table)
-            .where(key.in_(_evaluated_once(c, oldest)))
-            .values(state=State.CLAIMED, claim=spec.token, attempts=table.c.attempts + 1, **values)
-            .returning(*returning)
+            .where(key.in_(_evaluated_once(dialect, oldest)))
+            .values(
+                state=State.CLAIMED,
+                claim=param("token"),
+                attempts=table.c.attempts + 1,
+                **self._values,
+            )
+            .returning(*self._returning)
         )
-        rows += sorted(c.execute(statement), key=itemgetter(position))
-    return rows
 
 
-def _evaluated_once(c: Connection, keys: Select[Any]) -> Select[Any]:
+def _evaluated_once(dialect: str, keys: Select[Any]) -> Select[Any]:
     """PostgreSQL may repeat a subquery for each row of the table. It then skips the rows that this
     statement has changed already, and claims more than the limit."""
-    if c.dialect.name != "postgresql":
+    if dialect != "postgresql":
         return keys
     found = keys.cte("oldest").prefix_with("MATERIALIZED", dialect="postgresql")
     return select(*found.c)
@@ -186,21 +213,26 @@ def extend(
     return changed, found[-1] if len(found) == _EXTENDED else None
 
 
+def earliest(due: Iterable[Millis | None]) -> Millis | None:
+    """The first of these times; None without one."""
+    return min((at for at in due if at is not None), default=None)
+
+
 RESET = {"claim": None, "problem": None, "detail": "", "settled_at": None}
 """The columns of a row that starts over."""
 
 
-def settled(state: State, now: Millis) -> dict[str, Any]:
+def settled(state: State, now: Millis | BindParameter[Millis]) -> dict[str, Any]:
     """The columns of a row that has reached a final state."""
     return {"state": state, "claim": None, "settled_at": now, "problem": None, "detail": ""}
 
 
-def recover(c: Connection, source: QueueTable, now: Millis, **values: Any) -> int:
-    """Rows claimed by dead holders become ready again, with `values`; how many."""
+def recover(c: Connection, source: QueueTable, now: Millis, of: Condition, **values: Any) -> int:
+    """Rows `of` dead holders that these claimed become ready again, with `values`; how many."""
     table = source.table
     return c.execute(
         update(table)
-        .where(in_state(State.CLAIMED, table))
+        .where(in_state(State.CLAIMED, table), of)
         .values(
             state=State.READY,
             claim=None,
@@ -262,12 +294,12 @@ class SqlQueue(ABC):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
-        """Write outcomes to the rows that this claim still holds; how many rows changed."""
+    ) -> Settled:
+        """Write outcomes to the rows that this claim still holds."""
 
     @abstractmethod
-    def _recover(self, c: Connection, now: Millis) -> int:
-        """Release rows claimed by dead holders; how many."""
+    def _recover(self, c: Connection, now: Millis, of: Condition) -> int:
+        """Release the rows `of` dead holders that these claimed; how many."""
 
     @abstractmethod
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
@@ -322,25 +354,37 @@ class SqlQueue(ABC):
         now: Millis,
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
-    ) -> int:
-        changed = 0
+    ) -> Settled:
+        total = Settled(0)
         for start in range(0, max(len(outcomes), 1), self.rows_per_transaction):
 
-            def part(c: Connection, start: int = start) -> int:
+            def part(c: Connection, start: int = start) -> Settled:
                 if start == 0:
                     request_rows.save(c, claim.lane.id, requests)
                 these = outcomes[start : start + self.rows_per_transaction]
                 return self._settle(c, claim, these, now, policy)
 
-            changed += await self._database.write(part)
-        return changed
+            found = await self._database.write(part)
+            total = Settled(
+                total.changed + found.changed, earliest([total.next_due, found.next_due])
+            )
+        return total
 
-    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+    async def recover(
+        self,
+        fence: Fence,
+        *,
+        now: Millis,
+        claim: Claim | None = None,
+        lanes: Collection[LaneId] | None = None,
+    ) -> int:
+        of = true() if lanes is None else self._source.table.c.lane.in_(list(lanes))
+
         def work(c: Connection) -> int:
             # Every claim shares the lease's row, so that one whose connection was lost while it
             # committed has ended once the row is ours alone.
             leases.require_lease(c, fence, now, lock="exclusive")
-            return self._give_back(c, claim, now) if claim else self._recover(c, now)
+            return self._give_back(c, claim, now) if claim else self._recover(c, now, of)
 
         return await self._database.write(work)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, Insert, case, func
+from sqlalchemy import BigInteger, Connection, case, func
 
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
-from connector.store.statements import upsert
+from connector.store.prepared import Prepared, param
+from connector.store.statements import Upsert, upsert
 from connector.store.tables import reads
 
 
@@ -26,36 +26,35 @@ def add(
     """Request reads: person → when the reason was received. A read begins `min_interval` ms after
     the last one of the person at the earliest. `refetch`: the people whose read also fetches what
     is cached. `backfill`: the number of the run that requests them."""
-    if people:
-        c.execute(
-            _statement(c.dialect.name, min_interval),
-            [
-                {
-                    "person": person,
-                    "lane": lane,
-                    "state": State.READY,
-                    "due": at,
-                    "requested_at": at,
-                    "priority": priority,
-                    "refetch": int(person in refetch),
-                    "backfill": backfill,
-                }
-                for person, at in people.items()
-            ],
-        )
+    _ADD.run_all(
+        c,
+        [
+            {
+                "person": person,
+                "lane": lane,
+                "at": at,
+                "priority": priority,
+                "refetch": int(person in refetch),
+                "backfill": backfill,
+                "min_interval": min_interval,
+            }
+            for person, at in people.items()
+        ],
+    )
 
 
-@functools.cache
-def _statement(dialect: str, min_interval: int) -> Insert:
-    """A read that waits keeps its turn; one in flight is followed by one more.
-
-    Built once: building takes longer than running it, and every webhook's commit runs it.
-    """
-    statement = upsert(dialect, reads)
+def _add(dialect: str) -> Upsert:
+    """A read that waits keeps its turn; one in flight is followed by one more."""
+    at = param("at")
+    names = ("person", "lane", "priority", "refetch", "backfill")
+    values = {name: param(name) for name in names}
+    statement = upsert(dialect, reads).values(
+        values | {"state": State.READY, "due": at, "requested_at": at}
+    )
     new = statement.excluded
     in_flight = reads.c.state == State.CLAIMED
     waits = (reads.c.state == State.READY) | in_flight
-    earliest = reads.c.sent_at + min_interval
+    earliest = reads.c.sent_at + param("min_interval", type_=BigInteger)
     # Received before the read was sent, and stored after: it may have brought another address.
     missed = (
         in_flight
@@ -87,3 +86,6 @@ def _statement(dialect: str, min_interval: int) -> Insert:
             "failing_since": case((waits, reads.c.failing_since), else_=None),
         },
     )
+
+
+_ADD = Prepared(_add)

@@ -22,7 +22,7 @@ from connector.domain.outcomes import (
 )
 from connector.domain.records import Entry, State
 from connector.store.people.identifiers import PersonRow
-from connector.store.statements import chunks
+from connector.store.prepared import Prepared, param
 from connector.store.tables import in_state, reads
 
 Values = dict[str, Any]
@@ -67,14 +67,21 @@ COLUMNS = tuple(reads.c[name] for name in ReadRow._fields)
 def lock(c: Connection, people: Sequence[int], token: int) -> dict[int, ReadRow]:
     """The rows that this claim still holds, locked: what is read here is written back, and no event
     may request another read in between."""
-    found: dict[int, ReadRow] = {}
-    for part in chunks(people):
-        query = select(*COLUMNS).where(
-            reads.c.person.in_(part), in_state(State.CLAIMED, reads), reads.c.claim == token
-        )
-        locked = query.order_by(reads.c.person).with_for_update()
-        found.update((row.person, row) for row in map(ReadRow._make, c.execute(locked)))
-    return found
+    rows = map(ReadRow._make, _LOCK.rows(c, people=people, token=token))
+    return {row.person: row for row in rows}
+
+
+_LOCK = Prepared(
+    select(*COLUMNS)
+    .where(
+        reads.c.person.in_(param("people", expanding=True)),
+        in_state(State.CLAIMED, reads),
+        reads.c.claim == param("token"),
+    )
+    .order_by(reads.c.person)
+    .with_for_update(),
+    many="people",
+)
 
 
 def after_outcome(row: ReadRow, outcome: Outcome, now: Millis, horizon: int) -> Values:

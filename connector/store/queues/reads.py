@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
-from sqlalchemy import Connection, bindparam, exists, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, exists, literal, or_, select, update
 
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.outcomes import Ambiguous, Gone, Observed, Outcome, Retry
 from connector.domain.records import Checkpoint, Claim, Entry, State
-from connector.ports import FreshView, ListedPerson, RetryPolicy
+from connector.ports import FreshView, ListedPerson, RetryPolicy, Settled
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations, identifiers, merging, observed_people
 from connector.store.people import people as people_rows
+from connector.store.prepared import Prepared, param, prepared_update
 from connector.store.queues import profile_observations, queue, read_requests, read_rows
 from connector.store.queues.receipts import is_joining_list
-from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, profiles, reads, reads_queue
 
 OBSERVED = bulk_observations.ROWS_PER_TRANSACTION
@@ -35,9 +35,7 @@ class SqlReads(queue.SqlQueue):
     def _claim_entries(
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
     ) -> list[Entry]:
-        sent = {"sent_at": spec.now}
-        found = queue.claim(c, reads_queue, spec, values=sent, returning=read_rows.COLUMNS)
-        rows = [read_rows.ReadRow._make(row) for row in found]
+        rows = [read_rows.ReadRow._make(row) for row in _CLAIM.run(c, spec)]
         people = identifiers.rows_by_id(c, {row.person for row in rows})
         return [row.entry(people[row.person], spec.now) for row in rows]
 
@@ -48,13 +46,16 @@ class SqlReads(queue.SqlQueue):
         outcomes: Sequence[Outcome],
         now: Millis,
         policy: RetryPolicy,
-    ) -> int:
+    ) -> Settled:
         rows = read_rows.lock(c, [outcome.seq for outcome in outcomes], claim.token)
         current = [outcome for outcome in outcomes if outcome.seq in rows]
         failed: list[_Release] = []
+        due: list[Millis] = []
         for outcome in current:
             values = read_rows.after_outcome(rows[outcome.seq], outcome, now, policy.horizon)
-            c.execute(update(reads).where(reads.c.person == outcome.seq).values(values))
+            prepared_update(reads, "person", tuple(values)).run(c, row=outcome.seq, **values)
+            if values["state"] == State.READY:
+                due.append(values.get("due", now))
             if not isinstance(outcome, Observed | Gone):
                 again = isinstance(outcome, Retry | Ambiguous) and values["state"] == State.READY
                 failed.append(_Release(outcome.seq, now, values["due"] if again else _NEVER))
@@ -75,10 +76,10 @@ class SqlReads(queue.SqlQueue):
         read = [_Release(o.person, o.at) for o in observed]
         read += [_Release(person, rows[person].sent_at) for person in gone]
         _release_events(c, [*read, *failed], now)
-        return len(current)
+        return Settled(len(current), queue.earliest(due))
 
-    def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, reads_queue, now)
+    def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
+        return queue.recover(c, reads_queue, now, of)
 
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
         return queue.give_back(c, reads_queue, claim)
@@ -129,16 +130,17 @@ class SqlReads(queue.SqlQueue):
 
     async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         def work(c: Connection) -> dict[int, FreshView]:
-            found: dict[int, FreshView] = {}
-            for part in chunks(people):
-                query = _VIEWS.where(reads.c.person.in_(part), reads.c.view.is_not(None))
-                for person, view, at, write_in_flight in c.execute(query):
-                    found[person] = FreshView(orjson.loads(view), at, bool(write_in_flight))
-            return found
+            return {
+                person: FreshView(orjson.loads(view), at, bool(write_in_flight))
+                for person, view, at, write_in_flight in _VIEWS.rows(c, people=people)
+            }
 
         return await self._database.read(work)
 
 
+_CLAIM = queue.ClaimStatement(
+    reads_queue, values={"sent_at": param("now")}, returning=read_rows.COLUMNS
+)
 _same_address = profiles.alias("same_address")
 _WRITE_IN_FLIGHT = or_(
     profiles.c.state == State.CLAIMED,
@@ -151,8 +153,11 @@ _WRITE_IN_FLIGHT = or_(
 )
 """A write of the person's profile is in flight: of its fields, of an earlier owner of the address,
 or the join of a list."""
-_VIEWS = select(reads.c.person, reads.c.view, reads.c.view_at, _WRITE_IN_FLIGHT).join(
-    profiles, profiles.c.person == reads.c.person, isouter=True
+_VIEWS = Prepared(
+    select(reads.c.person, reads.c.view, reads.c.view_at, _WRITE_IN_FLIGHT)
+    .join(profiles, profiles.c.person == reads.c.person, isouter=True)
+    .where(reads.c.person.in_(param("people", expanding=True)), reads.c.view.is_not(None)),
+    many="people",
 )
 
 
@@ -170,20 +175,24 @@ class _Release(NamedTuple):
 
 def _release_events(c: Connection, released: Sequence[_Release], now: Millis) -> None:
     """Events that wait for their person's read are due now."""
-    if released:
-        c.execute(
-            update(outbox)
-            .where(
-                outbox.c.person == bindparam("read"),
-                in_state(State.READY),
-                outbox.c.due > now,
-                outbox.c.due < bindparam("until"),
-                outbox.c.received_at <= bindparam("received"),
-                outbox.c.attempts == 0,
-            )
-            .values(due=now),
-            [
-                {"read": each.person, "received": each.received, "until": each.until}
-                for each in released
-            ],
-        )
+    _RELEASE.run_all(
+        c,
+        [
+            {"read": each.person, "received": each.received, "until": each.until, "now": now}
+            for each in released
+        ],
+    )
+
+
+_RELEASE = Prepared(
+    update(outbox)
+    .where(
+        outbox.c.person == param("read"),
+        in_state(State.READY),
+        outbox.c.due > param("now"),
+        outbox.c.due < param("until"),
+        outbox.c.received_at <= param("received"),
+        outbox.c.attempts == 0,
+    )
+    .values(due=param("now"))
+)

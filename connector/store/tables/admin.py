@@ -47,8 +47,9 @@ class Leases(Bounded, table=True):
 
 
 class Commands(SQLModel, table=True):
-    """What people ordered. The process that holds the store's lease runs them. `idempotency_key` is
-    a digest of the caller and the key that they gave."""
+    """What people ordered. The process that holds the lease of their connection's account runs
+    them, or of the store where they name none. `idempotency_key` is a digest of the caller and the
+    key that they gave."""
 
     __tablename__ = "commands"
     __table_args__ = (
@@ -59,11 +60,13 @@ class Commands(SQLModel, table=True):
 
     id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
     kind: str = Field(sa_type=Text)
+    connection: str = Field(sa_type=Text)
     args: str = Field(sa_type=Text)
     created_by: str = Field(sa_type=Text)
     idempotency_key: str | None = Field(default=None, sa_type=Text)
     submitted_at: int = Field(sa_type=BigInteger)
     claimed_at: int | None = Field(default=None, sa_type=BigInteger)
+    claimed_by: str | None = Field(default=None, sa_type=Text)
     done_at: int | None = Field(default=None, sa_type=BigInteger)
     ok: int | None = Field(default=None, sa_type=SmallInteger)
     result: str | None = Field(default=None, sa_type=Text)
@@ -171,13 +174,15 @@ class SentNotifications(Bounded, table=True):
 
 
 class ProcessReports(Bounded, table=True):
-    """What the process that holds a lease last reported about itself, as JSON: the state that only
-    it knows. Replaced every few seconds; `saved_at` is when it was last alive."""
+    """What each process last reported about itself, as JSON: the state that only it knows. Replaced
+    every few seconds; `saved_at` is when it was last alive, `offers` a JSON list of the resources
+    whose lease it can use."""
 
     __tablename__ = "process_reports"
 
-    resource: str = Field(sa_column=Column(Text, primary_key=True))
+    holder: str = Field(sa_column=Column(Text, primary_key=True))
     saved_at: int = Field(sa_type=BigInteger)
+    offers: str = Field(sa_type=Text)
     document: str = Field(sa_type=Text)
 
 

@@ -86,9 +86,10 @@ class ActionHarness:
         return claim
 
     async def settle(self, claim: Claim, *outcomes: Outcome, now: int = _NOW) -> int:
-        return await self.queue.settle(
+        settled = await self.queue.settle(
             claim, outcomes, now=Millis(now), policy=RetryPolicy(_HORIZON, _LOOK_UPS)
         )
+        return settled.changed
 
     async def all_actions(self) -> Sequence[ActionView]:
         return sorted(await self.store.action_views.find(), key=lambda view: view.id)

@@ -159,7 +159,7 @@ class BackfillsContract:
         await append_events(store, "cleo", at=LATER)
         ready = await store.reads.ready(reads.id, now=LATER, limit=9)
         assert (ready.batch, ready.backfill_batch) == (1, 2)
-        assert not (await store.profiles.ready(profiles.id, now=LATER, limit=9)).any
+        assert not (await store.profiles.ready(profiles.id, now=LATER, limit=9)).total
         live = await claim(store, fence, reads, backfill=False, at=LATER)
         assert live
         assert [(e.email, e.backfill) for e in live.entries] == [("cleo@example.com", False)]
@@ -345,7 +345,7 @@ class BackfillsContract:
         )
         assert changed
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
-        assert not ready.any
+        assert not ready.total
 
     async def test_known_people_are_listed_by_number(self, store: Store) -> None:
         await acquire_lease(store)

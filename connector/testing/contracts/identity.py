@@ -15,7 +15,7 @@ from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.outcomes import Accepted, Held, Observed, Pending, Retry
 from connector.domain.profile_state import write_from_json
 from connector.domain.records import Page
-from connector.ports import Fence, RetryPolicy, Store
+from connector.ports import Fence, RetryPolicy, Settled, Store
 from connector.testing.contracts.actions import ActionHarness, make_harness, make_request
 from connector.testing.contracts.bulk_observations import listed_person
 from connector.testing.contracts.profile_harness import (
@@ -117,7 +117,7 @@ class IdentityContract:
         assert len(found) == 1
         # The read of the other one that was in flight has no person to settle: one is read again.
         late = Observed(other.seq, replace(shown, person=other.seq))
-        assert await store.reads.settle(claim, [late], now=NOW, policy=policy) == 0
+        assert await store.reads.settle(claim, [late], now=NOW, policy=policy) == Settled(0)
         assert await claim_reads(store, harness.fence, LATER + 60_000)
 
     async def test_ids_that_a_listing_shows_are_one_person(self, store: Store) -> None:

@@ -18,9 +18,10 @@ from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Accepted, Ambiguous, Dead, Delivery, Pending, Retry, Unsent
 from connector.domain.records import Entry, State
 from connector.pipeline.dispatch import Dispatcher, Policy
-from connector.ports import BatchMode, Fence, Outgoing, Quota, Renderer, Sink
+from connector.ports import BatchMode, Outgoing, Quota, Renderer, Sink
 from connector.runtime.metrics import Metrics
 from connector.testing.fakes.clock import FakeClock, run_pending
+from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.ports import App
 from connector.testing.fakes.queue import MemoryQueue
 from connector.testing.fakes.remote import Answer, ScriptedRemote, challenge, lose, respond
@@ -132,18 +133,6 @@ class _WatchedRenderer:
         return found or self._inner.render(entry)
 
 
-class _Lease:
-    """A lease that a test can take away."""
-
-    fence = Fence("store", "contract", 1)
-
-    def __init__(self) -> None:
-        self.held = True
-
-    def valid(self) -> bool:
-        return self.held
-
-
 class LaneRun:
     """A lane of this setup with `count` entries, running until `aclose`."""
 
@@ -153,7 +142,7 @@ class LaneRun:
         self.remote = ScriptedRemote(setup.app)
         sink, renderer = setup.connect(self.remote, self.clock)
         self.sink, self.renderer = _WatchedSink(sink), _WatchedRenderer(renderer)
-        self.lease = _Lease()
+        self.lease = FakeLease()
         self.queue = MemoryQueue(*map(setup.entry, range(1, count + 1)))
         destination = "klaviyo" if setup.kind.side == "klaviyo" else "platform"
         self.dispatcher: Dispatcher[Any] = Dispatcher(

@@ -84,14 +84,15 @@ async def read(store: Store, fence: Fence, name: str, at: int = NOW, **changes: 
     [entry] = claim.entries
     observation = make_observation(entry.seq, name, at, profiles.id, **changes)
     outcome = Observed(entry.seq, observation)
-    assert (
-        await store.reads.settle(claim, [outcome], now=Millis(at), policy=RetryPolicy(HORIZON)) == 1
-    )
+    policy = RetryPolicy(HORIZON)
+    settled = await store.reads.settle(claim, [outcome], now=Millis(at), policy=policy)
+    assert settled.changed == 1
     return entry.seq
 
 
 async def settle(store: Store, claim: Claim, *outcomes: Any, at: int = NOW) -> int:
-    return await store.profiles.settle(claim, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
+    policy = RetryPolicy(HORIZON)
+    return (await store.profiles.settle(claim, outcomes, now=Millis(at), policy=policy)).changed
 
 
 def written_fields(claim: Claim | None) -> dict[str, Any]:

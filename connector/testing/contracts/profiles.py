@@ -19,7 +19,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.profiles import ALONE_AFTER, OnLeave
-from connector.ports import RetryPolicy, Store
+from connector.ports import RetryPolicy, Settled, Store
 from connector.testing.contracts.profile_harness import (
     LATER,
     append_events,
@@ -83,7 +83,8 @@ class ProfilesContract:
         assert await store.reads.recover(fence, now=LATER) == 1
         await read(store, fence, "ada", LATER, balance=2)
         late = Observed(person, make_observation(person, "ada", NOW, profiles.id, balance=1))
-        assert await store.reads.settle(old, [late], now=LATER, policy=RetryPolicy(HORIZON)) == 0
+        settled = await store.reads.settle(old, [late], now=LATER, policy=RetryPolicy(HORIZON))
+        assert settled == Settled(0)
         assert written_fields(await claim_writes(store, fence, LATER)) == {"balance": 2}
         assert reads.kind == "profile"
 
@@ -271,7 +272,7 @@ class ProfilesContract:
         await settle(store, claim, Ambiguous(person, Problem.TIMED_OUT))
         assert await claim_writes(store, fence, NOW + 5000) is None
         at = NOW + 30_000
-        await store.leases.renew(fence, now=Millis(at), ttl=TTL)
+        await store.leases.renew([fence], now=Millis(at), ttl=TTL)
         assert written_fields(await claim_writes(store, fence, at)) == {"balance": 1}
 
     async def test_retry_unsent_and_dead(self, store: Store) -> None:
@@ -324,7 +325,7 @@ class ProfilesContract:
             events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
         )
         assert await claim_writes(store, fence) is None
-        assert (await store.profiles.ready(profiles.id, now=NOW, limit=9)).any
+        assert (await store.profiles.ready(profiles.id, now=NOW, limit=9)).total
 
     async def test_a_person_who_left_keeps_or_loses_their_fields(self, store: Store) -> None:
         fence = await acquire_lease(store)

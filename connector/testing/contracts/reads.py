@@ -56,7 +56,7 @@ class ReadsContract:
         ready = await store.reads.ready(reads.id, now=Millis(NOW + 400), limit=9)
         assert ready.batch == 0
         assert ready.next_due
-        await store.leases.renew(fence, now=Millis(ready.next_due), ttl=TTL)
+        await store.leases.renew([fence], now=Millis(ready.next_due), ttl=TTL)
         again = await claim_reads(store, fence, ready.next_due)
         assert again
         assert len(again.entries) == 1

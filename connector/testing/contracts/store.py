@@ -159,7 +159,7 @@ class StoreContract:
         assert claim
         seqs = [entry.seq for entry in claim.entries]
         request = Request("r1", "POST /api/events", NOW, 202, 12)
-        changed = await store.outbox.settle(
+        settled = await store.outbox.settle(
             claim,
             [
                 Accepted(seqs[0], "r1"),
@@ -174,7 +174,7 @@ class StoreContract:
             requests=[request],
             policy=RetryPolicy(HORIZON),
         )
-        assert changed == 7
+        assert settled.changed == 7
         [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.claimed, backlog.held, backlog.dead) == (3, 0, 1, 1)
         groups = await store.dead_letters.groups()
@@ -237,14 +237,16 @@ class StoreContract:
         assert isinstance(
             await store.leases.acquire("store", "two", now=Millis(NOW + 1), ttl=TTL), Holder
         )
+        await store.leases.renew([fence], now=Millis(NOW + 1), ttl=0)
         other = await acquire_lease(store, "two", later)
-        assert await store.outbox.recover(other, now=later) == 1
+        assert await store.outbox.recover(other, now=later, lanes=[]) == 0
+        assert await store.outbox.recover(other, now=later, lanes=[lane.id]) == 1
         # The first holder wakes: whatever it does changes nothing.
         assert await self._settle(store, claim, Accepted(claim.entries[0].seq, "r")) == 0
         with pytest.raises(StoreError) as caught:
             await take(store, lane, fence, at=later)
         assert caught.value.problem == Problem.STORE_HELD
-        assert not await store.leases.renew(fence, now=later, ttl=TTL)
+        assert await store.leases.renew([fence, other], now=later, ttl=TTL) == {other}
         again = await take(store, lane, other, at=later, mode=DeliveryMode.SINGLE)
         assert again
         assert [(e.mode, e.attempts, e.mapping) for e in again.entries] == [
@@ -254,18 +256,47 @@ class StoreContract:
     async def test_an_expired_lease_claims_nothing(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
         await store.outbox.append([page(lane, record())])
+        await store.leases.renew([fence], now=Millis(NOW + TTL), ttl=0)
         with pytest.raises(StoreError):
             await take(store, lane, fence, at=NOW + TTL)
-        assert await store.leases.renew(fence, now=Millis(NOW + TTL), ttl=TTL)
+        assert await store.leases.renew([fence], now=Millis(NOW + TTL), ttl=TTL)
         assert await take(store, lane, fence, at=NOW + TTL)
+
+    async def test_holders_say_whose_leases_have_ended(self, store: Store) -> None:
+        assert await store.leases.holders(now=Millis(NOW)) == {}
+        fence = await acquire_lease(store)
+        account = await store.leases.acquire("SANDBX", "two", now=Millis(NOW), ttl=TTL)
+        assert isinstance(account, Fence)
+        await store.leases.renew([account], now=Millis(NOW), ttl=0)
+        held = await store.leases.holders(now=Millis(NOW))
+        assert {r: (h.holder, h.expired) for r, h in held.items()} == {
+            "store": ("one", False),
+            "SANDBX": ("two", True),
+        }
+        await store.leases.release([fence, account])
+        held = await store.leases.holders(now=Millis(NOW))
+        assert [(h.expires_at, h.expired) for h in held.values()] == [(0, True)] * 2
+
+    async def test_lanes_with_an_entry_that_may_be_claimed_are_due(self, store: Store) -> None:
+        lane = await events(store)
+        reads = await store.lanes.ensure("acme", "jericommerce", "profile")
+        assert await store.lanes.due([lane, reads], now=Millis(NOW)) == frozenset()
+        await store.outbox.append([page(lane, record("a"))])
+        assert await store.lanes.due([lane, reads], now=Millis(NOW - 1)) == frozenset()
+        assert await store.lanes.due([lane, reads], now=Millis(NOW)) == {lane.id}
+        assert await store.lanes.due([reads], now=Millis(NOW)) == frozenset()
+
+    async def test_accounts_are_known_to_every_process(self, store: Store) -> None:
+        assert await store.facts.pinned_accounts() == {}
+        await store.facts.pin_account("acme", "SANDBX")
+        await store.facts.pin_account("acme", "OTHER")
+        assert await store.facts.pinned_accounts() == {"acme": "SANDBX"}
 
     async def test_a_released_lease_is_free_at_once(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        await store.leases.release(fence)
+        await store.leases.release([fence])
         assert (await acquire_lease(store, "two")).token > fence.token
-        held = await store.leases.holder("store")
-        assert held
-        assert held.holder == "two"
+        assert (await store.leases.holders(now=Millis(NOW)))["store"].holder == "two"
 
     async def test_retries_end_at_the_horizon_and_a_pause_does_not_count(
         self, store: Store
@@ -274,7 +305,7 @@ class StoreContract:
         await store.outbox.append([page(lane, record("a"))])
 
         async def fail(at: int) -> None:
-            await store.leases.renew(fence, now=Millis(at), ttl=TTL)
+            await store.leases.renew([fence], now=Millis(at), ttl=TTL)
             claim = await take(store, lane, fence, at=at)
             assert claim
             retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_UNAVAILABLE)
@@ -550,4 +581,5 @@ class StoreContract:
 
     @staticmethod
     async def _settle(store: Store, claim: Claim, *outcomes: Outcome) -> int:
-        return await store.outbox.settle(claim, outcomes, now=NOW, policy=RetryPolicy(HORIZON))
+        policy = RetryPolicy(HORIZON)
+        return (await store.outbox.settle(claim, outcomes, now=NOW, policy=policy)).changed

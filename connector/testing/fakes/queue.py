@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Claim, Entry, State
-from connector.ports import Fence, ReadyCounts, RetryPolicy
+from connector.ports import Fence, ReadyCounts, RetryPolicy, Settled
 
 _ENDS: dict[type[Outcome], State] = {
     Accepted: State.ACCEPTED,
@@ -117,7 +117,7 @@ class MemoryQueue:
         now: Millis,
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
-    ) -> int:
+    ) -> Settled:
         self.requests += requests
         for outcome in outcomes:
             row = self.rows[outcome.seq]
@@ -126,7 +126,8 @@ class MemoryQueue:
             row.claim = None
             row.outcomes.append(outcome)
             self._apply(row, outcome, now)
-        return len(outcomes)
+        again = [self.rows[o.seq] for o in outcomes if self.rows[o.seq].state == State.READY]
+        return Settled(len(outcomes), min((row.due for row in again), default=None))
 
     def _apply(self, row: QueuedEntry, outcome: Outcome, now: Millis) -> None:
         row.state = _ENDS.get(type(outcome), State.READY)
@@ -141,7 +142,14 @@ class MemoryQueue:
             case Absent():
                 row.entry = replace(row.entry, mode=DeliveryMode.BATCH)
 
-    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+    async def recover(
+        self,
+        fence: Fence,
+        *,
+        now: Millis,
+        claim: Claim | None = None,
+        lanes: Collection[LaneId] | None = None,
+    ) -> int:
         return 0
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
@@ -154,6 +162,9 @@ class MemoryQueue:
 
     async def all(self) -> Sequence[tuple[Lane, LaneState]]:
         return ()
+
+    async def due(self, lanes: Collection[Lane], *, now: Millis) -> frozenset[LaneId]:
+        return frozenset()
 
     async def set_state(self, lane: LaneId, state: LaneState) -> None:
         self.state = state

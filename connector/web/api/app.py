@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -9,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector import __version__
-from connector.web.access import Access, AccessDenied
+from connector.web.access import AccessDenied
 from connector.web.api import (
     audit,
     backfills,
@@ -29,8 +30,35 @@ from connector.web.storable import is_storable_url
 PREFIX = "/api/v1"
 
 
-def api(services: ApiServices) -> FastAPI:
-    """`/api/v1/…`, with its document at `/api/openapi.json`."""
+class Api:
+    """`/api/v1/…`, with its document at `/api/openapi.json`. A stranger is refused before a path is
+    looked up or a body read (guarantee 14)."""
+
+    def __init__(self, services: ApiServices) -> None:
+        self._services = services
+        self._app = _routes()
+
+    def openapi(self) -> dict[str, Any]:
+        """The document."""
+        return self._app.openapi()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._app
+        if scope["type"] == "http" and scope["path"].startswith(f"{PREFIX}/"):
+            try:
+                self._services.access.identify(HTTPConnection(scope))
+            except AccessDenied as error:
+                app = problems.denied(error)
+            else:
+                if not is_storable_url(scope):
+                    app = problems.respond(400, "the URL has a character that cannot be stored")
+        state = {**scope.get("state", {}), "services": self._services}
+        await app({**scope, "state": state}, receive, send)
+
+
+@cache
+def _routes() -> FastAPI:
+    """The operations, which find their services in the state of a request."""
     app = FastAPI(
         title="Loyalty connector",
         version=__version__,
@@ -41,8 +69,6 @@ def api(services: ApiServices) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.state.services = services
-    app.add_middleware(Gate, access=services.access)
     problems.register(app)
     router = APIRouter(prefix=PREFIX)
     for part in (
@@ -65,23 +91,3 @@ def api(services: ApiServices) -> FastAPI:
         return app.openapi()
 
     return app
-
-
-class Gate:
-    """Refuses a stranger before a path is looked up or a body read (guarantee 14)."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app = app
-        self._access = access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
-        if scope["type"] == "http" and scope["path"].startswith(f"{PREFIX}/"):
-            try:
-                self._access.identify(HTTPConnection(scope))
-            except AccessDenied as error:
-                app = problems.denied(error)
-            else:
-                if not is_storable_url(scope):
-                    app = problems.respond(400, "the URL has a character that cannot be stored")
-        await app(scope, receive, send)

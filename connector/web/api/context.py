@@ -39,7 +39,7 @@ class ApiServices:
 
 
 def services(request: Request) -> ApiServices:
-    found: ApiServices = request.app.state.services
+    found: ApiServices = request.state.services
     return found
 
 

@@ -20,7 +20,7 @@ from connector.app.configuration import read_config
 from connector.app.wiring import ConnectionBuilder
 from connector.config import Config
 from connector.domain.records import State
-from connector.ports import Fence, Lease
+from connector.ports import Fence
 from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox
 from connector.sandbox.jericommerce.people import TIERS, Person
@@ -28,6 +28,7 @@ from connector.service import ConnectionRuntime
 from connector.store.sql import SqlStore
 from connector.store.tables import outbox, profiles, reads
 from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.store import InlineDatabase, memory_store
 from tests.building import build_confirmed
 from tests.paths import ROOT
@@ -133,20 +134,6 @@ class Network(httpx.AsyncBaseTransport):
         return await self._by_port[request.url.port].handle_async_request(request)
 
 
-class StaticLease(Lease):
-    """A lease that never ends."""
-
-    def __init__(self, fence: Fence) -> None:
-        self._fence = fence
-
-    @property
-    def fence(self) -> Fence:
-        return self._fence
-
-    def valid(self) -> bool:
-        return True
-
-
 class Environment:
     """A platform, a Klaviyo account, and a daemon between them that can be killed and restarted."""
 
@@ -218,7 +205,7 @@ class Environment:
         builder = ConnectionBuilder(
             self.config,
             self.store,
-            StaticLease(fence),
+            lambda connection, account: FakeLease(fence),
             self.clock,
             metrics,
             new_transport=lambda: network,

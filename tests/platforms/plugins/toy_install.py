@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from connector.mapping.functions import installed
+from connector.mapping import files, functions
+from connector.platforms import registry
 
 TOY = Path(__file__).parent / "toy"
 
@@ -38,7 +39,7 @@ def on_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Import from this folder within the block; its modules are dropped afterwards."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(target)
-    installed.cache_clear()
+    forget_installed()
     try:
         yield
     finally:
@@ -46,4 +47,11 @@ def on_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             if str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(target)):
                 del sys.modules[name]
         monkeypatch.undo()
-        installed.cache_clear()
+        forget_installed()
+
+
+def forget_installed() -> None:
+    """What a process looks up once, and what was made of it."""
+    functions.installed.cache_clear()
+    registry.installed.cache_clear()
+    files.compiled.cache_clear()

@@ -19,13 +19,14 @@ from connector.config import Config
 from connector.domain.memberships import Group
 from connector.domain.records import Page, Record
 from connector.platforms import registry
-from connector.ports import Fence, Lease
+from connector.ports import Fence
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.service import Commands, ConnectionRuntime
 from connector.service.process import Process
 from connector.store.sql import SqlStore
 from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.store import InlineDatabase, memory_store
 from tests.building import build_confirmed
 
@@ -96,20 +97,6 @@ class FaultyTransport(httpx.AsyncBaseTransport):
         """Clients of an earlier start share the transport with those of the next."""
 
 
-class StaticLease(Lease):
-    """A lease that never ends."""
-
-    def __init__(self, fence: Fence) -> None:
-        self._fence = fence
-
-    @property
-    def fence(self) -> Fence:
-        return self._fence
-
-    def valid(self) -> bool:
-        return True
-
-
 class Environment:
     """A platform, a Klaviyo account, and a daemon between them that can be killed and restarted."""
 
@@ -161,7 +148,7 @@ class Environment:
         builder = ConnectionBuilder(
             self.config,
             self.store,
-            StaticLease(fence),
+            lambda connection, account: FakeLease(fence),
             self.clock,
             self.metrics,
             new_transport=lambda: self.fault_transport,

@@ -26,7 +26,7 @@ from connector.service import Commands
 from connector.service.webhook_builder import FlowTarget, InvalidStep
 from connector.testing.fakes.store import InlineDatabase, memory_store
 from connector.web.access import Access
-from connector.web.api.app import api
+from connector.web.api.app import Api
 from connector.web.api.context import ApiServices
 from connector.web.sessions import Sessions
 
@@ -49,7 +49,7 @@ class ApiHarness:
         seal = Seal(self.clock, (), lifetime=3600)
         self.seal = seal
         self.access = Access(lambda: console, self.clock, Sessions(seal))
-        self.app = api(
+        self.app = Api(
             ApiServices(self.commands, self.access, self.changes, seal, Config, self._flow_target)
         )
         self.lane: Lane

@@ -228,11 +228,13 @@ def upgrade() -> None:
         "commands",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("connection", sa.Text(), nullable=False),
         sa.Column("args", sa.Text(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("submitted_at", sa.BigInteger(), nullable=False),
         sa.Column("claimed_at", sa.BigInteger(), nullable=True),
+        sa.Column("claimed_by", sa.Text(), nullable=True),
         sa.Column("done_at", sa.BigInteger(), nullable=True),
         sa.Column("ok", sa.SmallInteger(), nullable=True),
         sa.Column("result", sa.Text(), nullable=True),
@@ -563,10 +565,11 @@ def upgrade() -> None:
     op.create_index("people_by_connection", "people", ["connection", "id"], unique=False)
     op.create_table(
         "process_reports",
-        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("holder", sa.Text(), nullable=False),
         sa.Column("saved_at", sa.BigInteger(), nullable=False),
+        sa.Column("offers", sa.Text(), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("resource"),
+        sa.PrimaryKeyConstraint("holder"),
     )
     op.create_table(
         "profiles",

@@ -1,0 +1,187 @@
+"""Replicas that share a PostgreSQL database: each account is worked on by one of them, and all of
+them take webhooks (guarantee 12)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from connector.app.configuration import read_config
+from connector.app.daemon import App
+from connector.domain.lanes import Millis
+from connector.ports import Clock
+from connector.runtime.clock import SystemClock
+from connector.sandbox import KlaviyoSandbox
+from connector.service import Commands
+from connector.store.database import open_database
+from connector.store.tables import metadata
+from tests.waiting import async_until
+
+from .start import World, opened
+
+ACCOUNTS = {f"shop{n}": f"ACCT0{n}" for n in range(6)}
+
+
+class SkewedClock(SystemClock):
+    """The clock of a machine that is ahead of the others, or behind them."""
+
+    def __init__(self, seconds: int) -> None:
+        self._skew = seconds * 1000
+
+    def now(self) -> Millis:
+        return Millis(super().now() + self._skew)
+
+
+class Cluster:
+    """Replicas on one database, and a Klaviyo account for each of their connections."""
+
+    def __init__(self, world: World, stack: AsyncExitStack) -> None:
+        self.world, self._stack = world, stack
+        self.klaviyo = {
+            name: KlaviyoSandbox(limits=False, account_id=account, key=f"pk_{name}")
+            for name, account in ACCOUNTS.items()
+        }
+        self.running: list[App] = []
+
+    async def configure(self) -> None:
+        self.world.configure(
+            *[
+                await self.world.connection_to(sandbox, f"pk_{name}", name=name)
+                for name, sandbox in self.klaviyo.items()
+            ]
+        )
+
+    async def start(self, clock: Clock | None = None) -> App:
+        file = self.world.file
+        app = App(read_config(file), clock=clock, reread=lambda: read_config(file))
+        self._stack.push_async_callback(self.stop, app)
+        await app.start()
+        self.running.append(app)
+        return app
+
+    async def stop(self, app: App) -> None:
+        if app in self.running:
+            self.running.remove(app)
+            await app.stop()
+
+    async def post(self, app: App, name: str) -> tuple[str, str]:
+        """Post an event to this replica; the connection and the event's id."""
+        self.world.app = app
+        return name, await self.world.post(name)
+
+    def recorded(self, event: tuple[str, str]) -> int:
+        name, id = event
+        return self.klaviyo[name].recorded(id)
+
+    def held(self, app: App) -> set[str]:
+        return {a for a in ACCOUNTS.values() if app.leases.of(a).valid()}
+
+    async def until_settled(self) -> None:
+        """Wait until every account has one holder, and no replica should hand any over."""
+
+        def settled() -> bool:
+            counts = Counter(a for app in self.running for a in self.held(app))
+            return counts == Counter(ACCOUNTS.values())
+
+        await async_until("every account has one holder", settled)
+
+
+Start = Callable[..., Awaitable[App]]
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, silenced_logs: None, postgres_url: str) -> AsyncIterator[Cluster]:
+    async with opened(tmp_path, postgres_url) as world, AsyncExitStack() as stack:
+        world.answer()
+        made = Cluster(world, stack)
+        await made.configure()
+        yield made
+    database = open_database(postgres_url)
+    await database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await database.aclose()
+
+
+async def test_replicas_share_the_accounts_and_all_take_webhooks(cluster: Cluster) -> None:
+    one, two = await cluster.start(), await cluster.start()
+    await cluster.until_settled()
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    await cluster.until_settled()
+    sent = [await cluster.post(app, name) for app in (one, two) for name in cluster.klaviyo]
+    await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
+    assert {cluster.recorded(event) for event in sent} == {1}
+    status = await Commands(one.store, SystemClock()).status()
+    holders = {replica.account: replica.holder for replica in status.replicas}
+    assert holders.keys() == {"store", *ACCOUNTS.values()}
+    assert len(set(holders.values())) == 2
+    assert set(status.connections) == set(ACCOUNTS)
+    assert status.attention == []
+
+
+async def test_a_replica_that_stops_hands_its_accounts_over(cluster: Cluster) -> None:
+    one, two = await cluster.start(), await cluster.start()
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    sent = [await cluster.post(one, name) for name in cluster.klaviyo]
+    await cluster.stop(one)
+    await async_until("the other has all", lambda: cluster.held(two) == set(ACCOUNTS.values()))
+    sent += [await cluster.post(two, name) for name in cluster.klaviyo]
+    await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
+    assert {cluster.recorded(event) for event in sent} == {1}
+    assert {s.state()["duplicates"] for s in cluster.klaviyo.values()} == {0}
+
+
+@pytest.mark.parametrize("skew", [60, -60])
+async def test_clocks_that_differ_by_a_minute_harm_nothing(cluster: Cluster, skew: int) -> None:
+    one = await cluster.start()
+    await cluster.until_settled()
+    two = await cluster.start(SkewedClock(skew))
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    await cluster.until_settled()
+    sent = [await cluster.post(app, name) for app in (one, two) for name in cluster.klaviyo]
+    await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
+    assert {cluster.recorded(event) for event in sent} == {1}
+
+
+async def test_a_command_is_carried_out_by_whoever_holds_the_account(cluster: Cluster) -> None:
+    one, two = await cluster.start(), await cluster.start()
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    await cluster.until_settled()
+    for name, account in ACCOUNTS.items():
+        asked = two if one.leases.of(account).valid() else one
+        holder = one if asked is two else two
+        done = await asked.commands.submit_and_wait("pause", {"connection": name}, by="ada")
+        assert done.ok, done.result
+        assert holder.runtimes[name].events.state.mode == "paused"
+
+
+async def test_a_reload_reaches_every_replica(cluster: Cluster) -> None:
+    one, two = await cluster.start(), await cluster.start()
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    world = cluster.world
+    text = world.file.read_text()
+    extra = await world.connection_to(
+        KlaviyoSandbox(limits=False, account_id="ACCT99", key="pk_new"), "pk_new", name="new"
+    )
+    world.file.write_text(text + extra)
+    done = await two.commands.submit_and_wait("reload", {}, by="ada")
+    assert done.ok, done.result
+    await async_until("both have it", lambda: all("new" in app.runtimes for app in (one, two)))
+
+
+async def test_a_setting_made_at_one_replica_is_used_by_all(cluster: Cluster) -> None:
+    one, two = await cluster.start(), await cluster.start()
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    await cluster.until_settled()
+    name = next(iter(ACCOUNTS))
+    args = {"connection": name, "names": ["profiles"], "on": False}
+    done = await two.commands.submit_and_wait("modules", args, by="ada")
+    assert done.ok, done.result
+    await async_until(
+        "both have switched it off",
+        lambda: all("profiles" not in app.runtimes[name].modules for app in (one, two)),
+    )
