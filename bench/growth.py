@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,8 @@ from connector.service.queries import Queries
 from connector.store.sql import SqlStore, open_store
 
 _TICK = 0.005
+_LONG = 50.0
+"""ms."""
 _DAY = 86_400_000
 _CONNECTIONS = 50
 _BUSY_SECONDS = 250
@@ -60,14 +63,46 @@ class Sizes:
 @dataclass(frozen=True, slots=True)
 class Run:
     """One step. `commit`: the longest commit beside it, `freeze`: the longest standstill of the
-    event loop, both in ms. `memory`: MiB that the peak grew by."""
+    event loop, both in ms. `work`: CPU of the longest piece of work in the writer in ms, `longest`:
+    its function, `long`: how many took more than 50 ms, of `pieces`. `memory`: MiB that the peak
+    grew by."""
 
     step: str
     seconds: float
     cpu: float
     commit: float
     freeze: float
+    work: float
+    longest: str
+    long: int
+    pieces: int
     memory: float
+
+
+class _Pieces:
+    """The longest and the long pieces of work in the writer of a store, in seconds of CPU."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.count = self.long = 0
+        self.longest, self.name = 0.0, ""
+        database: Any = store.database
+        database.write = partial(self._write, database.write)
+
+    async def _write(self, write: Callable[[Any], Awaitable[Any]], work: Any) -> Any:
+        def timed(c: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return work(c)
+            finally:
+                self._add(time.thread_time() - began, work.__qualname__)
+
+        return await write(timed)
+
+    def _add(self, seconds: float, name: str) -> None:
+        self.count += 1
+        self.long += seconds * 1000 > _LONG
+        if seconds > self.longest:
+            self.longest, self.name = seconds, name.partition(".<")[0]
 
 
 class _Hurry(SystemClock):
@@ -362,6 +397,7 @@ async def run(step: str, folder: Path, sizes: Sizes) -> Run:
     beside = asyncio.create_task(_longest(lambda: store.facts.save_usage(())))
     turning = asyncio.create_task(_longest(lambda: asyncio.sleep(0)))
     await asyncio.sleep(0.1)
+    pieces = _Pieces(store)
     memory, used, started_at = _peak(), _cpu(), time.monotonic()
     await act(store, sizes)
     seconds, cpu = time.monotonic() - started_at, _cpu() - used
@@ -369,7 +405,18 @@ async def run(step: str, folder: Path, sizes: Sizes) -> Run:
     turning.cancel()
     commit, freeze = await beside, await turning
     await store.aclose()
-    return Run(step, seconds, cpu, commit * 1000, freeze * 1000, _peak() - memory)
+    return Run(
+        step,
+        seconds,
+        cpu,
+        commit * 1000,
+        freeze * 1000,
+        pieces.longest * 1000,
+        pieces.name,
+        pieces.long,
+        pieces.count,
+        _peak() - memory,
+    )
 
 
 async def _longest(call: Callable[[], Awaitable[Any]]) -> float:
@@ -388,10 +435,12 @@ async def _longest(call: Callable[[], Awaitable[Any]]) -> float:
 
 def text(runs: Sequence[Run]) -> str:
     """A table."""
-    lines = [f"{'':<22}{'s':>9}{'CPU s':>9}{'commit ms':>11}{'freeze ms':>11}{'MiB':>7}"]
+    heads = (("s", 9), ("CPU s", 9), ("commit ms", 11), ("freeze ms", 11), ("work ms", 9))
+    heads = (*heads, ("> 50 ms", 14), ("MiB", 6), ("  longest work", 14))
+    lines = [" " * 22 + "".join(f"{head:>{width}}" for head, width in heads)]
     lines += [
         f"{run.step:<22}{run.seconds:>9.2f}{run.cpu:>9.2f}{run.commit:>11,.0f}{run.freeze:>11,.0f}"
-        f"{run.memory:>7.0f}"
+        f"{run.work:>9.0f}{f'{run.long} of {run.pieces:,}':>14}{run.memory:>6.0f}  {run.longest}"
         for run in runs
     ]
     return "\n".join(lines)

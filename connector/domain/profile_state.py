@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -347,7 +347,7 @@ def apply_ambiguous(profile: Profile, at: Millis) -> Profile:
 
 
 def write_to_json(write: ProfileWrite) -> bytes:
-    return orjson.dumps(asdict(write))
+    return orjson.dumps(write)
 
 
 def write_from_json(data: bytes) -> ProfileWrite:

@@ -130,6 +130,11 @@ class BackfillProgress(Protocol):
         """(people to read, profiles to write) at backfill priority, each counted up to `limit`."""
         ...
 
+    async def pending(self, id: int, read_lane: LaneId, write_lane: LaneId) -> bool:
+        """Whether any of the run's people waits in these lanes, at whatever priority. Reads no more
+        than what waits there."""
+        ...
+
     async def outcome_counts(self, id: int) -> Mapping[str, int]:
         """Number of the run's people by outcome: sent, unchanged, held, invalid, unknown, dead,
         pending. Live changes count as well. Reads one row per person of the run."""

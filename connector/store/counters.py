@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, select
 from connector.domain.actions import Step
 from connector.domain.records import State
 from connector.store.database import on_request
-from connector.store.tables.counts import COUNTERS, Counter, CounterName, counts
+from connector.store.tables.counts import ALL_ROWS, COUNTERS, Counter, CounterName, counts
 
 # ── read ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -142,6 +142,9 @@ def _on_sqlite(counter: Counter) -> list[str]:
         f"AND key = {old_key} AND slot = 0 AND {old_where};"
     )
     changed = " OR ".join(f"OLD.{column} IS NOT NEW.{column}" for column in counter.columns)
+    if counter.where != ALL_ROWS:
+        # Most changes are of rows that are counted neither before nor after.
+        changed = f"(({old_where}) OR ({where})) AND ({changed})"
     triggers = {
         "insert": f"AFTER INSERT ON {table} BEGIN {add} END",
         "update": f"AFTER UPDATE OF {columns} ON {table} WHEN {changed} BEGIN {subtract} {add} END",

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Label, and_, case, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Label,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    select,
+)
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
@@ -41,6 +52,22 @@ class SqlBackfillProgress:
 
         return await self._database.read(work)
 
+    async def pending(self, id: int, read_lane: LaneId, write_lane: LaneId) -> bool:
+        of_run = exists(
+            select(literal(1)).where(reads.c.person == profiles.c.person, reads.c.backfill == id)
+        )
+
+        def work(c: Connection) -> bool:
+            return any(
+                _any_waits(c, source, lane, condition)
+                for source, lane, condition in (
+                    (reads_queue, read_lane, reads.c.backfill == id),
+                    (profiles_queue, write_lane, of_run),
+                )
+            )
+
+        return await self._database.read(work)
+
     async def outcome_counts(self, id: int) -> Mapping[str, int]:
         @on_request
         def work(c: Connection) -> dict[str, int]:
@@ -61,16 +88,28 @@ class SqlBackfillProgress:
 
 def _count_waiting(c: Connection, source: QueueTable, lane: LaneId, limit: int) -> int:
     """Ready or claimed rows at backfill priority, counted up to `limit`."""
-    table = source.table
-    parts = [(State.READY, queue.in_mode(source, mode)) for mode in queue.modes_of(source)]
     found = 0
-    for state, mode in (*parts, (State.CLAIMED, [])):
-        part = select(source.key).where(
-            table.c.lane == lane, in_state(state, table), *mode, table.c.priority == 1
-        )
-        query = select(func.count()).select_from(part.limit(limit).subquery())
-        found += c.execute(query).scalar_one()
+    for part in _waiting(source, lane):
+        rows = part.where(source.table.c.priority == 1).limit(limit)
+        found += c.execute(select(func.count()).select_from(rows.subquery())).scalar_one()
     return min(found, limit)
+
+
+def _any_waits(
+    c: Connection, source: QueueTable, lane: LaneId, condition: ColumnElement[bool]
+) -> bool:
+    parts = (part.where(condition).limit(1) for part in _waiting(source, lane))
+    return any(c.execute(part).first() for part in parts)
+
+
+def _waiting(source: QueueTable, lane: LaneId) -> list[Select[Any]]:
+    """Ready and claimed rows of a lane, each part in the order of an index."""
+    table = source.table
+    modes = [(State.READY, queue.in_mode(source, mode)) for mode in queue.modes_of(source)]
+    return [
+        select(source.key).where(table.c.lane == lane, in_state(state, table), *mode)
+        for state, mode in (*modes, (State.CLAIMED, []))
+    ]
 
 
 def _outcome(started_at: Millis) -> Label[Any]:

@@ -22,7 +22,7 @@ from connector.store.statements import chunks, upsert
 from connector.store.tables import reads
 
 ROWS_PER_TRANSACTION = 50
-"""People that one transaction observes, of 0.9 ms each."""
+"""People that one transaction observes, of up to 0.9 ms each."""
 
 
 def observe_listed(

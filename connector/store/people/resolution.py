@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert
 
 from connector.domain.lanes import Millis
 from connector.store.people import identifiers, merging, tombstones
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_cache import PersonCache
 from connector.store.people.person_locks import locked
-from connector.store.prepared import Prepared, param
+from connector.store.prepared import Prepared, param, prepared_update
 from connector.store.queues import action_identity
 from connector.store.tables import people
 
@@ -189,7 +189,7 @@ class PersonResolver:
             found.new_addresses[person.id] = email
         if updated != person:
             values = {"platform_id": platform_id, "email": email, "seen_at": now}
-            self._c.execute(update(people).where(people.c.id == person.id).values(values))
+            _UPDATE.run(self._c, row=person.id, **values)
         self._add_identifiers(updated, new_ids, found)
         if action_identity.mark_releasable(self._c, self._connection, [person.id]):
             found.actions_changed = True
@@ -224,6 +224,7 @@ class PersonResolver:
         return merged
 
 
+_UPDATE = prepared_update(people, "id", ("platform_id", "email", "seen_at"))
 _CREATE = Prepared(
     insert(people)
     .values({name: param(name) for name in ("connection", "platform_id", "email", "seen_at")})

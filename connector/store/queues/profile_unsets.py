@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, select, update
+from sqlalchemy import Connection, and_, delete, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import State
 from connector.domain.unsets import UnsetCount
-from connector.store.database import Database, on_request
+from connector.store import counters
+from connector.store.database import Database
 from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
 from connector.store.tables import in_state, profiles, unset_fields
@@ -60,11 +61,9 @@ class SqlUnsetFields:
         return await self._database.write(work)
 
     async def held(self, lane: LaneId) -> Mapping[str, int]:
-        @on_request
         def work(c: Connection) -> dict[str, int]:
             waiting: Counter[str] = Counter()
-            query = select(profiles.c.detail, func.count()).where(_waiting(lane))
-            for detail, people in c.execute(query.group_by(profiles.c.detail)):
+            for (_, detail), people in counters.load(c, "unsets", lane).items():
                 waiting.update(dict.fromkeys(detail.split(_SEPARATOR), people))
             return {field: waiting[field] for field in held_fields(c, lane)}
 

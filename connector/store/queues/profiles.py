@@ -54,6 +54,8 @@ _SHADOW_BATCH = 1_000
 class SqlProfiles(ReceiptedQueue):
     """connector.ports.Profiles."""
 
+    rows_per_transaction = 100
+
     def __init__(self, database: Database) -> None:
         super().__init__(database, profiles_queue, profiles.c.since)
 
@@ -140,9 +142,13 @@ class SqlProfiles(ReceiptedQueue):
         now: Millis,
         policy: RetryPolicy,
     ) -> Settled:
-        writes = {e.seq: profile_state.write_from_json(e.data) for e in claim.entries}
+        sent = {entry.seq: entry.data for entry in claim.entries}
         rows = profile_rows.lock(c, [outcome.seq for outcome in outcomes], claim=claim.token)
-        settled = [(rows[o.seq], writes[o.seq], o) for o in outcomes if o.seq in rows]
+        settled = [
+            (rows[o.seq], profile_state.write_from_json(sent[o.seq]), o)
+            for o in outcomes
+            if o.seq in rows
+        ]
         return _save_outcomes(c, settled, now, policy.horizon)
 
     def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:

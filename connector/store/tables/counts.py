@@ -38,9 +38,13 @@ CounterName = Literal[
     "actions",
     "steps",
     "mappings",
+    "unsets",
     "members",
     "people",
 ]
+
+
+ALL_ROWS = "1 = 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Counter:
     owner: str
     key: str
     columns: tuple[str, ...]
-    where: str = "1 = 1"
+    where: str = ALL_ROWS
 
     def of(self, row: str) -> tuple[str, str, str]:
         """(owner, key, condition) of a row."""
@@ -98,6 +102,14 @@ COUNTERS = (
         "$.mapping",
         ("lane", "mapping"),
         where="$.mapping IS NOT NULL",
+    ),
+    Counter(
+        "unsets",
+        profiles,
+        "$.lane",
+        "$.detail",
+        ("lane", "state", "problem", "detail"),
+        where=f"$.state = 4 AND $.problem = '{Problem.MASS_UNSET.value}'",
     ),
     Counter(
         "members",

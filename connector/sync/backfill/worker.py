@@ -221,12 +221,13 @@ class BackfillWorker:
         if outstanding:
             self._poll_interval = _POLL_LATER
             return _POLL_SOON
-        counts = await self._progress.outcome_counts(run.id)
-        if counts.get("pending"):
-            # Live traffic has taken people over. Counting reads a row for each person, so it is
-            # repeated less and less often.
+        if await self._progress.pending(run.id, self._lanes.reads.id, self._lanes.writes):
+            # Live traffic has taken people over.
             self._poll_interval = min(2 * self._poll_interval, _POLL_MAX)
             return self._poll_interval
+        counts = await self._progress.outcome_counts(run.id)
+        if counts.get("pending"):
+            return _POLL_MAX
         await self.end(run, "done", counts=counts)
         return 0
 

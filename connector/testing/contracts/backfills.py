@@ -51,6 +51,11 @@ async def append(
     return await store.backfills.append_page(run.id, reads, page, now=Millis(at))
 
 
+async def pending(store: Store, run: Backfill) -> bool:
+    _, reads, profiles = await lanes(store)
+    return await store.backfill_progress.pending(run.id, reads.id, profiles.id)
+
+
 async def reload(store: Store, run: Backfill) -> Backfill:
     found = await store.backfills.get(run.id)
     assert found
@@ -245,9 +250,12 @@ class BackfillsContract:
         fence = await acquire_lease(store)
         first = await begin(store)
         await append(store, first, "ada")
+        assert await pending(store, first)
         await observe(store, fence, ada={"balance": 1})
+        assert await pending(store, first)
         assert await write_all(store, fence) == ["ada@example.com"]
         assert await store.backfill_progress.outcome_counts(first.id) == {"sent": 1}
+        assert not await pending(store, first)
         second = await store.backfills.begin("acme", "emails", {}, now=LATER)
         await store.backfills.start(second.id, now=LATER, total=None, notes=[])
         await append(store, second, "ada", at=LATER)
