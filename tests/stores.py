@@ -68,11 +68,12 @@ def statements_are_shared() -> Iterator[None]:
         return create_async_engine(url, **options).sync_engine
 
     def on_server(url: URL, **options: Any) -> AsyncEngine:
+        if "connect_args" in options:  # its dialect has settings of its own
+            return create_async_engine(url, **options)
         like = first_on_server(url, **options)
         return AsyncEngine(sharing(like.pool.recreate(), like))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite, "create_engine", on_file)
-        for module in (database, schema):
-            patch.setattr(module, "create_async_engine", on_server)
+        patch.setattr(database, "create_async_engine", on_server)
         yield

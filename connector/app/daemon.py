@@ -362,7 +362,6 @@ class App:
             lambda: open_store(
                 store.url,
                 migrate=store.migrate,
-                pooled=store.pooler == "transaction",
                 listen_url=store.listen_url,
             ),
             self.clock,

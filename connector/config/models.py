@@ -30,21 +30,17 @@ class Store(Section):
     url: Annotated[str, Allowed("sqlite:///path or postgresql://user:password@host/database")] = (
         setting(
             "sqlite:///state/connector.db",
-            "The database: an SQLite file, or PostgreSQL for several replicas.",
+            "The database: an SQLite file, or PostgreSQL for several replicas; with "
+            "?pooler=transaction where PgBouncer is between.",
             env="CONNECTOR_STORE_URL",
             repr=False,
         )
     )
-    pooler: Literal["none", "transaction"] = setting(
-        "none",
-        "transaction: url leads through a pooler, such as PgBouncer, that gives each transaction "
-        "another connection.",
-    )
     listen_url: Annotated[str, Allowed("postgresql://user:password@host/database, or empty")] = (
         setting(
             "",
-            "With a pooler: the database itself. Replicas then wake each other at once by LISTEN, "
-            "instead of looking every second.",
+            "The database itself, where url leads through a pooler: there replicas wake each other "
+            "at once, by LISTEN, instead of looking every second.",
             env="CONNECTOR_STORE_LISTEN_URL",
             repr=False,
         )

@@ -8,13 +8,13 @@ each runs in its own transaction through SQLAlchemy's asyncio bridge. A `work` m
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from connector.domain.errors import Problem, StoreError
 from connector.store.engine_errors import to_store_error
@@ -65,34 +65,47 @@ def on_request(work: Work[T]) -> Work[T]:
     return work
 
 
-def open_database(url: str, *, pooled: bool = False) -> Database:
-    """`sqlite:///path` or `postgresql://user:pw@host/db`; any other scheme is a StoreError.
-    `pooled`: a pooler gives each transaction another connection."""
+def open_database(url: str) -> Database:
+    """`sqlite:///path` or `postgresql://user:pw@host/db`, as in `postgres_engine`; any other scheme
+    is a StoreError."""
     scheme = make_url(url).get_backend_name()
     if scheme == "sqlite":
         return SqliteDatabase(url)
     if scheme == "postgresql":
-        return PostgresDatabase(url, pooled=pooled)
+        return PostgresDatabase(url)
     raise StoreError(Problem.STORE_UNAVAILABLE, f"no store for {scheme}: sqlite or postgresql")
+
+
+def is_pooled(url: str) -> bool:
+    """Whether a pooler gives each transaction another connection: `?pooler=transaction`. Raises
+    StoreError for another value."""
+    value = make_url(url).query.get("pooler")
+    if value not in (None, "transaction"):
+        raise StoreError(Problem.STORE_UNAVAILABLE, f"pooler={value}: only `transaction` is known")
+    return value is not None
+
+
+def postgres_engine(url: str, **options: Any) -> AsyncEngine:
+    """An engine for `postgresql://user:pw@host/db`, with `?pooler=transaction` where PgBouncer or
+    another pooler is between. Raises StoreError."""
+    address = make_url(url).set(drivername="postgresql+asyncpg")
+    if is_pooled(url):
+        address = address.difference_update_query(["pooler"])
+        # A statement that one server connection has prepared is unknown to the next, and its name
+        # may be taken there.
+        options["connect_args"] = {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"connector_{uuid4().hex}",
+        }
+    return create_async_engine(address, **options)
 
 
 class PostgresDatabase:
     """A pool of asyncpg connections, one transaction for each piece of work."""
 
-    def __init__(self, url: str, *, pooled: bool = False) -> None:
-        # A statement that one server connection has prepared is unknown to the next, and its name
-        # may be taken there.
-        unprepared = {
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": lambda: f"connector_{uuid4().hex}",
-        }
-        self._engine = create_async_engine(
-            make_url(url).set(drivername="postgresql+asyncpg"),
-            pool_size=8,
-            pool_pre_ping=True,
-            connect_args=unprepared if pooled else {},
-        )
+    def __init__(self, url: str) -> None:
+        self._engine = postgres_engine(url, pool_size=8, pool_pre_ping=True)
 
     @property
     def engine(self) -> Engine:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from sqlalchemy import Connection, column, func, inspect, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from connector.domain.errors import Problem, StoreError, StoreOutage
+from connector.store.database import postgres_engine
 from connector.store.engine_errors import to_store_error
 from connector.store.sqlite import sqlite_engine, sqlite_path
 from connector.store.sqlite_file import SqliteFile, damaged
@@ -149,7 +149,7 @@ def with_connection(url: str, work: Callable[[Connection], T], *, create: bool =
 
 
 async def _on_postgres(url: str, work: Callable[[Connection], T]) -> T:
-    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
+    engine = postgres_engine(url)
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(work)

@@ -31,7 +31,7 @@ from connector.store.admin.reports import SqlReports
 from connector.store.admin.secrets import SqlSecrets
 from connector.store.admin.settings import SqlSettings, load_settings
 from connector.store.admin.timelines import SqlTimelines
-from connector.store.database import Database, open_database
+from connector.store.database import Database, is_pooled, open_database
 from connector.store.people.address_scopes import SqlAddressScopes
 from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
@@ -118,20 +118,19 @@ async def open_store(
     *,
     migrate: Literal["auto", "manual"] = "auto",
     create: bool = True,
-    pooled: bool = False,
     listen_url: str = "",
 ) -> SqlStore:
-    """Open the store, bringing its schema up to this version where `migrate` is auto. `pooled`: a
-    pooler gives each transaction another connection; `listen_url` then leads past it.
+    """Open the store, bringing its schema up to this version where `migrate` is auto. `listen_url`
+    leads past a pooler, where `url` leads to one.
 
     Raises StoreError(STORE_SCHEMA) where it is not current and may not be changed, or was written
     by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened, or there is none
     and `create` is False.
     """
     await asyncio.to_thread(schema.prepare, url, migrate, create=create)
-    listen = listen_url or ("" if pooled else url)
-    shared = file_of(url) is None and listen
-    return store_on(open_database(url, pooled=pooled), url, listen_url=listen if shared else None)
+    if not listen_url and file_of(url) is None and not is_pooled(url):
+        listen_url = url
+    return store_on(open_database(url), url, listen_url=listen_url or None)
 
 
 async def stored_settings(url: str) -> Sequence[StoredSetting]:
