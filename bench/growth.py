@@ -195,7 +195,7 @@ async def _old_records(store: SqlStore, sizes: Sizes) -> list[str]:
 async def _retention(store: SqlStore, sizes: Sizes) -> None:
     unused = cast(Any, None)
     clock, metrics = _Hurry(), Metrics("bench")
-    parts = (store, unused, unused, unused, unused, unused, unused)
+    parts = (store, unused, unused, unused, unused, unused)
     await Maintenance(*parts, clock, metrics).apply_retention(Retention())
 
 
