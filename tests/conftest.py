@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,8 @@ from hypothesis import HealthCheck, settings
 
 from connector.runtime import log
 from connector.store import schema
-from connector.store.sqlite import sqlite_path
-from connector.store.sqlite_file import SqliteFile
 from tests.paths import ROOT
+from tests.stores import files_are_copies, statements_are_shared
 
 # On a busy machine generating inputs takes long, and that is no fault of what is tested.
 settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -33,28 +30,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A new SQLite file is a copy of one that the migrations have made, at a fortieth of the CPU.
-    Processes of their own, and tests that use `migrations`, make theirs from nothing."""
-    prepare = schema.prepare
-
-    @cache
-    def template() -> bytes:
-        path = tmp_path_factory.mktemp("store") / "empty.db"
-        prepare(f"sqlite:///{path}", "auto")
-        return path.read_bytes()
-
-    @wraps(prepare)
-    def copy(url: str, *args: Any, create: bool = True) -> str | None:
-        path = sqlite_path(url) if url.startswith("sqlite:") else None
-        if create and path and not path.exists():
-            with contextlib.suppress(OSError):  # the original says what is wrong
-                SqliteFile(path).create()
-                path.write_bytes(template())
-        return prepare(url, *args, create=create)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schema, "prepare", copy)
+def cheap_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with files_are_copies(lambda: tmp_path_factory.mktemp("store")), statements_are_shared():
         yield
 
 

@@ -57,7 +57,8 @@ class Connections:
         metrics: Metrics,
         problems: ProcessProblems,
         intake: Intake,
-        shared: bool,
+        shared: bool = False,
+        hint: Callable[[str], None] = lambda connection: None,
     ) -> None:
         self.runtimes: dict[str, ConnectionRuntime] = {}
         self.broken: dict[str, str] = {}
@@ -72,6 +73,7 @@ class Connections:
         self._store = store
         self._leases = leases
         self._shared = shared
+        self._hint = hint
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
@@ -115,6 +117,7 @@ class Connections:
             new_transport=lambda: Transport(self._pool),
             intake=self._intake,
             known_accounts=self.known_accounts,
+            hint=self._hint,
         )
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────
@@ -254,10 +257,12 @@ class Connections:
     async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
         """Build connections for the account that another replica found theirs to belong to.
         Nothing of them has run here before. Raises ConfigError and StoreError."""
-        for name, account in pinned.items():
-            known = self.accounts.get(name)
-            if known and known.id is None and name not in self.running:
-                async with self.changing:
+        if not any(account.id is None for account in self.accounts.values()):
+            return
+        async with self.changing:
+            for name, account in pinned.items():
+                known = self.accounts.get(name)
+                if known and known.id is None and name not in self.running:
                     await self.rebuild(name, account)
 
     def quota(self) -> list[QuotaUse]:

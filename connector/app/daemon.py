@@ -20,6 +20,7 @@ from typing import Any
 from connector import __version__
 from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
+from connector.app.hints import HintReceiver, HintSender
 from connector.app.listeners import Listeners, applications
 from connector.app.maintenance import Maintenance
 from connector.app.notifications import NotificationWorkers, patience
@@ -51,6 +52,7 @@ from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
 
 _CANCEL_TIMEOUT = 1.0
+_HEARTBEAT_EVERY = 5.0
 _WAKE_EVERY, _WAKE_SHARED_EVERY = 30.0, 1.0
 """Seconds after which lanes with something ready are woken. Other replicas store webhooks as well,
 and on SQLite a process that has lost the lease does; neither can wake them."""
@@ -86,6 +88,7 @@ class App:
         self._notifications: NotificationWorkers
         self._reloader: Reloader
         self._takeover: Takeover
+        self._hints: HintSender
         self._shared = not _uses_sqlite(config)
         self._problems = ProcessProblems()
         self._scheduler = Scheduler()
@@ -161,6 +164,7 @@ class App:
         self.intake = Intake(
             self.store.outbox, self.store.action_intake, self.store.maintenance.fault
         )
+        self._hints = HintSender(self.store.hints, self.clock)
         self.connections = Connections(
             self.store,
             self.leases,
@@ -169,6 +173,7 @@ class App:
             self._problems,
             self.intake,
             self._shared,
+            self._hints.note,
         )
         self._stack.push_async_callback(self.connections.aclose)
         self._takeover = Takeover(
@@ -354,7 +359,12 @@ class App:
         """Waits for a database that is unavailable: the daemon does not end because of it."""
         store = self.config.store
         return await until_available(
-            lambda: open_store(store.url, migrate=store.migrate),
+            lambda: open_store(
+                store.url,
+                migrate=store.migrate,
+                pooled=store.pooler == "transaction",
+                listen_url=store.listen_url,
+            ),
             self.clock,
             timeout=float("inf") if self._shared else 0.0,
             every=5.0,
@@ -378,12 +388,15 @@ class App:
         self._supervise("commands", Periodic(submitted, self._execute_commands))
         compare = StoreChanges(self.store, self.changes).compare
         self._supervise("changes", Periodic(scheduler.every(0.5), compare))
-        self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
+        self._supervise("heartbeat", Periodic(scheduler.every(_HEARTBEAT_EVERY), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
         every = _WAKE_SHARED_EVERY if self._shared else _WAKE_EVERY
-        wake_due = partial(self.connections.wake_due, every)
-        self._supervise("lane", Periodic(scheduler.every(every), wake_due))
+        due, wake_due = scheduler.every(every), partial(self.connections.wake_due, every)
+        self._supervise("lane", Periodic(due, wake_due))
         if self._shared:
+            receiver = HintReceiver(self.store.hints, partial(self._note_hint, due))
+            self._supervise("hints", self._hints)
+            self._supervise("hints", receiver)
             self._supervise("replicas", Periodic(scheduler.every(1.0), self._follow_replicas))
         self._supervise("lease", self._takeover)
         lookups = AccountLookups(
@@ -415,6 +428,11 @@ class App:
     def _command_scope(self) -> CommandScope:
         valid = [lease.resource for lease in self.leases.held() if lease.valid()]
         return self.connections.command_scope(valid)
+
+    def _note_hint(self, due: asyncio.Event, connection: str) -> None:
+        runtime = self.runtimes.get(connection)
+        if runtime and runtime.lease.valid():
+            due.set()
 
     async def _heartbeat(self) -> None:
         await self._set_clock()

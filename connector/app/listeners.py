@@ -21,6 +21,7 @@ from connector.runtime.changes import ChangeFeed
 from connector.runtime.metrics import Metrics
 from connector.service import Commands
 from connector.service.oauth import OAuthService
+from connector.web.asgi import DeferredApp
 from connector.web.flows import FlowApp
 from connector.web.health import Health
 from connector.web.oauth import OAuthApp
@@ -111,10 +112,7 @@ def applications(
 ) -> tuple[ASGIApp, ASGIApp]:
     """What the port for everyone answers, and what the one for operators does. Where there is one
     port, the first answers all of it."""
-    # FastAPI is a third of the time that the imports of a start take.
     from connector.console import Console, ConsoleServices
-    from connector.web.api.app import Api
-    from connector.web.api.context import ApiServices
 
     runtimes, broken = connections.runtimes, connections.broken
     seal = seal_of(config(), clock)
@@ -123,7 +121,15 @@ def applications(
     proxies = trusted_proxies(config())
     flows = FlowApp(runtimes.get, clock, metrics, broken=broken, trusted_proxies=proxies)
     target = partial(flow_target, config)
-    api_app = Api(ApiServices(commands, access, changes, seal, config, target))
+
+    def build_api() -> ASGIApp:
+        from connector.web.api.app import Api
+        from connector.web.api.context import ApiServices
+
+        return Api(ApiServices(commands, access, changes, seal, config, target))
+
+    # Importing FastAPI takes a third as long as a whole start.
+    api_app = DeferredApp(build_api)
     console = Console(
         ConsoleServices(
             commands,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
@@ -32,22 +33,53 @@ def status(
     as_json: session.AsJson = False,
 ) -> None:
     """Show what needs you, then every connection. Works whether or not the daemon runs."""
-    from connector.domain.errors import StoreError
-
-    config = session.read_any(context.obj)
-    try:
-        found = session.run(_status(config))
-    except StoreError:
-        # The running daemon may know why the store cannot be read.
-        for line in session.run(_health_lines(config)):
-            print(f"the running daemon reports: {line}", file=sys.stderr)
-        raise
+    found = _from_daemon(context.obj) or _from_store(context.obj)
     if as_json:
         print(found.model_dump_json(indent=2))
         return
     from connector.cli import status_view
 
     print_wide(lambda width: status_view.whole(found, width))
+
+
+def _from_daemon(path: Path | None) -> Status | None:
+    """The status of the daemon that runs on the configured store; None without one that gives it to
+    this machine. Imports neither the store nor the platforms, which takes most of a second."""
+    from pydantic import ValidationError
+
+    from connector.config import load
+    from connector.domain.errors import ConfigError
+    from connector.net import loopback
+    from connector.service import status as document
+
+    try:
+        config = load(path, complete=False)
+    except ConfigError:
+        return None
+    port = config.server.admin_port or config.server.port
+    if config.faults or not port:
+        return None
+    answer = loopback.get(config.server.host, port, document.PATH)
+    own = answer and answer.headers.get(document.STORE_HEADER) == config.store.identity
+    if not answer or not own or answer.status != 200:
+        return None
+    try:
+        return document.Status.model_validate_json(answer.body)
+    except ValidationError:
+        return None  # a daemon of another version
+
+
+def _from_store(path: Path | None) -> Status:
+    from connector.domain.errors import StoreError
+
+    config = session.read_any(path)
+    try:
+        return session.run(_status(config))
+    except StoreError:
+        # The running daemon may know why the store cannot be read.
+        for line in session.run(_health_lines(config)):
+            print(f"the running daemon reports: {line}", file=sys.stderr)
+        raise
 
 
 async def _status(config: Config) -> Status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,20 @@ class Store(Section):
             repr=False,
         )
     )
+    pooler: Literal["none", "transaction"] = setting(
+        "none",
+        "transaction: url leads through a pooler, such as PgBouncer, that gives each transaction "
+        "another connection.",
+    )
+    listen_url: Annotated[str, Allowed("postgresql://user:password@host/database, or empty")] = (
+        setting(
+            "",
+            "With a pooler: the database itself. Replicas then wake each other at once by LISTEN, "
+            "instead of looking every second.",
+            env="CONNECTOR_STORE_LISTEN_URL",
+            repr=False,
+        )
+    )
     migrate: Literal["auto", "manual"] = setting(
         "auto",
         "auto migrates an older schema at start (an SQLite file is copied first); with manual, run "
@@ -42,6 +57,11 @@ class Store(Section):
     min_free: Size = setting(
         "512MB", "With less free disk space, webhooks are answered 503; deliveries continue."
     )
+
+    @property
+    def identity(self) -> str:
+        """Names the store without showing where it is."""
+        return sha256(self.url.encode()).hexdigest()[:16]
 
 
 class Server(Section):

@@ -146,6 +146,7 @@ class Http:
         self._vendor: Vendor = vendor
         self._clock = clock
         self._credential = credential
+        self._token = credential if isinstance(credential, Token) else None
         self._headers = {**_HEADERS, **(headers or {})}
         self._retry_statuses = retry_statuses
         self._on_call = on_call
@@ -183,14 +184,13 @@ class Http:
                 "name it in [security] allow_http",
                 scope="account",
             )
-        token = self._credential if isinstance(self._credential, Token) else None
         json = {} if content is None else {"content-type": "application/json"}
         sent = {**json, **self._headers, **(headers or {})}
         auth = await self._auth()
         try:
             return await self._send(method, path, route, content, sent, auth)
         except Blocked as error:
-            if error.status != 401 or token is None or not token.invalidate(auth):
+            if error.status != 401 or self._token is None or not self._token.invalidate(auth):
                 raise
         return await self._send(method, path, route, content, sent, await self._auth())
 
@@ -211,7 +211,7 @@ class Http:
             # By a reload or a stop, while its caller was waiting.
             raise RetryLater(Problem.NOT_CONNECTED, "not sent: this client was closed")
         url = self._base + path
-        if isinstance(self._credential, Token) and self._credential.in_query:
+        if self._token and self._token.in_query:
             url += ("&" if "?" in path else "?") + urlencode(auth)
         else:
             sent = {**sent, **auth}

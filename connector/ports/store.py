@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -177,6 +177,18 @@ class ProcessReports(Protocol):
         ...
 
 
+class Hints(Protocol):
+    """Hints to other processes that share the store: it is worth a look at the lanes of a
+    connection. They may be lost."""
+
+    async def send(self, connections: Collection[str]) -> None: ...
+
+    async def receive(self, on_hint: Callable[[str], None]) -> None:
+        """Call `on_hint` with each connection, until it is cancelled. Raises StoreError when no
+        hint can arrive any more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """A part of retention: how many records it deleted, and where to continue; None at the end."""
@@ -268,6 +280,7 @@ class Store:
     settings: Settings
     audit: Audit
     process_reports: ProcessReports
+    hints: Hints
     reports: Reports
     timelines: Timelines
     people: PeopleIndex

@@ -15,6 +15,7 @@ WorkerName = Literal[
     "commands",
     "heartbeat",
     "held_actions",
+    "hints",
     "import_jobs",
     "join_actions",
     "lane",

@@ -83,12 +83,19 @@ class Commands(Queries):
         self._finished = asyncio.Event()
         self.submitted = asyncio.Event()
         """Set by a command of this process, which then is not executed at the next turn only."""
-        self._latest = LatestStatus(self.status, clock)
+        self._latest = LatestStatus(self._own_status, clock)
         self._log = log.get("operate")
 
-    async def latest_status(self) -> Status:
-        """A status that is at most a second old, and not older than what was last waited for."""
+    async def latest_status(self, *, fresh: bool = False) -> Status:
+        """A status that is at most a second old, and not older than what was last waited for;
+        `fresh`: not older than this call."""
+        if fresh:
+            self._latest.expire()
         return await self._latest.get()
+
+    async def _own_status(self) -> Status:
+        runtimes = self._process.runtimes if self._process else {}
+        return await self.status({name: runtime.mapping for name, runtime in runtimes.items()})
 
     async def save_report(self) -> None:
         """Save what this process says about itself. Raises StoreError."""

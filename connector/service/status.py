@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PATH = "/api/v1/status"
+STORE_HEADER = "x-connector-store"
+"""Of an answer: connector.config.Store.identity, so that a command knows whose status it is."""
 Level = Literal["ok", "degraded", "attention", "stopped"]
 LaneStateName = Literal["running", "degraded", "paused", "held", "blocked", "stopped"]
 

@@ -9,6 +9,7 @@ each runs in its own transaction through SQLAlchemy's asyncio bridge. A `work` m
 from __future__ import annotations
 
 from typing import Protocol, TypeVar
+from uuid import uuid4
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
@@ -35,7 +36,10 @@ class Database(Protocol):
 
     async def write(self, work: Work[T]) -> T: ...
 
-    async def read(self, work: Work[T]) -> T: ...
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
+        """`brief`: work that looks up a few rows by an index. On SQLite it is done at once, because
+        handing it to a thread costs more."""
+        ...
 
     async def empty_log(self) -> bool:
         """Move what is committed into the database and leave none of it in a log; whether that was
@@ -61,22 +65,33 @@ def on_request(work: Work[T]) -> Work[T]:
     return work
 
 
-def open_database(url: str) -> Database:
-    """`sqlite:///path` or `postgresql://user:pw@host/db`; any other scheme is a StoreError."""
+def open_database(url: str, *, pooled: bool = False) -> Database:
+    """`sqlite:///path` or `postgresql://user:pw@host/db`; any other scheme is a StoreError.
+    `pooled`: a pooler gives each transaction another connection."""
     scheme = make_url(url).get_backend_name()
     if scheme == "sqlite":
         return SqliteDatabase(url)
     if scheme == "postgresql":
-        return PostgresDatabase(url)
+        return PostgresDatabase(url, pooled=pooled)
     raise StoreError(Problem.STORE_UNAVAILABLE, f"no store for {scheme}: sqlite or postgresql")
 
 
 class PostgresDatabase:
     """A pool of asyncpg connections, one transaction for each piece of work."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pooled: bool = False) -> None:
+        # A statement that one server connection has prepared is unknown to the next, and its name
+        # may be taken there.
+        unprepared = {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"connector_{uuid4().hex}",
+        }
         self._engine = create_async_engine(
-            make_url(url).set(drivername="postgresql+asyncpg"), pool_size=8, pool_pre_ping=True
+            make_url(url).set(drivername="postgresql+asyncpg"),
+            pool_size=8,
+            pool_pre_ping=True,
+            connect_args=unprepared if pooled else {},
         )
 
     @property
@@ -90,7 +105,7 @@ class PostgresDatabase:
         except (SQLAlchemyError, OSError) as error:
             raise to_store_error(error) from error
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
         return await self.write(work)
 
     async def empty_log(self) -> bool:

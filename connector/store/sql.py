@@ -21,6 +21,7 @@ from connector.store.admin.backfills import SqlBackfills
 from connector.store.admin.commands import SqlCommands
 from connector.store.admin.dead_letters import SqlDeadLetters
 from connector.store.admin.facts import SqlCheckpoints, SqlFacts
+from connector.store.admin.hints import SqlHints
 from connector.store.admin.lanes import SqlLanes
 from connector.store.admin.leases import SqlLeases
 from connector.store.admin.maintenance import SqlMaintenance
@@ -57,8 +58,8 @@ class SqlStore(Store):
     database: Database
 
 
-def store_on(database: Database, url: str) -> SqlStore:
-    """The ports of an open database whose schema is current."""
+def store_on(database: Database, url: str, *, listen_url: str | None = None) -> SqlStore:
+    """The ports of an open database whose schema is current. `listen_url` as in SqlHints."""
     profiles, memberships = SqlProfiles(database), SqlMembershipQueue(database)
     return SqlStore(
         database=database,
@@ -90,6 +91,7 @@ def store_on(database: Database, url: str) -> SqlStore:
         settings=SqlSettings(database),
         audit=SqlAudit(database),
         process_reports=SqlProcessReports(database),
+        hints=SqlHints(database, listen_url),
         reports=SqlReports(database),
         timelines=SqlTimelines(database),
         people=SqlPeopleIndex(database),
@@ -112,16 +114,24 @@ def file_of(url: str) -> Path | None:
 
 
 async def open_store(
-    url: str, *, migrate: Literal["auto", "manual"] = "auto", create: bool = True
+    url: str,
+    *,
+    migrate: Literal["auto", "manual"] = "auto",
+    create: bool = True,
+    pooled: bool = False,
+    listen_url: str = "",
 ) -> SqlStore:
-    """Open the store, bringing its schema up to this version where `migrate` is auto.
+    """Open the store, bringing its schema up to this version where `migrate` is auto. `pooled`: a
+    pooler gives each transaction another connection; `listen_url` then leads past it.
 
     Raises StoreError(STORE_SCHEMA) where it is not current and may not be changed, or was written
     by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened, or there is none
     and `create` is False.
     """
     await asyncio.to_thread(schema.prepare, url, migrate, create=create)
-    return store_on(open_database(url), url)
+    listen = listen_url or ("" if pooled else url)
+    shared = file_of(url) is None and listen
+    return store_on(open_database(url, pooled=pooled), url, listen_url=listen if shared else None)
 
 
 async def stored_settings(url: str) -> Sequence[StoredSetting]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from connector.domain.errors import Problem, StoreError, StoreOutage
+from connector.domain.errors import Problem, StoreError, StoreLocked, StoreOutage
 from connector.store.engine_errors import ENGINE_ERRORS, is_busy, to_store_error
 from connector.store.prepared import Prepared
 from connector.store.sqlite_file import SqliteFile, damaged
@@ -27,6 +27,8 @@ Work = Callable[[Connection], T]
 _MAX_GROUP = 256
 _WRITER_CACHE, _READER_CACHE = 16_384, 4_096
 """KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
+_READER_LOCK_WAIT = 10_000
+"""ms that anything else waits for a lock."""
 _BEGIN = Prepared(text("BEGIN IMMEDIATE"))
 _LOCK_WAIT, _LOCK_WAIT_AGAIN = 1_000, 100
 """ms that a commit waits for another program's write lock: the first one, and those after it until
@@ -61,7 +63,7 @@ def sqlite_engine(url: str, file: SqliteFile | None = None) -> Engine:
             "journal_mode=WAL",
             "journal_size_limit=67108864",
             "synchronous=FULL",
-            "busy_timeout=10000",
+            f"busy_timeout={_READER_LOCK_WAIT}",
             "temp_store=MEMORY",
             f"cache_size=-{_READER_CACHE}",
             "wal_autocheckpoint=4000",
@@ -110,7 +112,12 @@ class SqliteDatabase:
         result: T = await self._submit(_Job(work))
         return result
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
+        if self._closed:
+            raise StoreOutage(Problem.STORE_UNAVAILABLE, "the store is closed")
+        if brief:
+            with contextlib.suppress(StoreLocked):
+                return self._read(work, lock_wait=0)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, work)
 
@@ -127,7 +134,7 @@ class SqliteDatabase:
             except sqlite3.Error as error:
                 return is_busy(error)
             finally:
-                connection.execute("PRAGMA busy_timeout=10000")
+                connection.execute(f"PRAGMA busy_timeout={_READER_LOCK_WAIT}")
         return False
 
     def fault(self) -> StoreError | None:
@@ -153,9 +160,9 @@ class SqliteDatabase:
         self._jobs.put(job)
         return await job.done
 
-    def _read(self, work: Work[T]) -> T:
+    def _read(self, work: Work[T], lock_wait: int = _READER_LOCK_WAIT) -> T:
         try:
-            connection = self._reader()
+            connection = self._reader(lock_wait)
             try:
                 return work(connection)
             finally:
@@ -164,11 +171,12 @@ class SqliteDatabase:
             self._drop_reader()
             raise self._explained(error) from error
 
-    def _reader(self) -> Connection:
+    def _reader(self, lock_wait: int) -> Connection:
         """The connection of this thread: taking one from the pool costs as much as a short read."""
         connection: Connection | None = getattr(self._of_thread, "connection", None)
         if connection is None:
             connection = self._of_thread.connection = self.engine.connect()
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={lock_wait}")
             self._read_connections.add(connection)
         return connection
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql, sqlite
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 T = TypeVar("T")
-Upsert = postgresql.Insert | sqlite.Insert
+Upsert: TypeAlias = "postgresql.Insert | sqlite.Insert"
 """An insert with `on_conflict_do_nothing`, `on_conflict_do_update` and `excluded`."""
 
 _MAX_PARAMETERS = 10_000
@@ -22,5 +24,12 @@ def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def upsert(dialect: str, table: Table) -> Upsert:
-    """An insert for the connection's `dialect`: SQLAlchemy has a class for each."""
-    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    """An insert for the connection's `dialect`: SQLAlchemy has a class for each, and imports both
+    dialects with everything that they need, so only the one in use is imported."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(table)

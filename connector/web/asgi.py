@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import orjson
@@ -68,6 +70,22 @@ async def read_body(headers: dict[str, str], receive: Receive, bodies: Bodies) -
             parts.append(part)
     finally:
         bodies.give_back(taken)
+
+
+class DeferredApp:
+    """An app that `build` makes, in a thread, when the first request comes."""
+
+    def __init__(self, build: Callable[[], ASGIApp]) -> None:
+        self._build = build
+        self._building = asyncio.Lock()
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._building:
+            if self._app is None:
+                self._app = await asyncio.to_thread(self._build)
+            app = self._app
+        await app(scope, receive, send)
 
 
 class BodyLimit:

@@ -104,7 +104,7 @@ class FailingDatabase:
         self._count()
         return await self._write(work)
 
-    async def read(self, work: Any) -> Any:
+    async def read(self, work: Any, *, brief: bool = False) -> Any:
         self._count()
         return await self._read(work)
 

@@ -44,6 +44,17 @@ def test_status_names_the_holder_and_lists_no_attention_items(call: Call, daemon
     assert status["attention"] == []
 
 
+def test_the_status_of_another_store_is_not_shown(call: Call, daemon: Folder) -> None:
+    own = daemon.config.read_text()
+    daemon.config.write_text(own.replace("state/cli.db", "state/other.db"))
+    try:
+        result = call("status", at=daemon)
+    finally:
+        daemon.config.write_text(own)
+    assert (result.code, result.out) == (1, "")
+    assert "there is no store at" in result.err
+
+
 def test_pause_status_resume_with_a_daemon(call: Call, daemon: Folder) -> None:
     assert call("pause", "acme", at=daemon).out == "paused: acme\n"
     assert (lane(call, daemon)["state"], lane(call, daemon)["problem"]) == ("paused", "L40")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -15,39 +15,43 @@ from connector.domain.oauth import KLAVIYO_OAUTH, UNUSED_LIFETIME, GrantInfo
 from connector.store.sql import open_store
 from tests.oauth.conftest import KEY, OTHER_KEY, Browser, Rig
 from tests.paths import ROOT
+from tests.processes import Process
 from tests.waiting import async_until
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command, and the files that it writes to. Platforms answer it from this event loop."""
+
+    process: Process
+    out: Path
+    err: Path
+
+    async def address(self) -> str:
+        """The address that `connector connect` prints."""
+        await async_until("an address is printed", lambda: "\nhttp" in f"\n{self.err.read_text()}")
+        return next(x for x in self.err.read_text().splitlines() if x.startswith("http"))
+
+    async def finished(self) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr at its end."""
+        await async_until("the command has ended", lambda: self.process.poll() is not None)
+        return self.process.wait(), self.out.read_text(), self.err.read_text()
+
+
 @asynccontextmanager
-async def command(rig: Rig, *arguments: str) -> AsyncIterator[Process]:
+async def command(rig: Rig, *arguments: str) -> AsyncIterator[Command]:
     environ = {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PATH": os.environ["PATH"]}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "connector.cli", *arguments),
-        cwd=rig.folder,
-        env=environ,
-        stdout=PIPE,
-        stderr=PIPE,
-    )
+    out, err = rig.folder / "stdout", rig.folder / "stderr"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        # In a thread: the first one waits for the imports of its server.
+        process = await asyncio.to_thread(
+            Process, arguments, cwd=rig.folder, env=environ, stdout=stdout, stderr=stderr
+        )
     try:
-        yield process
+        yield Command(process, out, err)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def address_of(process: Process) -> str:
-    """The address that `connector connect` prints."""
-    assert process.stderr
-    while line := (await process.stderr.readline()).decode().strip():
-        if line.startswith("http"):
-            return line
-    raise AssertionError("no address was printed")
-
-
-async def finished(process: Process) -> tuple[int, str, str]:
-    out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("daemon", [True, False])
@@ -56,12 +60,12 @@ async def test_connect_and_disconnect_with_and_without_a_daemon(rig: Rig, daemon
 
     async def check() -> None:
         async with command(rig, "connect", "acme") as process, Browser() as browser:
-            page = await browser.authorize(await address_of(process))
+            page = await browser.authorize(await process.address())
             assert page.status_code == 200, page.text
-            code, out, _ = await finished(process)
+            code, out, _ = await process.finished()
         assert (code, out) == (0, "connected acme to SANDBX Sandbox\n") or "SANDBX" in out
         async with command(rig, "disconnect", "acme") as process:
-            code, out, err = await finished(process)
+            code, out, err = await process.finished()
         assert code == 0, err
         assert "disconnected: acme" in out
         assert rig.klaviyo.oauth.install is None
@@ -76,34 +80,34 @@ async def test_connect_and_disconnect_with_and_without_a_daemon(rig: Rig, daemon
 async def test_connect_says_that_access_was_denied(rig: Rig) -> None:
     rig.klaviyo.oauth.consent = "deny"
     async with command(rig, "connect", "acme") as process, Browser() as browser:
-        await browser.authorize(await address_of(process))
-        code, out, err = await finished(process)
+        await browser.authorize(await process.address())
+        code, out, err = await process.finished()
     assert (code, out) == (1, "")
     assert "access was denied" in err
 
 
 async def test_connect_ends_when_no_one_answers(rig: Rig) -> None:
     async with command(rig, "connect", "acme", "--wait", "1s") as process:
-        code, _, err = await finished(process)
+        code, _, err = await process.finished()
     assert code == 1
     assert "nothing has changed" in err
 
 
 async def test_check_reports_the_state_of_the_access(rig: Rig) -> None:
     async with command(rig, "check") as process:
-        code, out, _ = await finished(process)
+        code, out, _ = await process.finished()
     assert code == 1
     assert "K620" in out
     rig.klaviyo.oauth.granted = ["accounts:read", "events:write"]
     async with rig.daemon():
         await rig.connect()
     async with command(rig, "check") as process:
-        _, out, _ = await finished(process)
+        _, out, _ = await process.finished()
     assert "K403: the scope lists:write was not granted" in out
     assert "account SANDBX" in out
     rig.klaviyo.oauth.uninstall()
     async with command(rig, "check") as process:
-        code, out, _ = await finished(process)
+        code, out, _ = await process.finished()
     assert code == 1
     assert "Klaviyo" in out
 
@@ -113,7 +117,7 @@ async def test_oauth_without_an_encryption_key_is_a_fault_that_says_how_to_make_
 ) -> None:
     rig.write(key='""')
     async with command(rig, "run") as process:
-        code, _, err = await finished(process)
+        code, _, err = await process.finished()
     assert code == 2
     assert "security.encryption_key: found no key" in err
     assert "openssl rand" in err

@@ -16,7 +16,7 @@ from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Claim, Entry, Page, Record, State
 from connector.pipeline.dispatch import Dispatcher, Policy
-from connector.ports import BatchMode, Fence, Queue, Quota, ReadyCounts
+from connector.ports import BatchMode, Fence, Queue, Quota, ReadyCounts, Settled
 from connector.runtime.metrics import Metrics
 from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock, run_pending
@@ -54,6 +54,8 @@ class HookedQueue:
 
     def __init__(self, inner: Queue) -> None:
         self._inner = inner
+        self.looked = 0
+        """How often it was asked what is ready."""
         self.before_claim: Callable[[], Awaitable[None]] = _nothing
         self.after_claim: Callable[[], Awaitable[None]] = _nothing
         self.before_extend: Callable[[], Awaitable[None]] = _nothing
@@ -61,6 +63,7 @@ class HookedQueue:
         """The error with which `settle` refuses these outcomes."""
 
     async def ready(self, lane: LaneId, **options: Any) -> ReadyCounts:
+        self.looked += 1
         return await self._inner.ready(lane, **options)
 
     async def claim(self, lane: Lane, fence: Fence, **options: Any) -> Claim | None:
@@ -69,7 +72,7 @@ class HookedQueue:
         await self.after_claim()
         return claim
 
-    async def settle(self, claim: Claim, outcomes: Sequence[Outcome], **options: Any) -> int:
+    async def settle(self, claim: Claim, outcomes: Sequence[Outcome], **options: Any) -> Settled:
         if error := self.refuses(outcomes):
             raise error
         return await self._inner.settle(claim, outcomes, **options)

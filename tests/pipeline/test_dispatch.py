@@ -78,6 +78,42 @@ async def test_a_lane_whose_claim_is_being_committed_is_not_idle(rig: Rig) -> No
     assert await rig.dispatcher.idle(0.0)
 
 
+# ── wake-ups ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_lane_looks_once_for_a_record_and_not_again_after_its_delivery(rig: Rig) -> None:
+    looked = rig.queue.looked
+    await rig.append_records("a")
+    await run_pending()
+    assert rig.row("a").state == State.ACCEPTED
+    assert rig.queue.looked == looked + 1
+
+
+async def test_a_lane_is_woken_when_something_is_due_unless_it_has_looked_since(rig: Rig) -> None:
+    looked = rig.queue.looked
+    rig.dispatcher.wake_at(Millis(rig.clock.now() + 500))
+    rig.dispatcher.wake_at(Millis(rig.clock.now() + 900))
+    await rig.clock.advance(0.4)
+    assert rig.queue.looked == looked
+    await rig.clock.advance(0.6)
+    assert rig.queue.looked == looked + 1
+    rig.dispatcher.wake_at(Millis(rig.clock.now() + 500))
+    rig.dispatcher.wake_at(rig.clock.now())
+    await rig.clock.advance(1.0)
+    assert rig.queue.looked == looked + 2
+
+
+async def test_a_retry_is_sent_when_it_is_due_without_another_look_before(rig: Rig) -> None:
+    rig.sink.respond_with(retry(after=5.0), accept)
+    await rig.append_records("a")
+    await run_pending()
+    looked = rig.queue.looked
+    await rig.clock.advance(4.0)
+    assert (rig.queue.looked, rig.row("a").state) == (looked, State.READY)
+    await rig.clock.advance(1.5)
+    assert rig.row("a").state == State.ACCEPTED
+
+
 # ── singly or in bulk ────────────────────────────────────────────────────────────────────────────
 
 

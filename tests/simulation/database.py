@@ -99,7 +99,7 @@ class FaultyDatabase:
             raise StoreError(Problem.STORE_UNAVAILABLE, "planned fault, answer lost")
         return result
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
         return await self.write(work)
 
     async def empty_log(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from connector.app.daemon import App
 from connector.config import Config
 from connector.domain.errors import ConnectorError
 from connector.domain.lanes import Millis
-from connector.pipeline import breaker
+from connector.pipeline import breaker, lease
 from connector.runtime import log
 from connector.runtime.clock import SystemClock
 from connector.store.sql import SqlStore, store_on
@@ -196,7 +197,10 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         assert isinstance(owner, Process)
         return store_on(owner.database, "sqlite://")
 
+    numbers = itertools.count(1)
     with pytest.MonkeyPatch.context() as patch:
+        # Which replica is preferred for an account follows from their names.
+        patch.setattr(lease, "holder_name", lambda: f"machine/{next(numbers)}/-/0")
         patch.setattr(daemon, "open_store", open_store)
         patch.setattr(daemon, "Scheduler", VirtualScheduler)
         patch.setattr(log, "configure", lambda **settings: None)

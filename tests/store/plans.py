@@ -51,8 +51,8 @@ class RecordingDatabase:
     async def write(self, work: Work[T]) -> T:
         return await self._database.write(self._named(work))
 
-    async def read(self, work: Work[T]) -> T:
-        return await self._database.read(self._named(work))
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
+        return await self._database.read(self._named(work), brief=brief)
 
     def _named(self, work: Work[T]) -> Work[T]:
         def named(c: Connection) -> T:

@@ -68,7 +68,8 @@ async def test_an_import_changes_few_rows_at_a_time(store: SqlStore) -> None:
     assert len(claim.entries) == _MANY
     pending = [Pending(e.seq, "job", n, "r") for n, e in enumerate(claim.entries)]
     policy = RetryPolicy(HORIZON)
-    assert await store.profiles.settle(claim, pending, now=NOW, policy=policy) == _MANY
+    settled = await store.profiles.settle(claim, pending, now=NOW, policy=policy)
+    assert settled.changed == _MANY
     closed = await store.profile_receipts.close_receipt(writes.id, "job", now=NOW, failed={})
     assert closed == _MANY
     assert max(done.changes) < _MOST

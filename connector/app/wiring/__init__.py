@@ -7,9 +7,10 @@ Each part is a module here: a function that takes what it needs and returns what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from connector.app.wiring import accounts
 from connector.app.wiring.accounts import Account
@@ -35,6 +36,7 @@ from connector.net.http import TransportFactory
 from connector.net.stored_token import StoredToken
 from connector.net.transport import Transport
 from connector.pipeline.intake import Intake
+from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.resume import ResumeWorker
 from connector.platforms import registry
 from connector.ports import Clock, Store
@@ -78,6 +80,7 @@ class ConnectionBuilder:
         new_transport: TransportFactory = Transport,
         intake: Intake | None = None,
         known_accounts: Mapping[str, str] | None = None,
+        hint: Callable[[str], None] = lambda connection: None,
     ) -> None:
         self.limiters = limiters or RateLimiters(store, clock, metrics)
         self._services = SharedServices(
@@ -90,6 +93,7 @@ class ConnectionBuilder:
             new_transport,
             intake or Intake(store.outbox, store.action_intake),
             {} if known_accounts is None else known_accounts,
+            hint,
         )
         self.accounts: dict[str, Account] = {}
         self.writers: dict[str, Writer] = {}
@@ -223,6 +227,7 @@ class ConnectionBuilder:
             account.confirmed,
             api,
             token=auth if isinstance(auth, StoredToken) else None,
+            signals=LaneSignals(lease, partial(services.hint, connection.name)),
         )
         if connection.enabled:
             self.accounts[connection.name] = account

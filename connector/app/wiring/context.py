@@ -62,7 +62,8 @@ LeaseOf = Callable[[str, str | None], Lease]
 class SharedServices:
     """What all connections share. `lease_of` has the lease of a connection by its name and account,
     as far as that is known. `known_accounts`: the account ids that Klaviyo has named to this
-    process, by credential (connector.app.wiring.accounts)."""
+    process, by credential (connector.app.wiring.accounts). `hint` is called with a
+    connection for which something was stored, and whose lanes run in another process."""
 
     config: Config
     store: Store
@@ -73,6 +74,7 @@ class SharedServices:
     new_transport: TransportFactory
     intake: Intake
     known_accounts: Mapping[str, str] = field(default_factory=dict)
+    hint: Callable[[str], None] = lambda connection: None
 
     def http(
         self,

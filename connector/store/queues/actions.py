@@ -42,7 +42,7 @@ class SqlActionQueue(queue.SqlQueue):
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         return await self._database.read(
-            lambda c: queue.ready(c, actions_queue, lane, now, limit, batch_only=(_NO_EARLIER,))
+            lambda c: queue.ready(c, actions_queue, lane, now, limit, batch_only=(_NO_EARLIER,)),
         )
 
     def _claim_entries(

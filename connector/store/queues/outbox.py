@@ -99,9 +99,9 @@ class SqlOutbox(queue.SqlQueue):
                 accepted.setdefault(outcome.request, []).append(outcome.seq)
             else:
                 values = after_outcome(entries[outcome.seq], outcome, now, policy.horizon)
-                updated = _update_claimed(c, claim, [outcome.seq], values)
-                changed += updated
-                if updated and values["state"] == State.READY:
+                ours = _update_claimed(c, claim, [outcome.seq], values)
+                changed += ours
+                if ours and values["state"] == State.READY:
                     due.append(values.get("due", now))
         for request, seqs in accepted.items():
             values = {"token": claim.token, "now": now, "sent_by": request}

@@ -43,6 +43,8 @@ from connector.store.tables import (
 )
 
 Condition = ColumnElement[bool]
+_FEW = 100
+"""Rows of each kind that are counted at once."""
 _EXTENDED = 1_000
 """Rows of one transaction of `extend`."""
 
@@ -306,7 +308,9 @@ class SqlQueue(ABC):
         """Release the rows of a claim that was not delivered; how many."""
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
-        return await self._database.read(lambda c: ready(c, self._source, lane, now, limit))
+        return await self._database.read(
+            lambda c: ready(c, self._source, lane, now, limit), brief=limit <= _FEW
+        )
 
     async def claim(
         self,

@@ -21,6 +21,8 @@ from connector.store.queues import profile_observations, queue, read_requests, r
 from connector.store.queues.receipts import is_joining_list
 from connector.store.tables import in_state, outbox, profiles, reads, reads_queue
 
+_FEW = 20
+"""People whose views are loaded at once."""
 OBSERVED = bulk_observations.ROWS_PER_TRANSACTION
 
 
@@ -135,7 +137,7 @@ class SqlReads(queue.SqlQueue):
                 for person, view, at, write_in_flight in _VIEWS.rows(c, people=people)
             }
 
-        return await self._database.read(work)
+        return await self._database.read(work, brief=len(people) <= _FEW)
 
 
 _CLAIM = queue.ClaimStatement(

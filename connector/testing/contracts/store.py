@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import DeliveryMode, Lane, LaneState, Millis, QuotaUsage
+from connector.domain.lanes import (
+    EVENTS,
+    READS,
+    DeliveryMode,
+    Lane,
+    LaneState,
+    Millis,
+    QuotaUsage,
+)
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -23,7 +31,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Appended, Checkpoint, Claim, Page, Record, State
-from connector.ports import DeadLetterFilter, Fence, Holder, RetryPolicy, Store
+from connector.ports import DeadLetterFilter, Fence, Holder, RetryPolicy, Settled, Store
 
 NOW = Millis(1_790_000_000_000)
 TTL = 12_000
@@ -89,6 +97,38 @@ class StoreContract:
         await store.outbox.append([page(lane, record("b"), at=NOW + 5_000)])
         [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.oldest) == (2, NOW)
+
+    async def test_an_append_names_the_lanes_that_have_more_to_do(self, store: Store) -> None:
+        lane = await events(store)
+        reads = await store.lanes.ensure("acme", "jericommerce", "profile")
+        plain, unknown = record("a"), record("b", email=None)
+        read = record("c", person="p1", refresh=True)
+        waits = replace(page(lane, read), read_lane=reads.id, attach_wait=500)
+        pages = [page(lane, plain), page(lane, plain), page(lane, unknown), waits]
+        found = await store.outbox.append(pages)
+        assert [dict(result.lanes) for result in found] == [
+            {EVENTS: NOW},
+            {},
+            {},
+            {READS: NOW, EVENTS: NOW + 500},
+        ]
+
+    async def test_a_settle_says_when_what_it_gives_back_is_due(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
+        await store.outbox.append([page(lane, record(), record(), record())])
+        claim = await take(store, lane, fence)
+        assert claim
+        first, second, third = (entry.seq for entry in claim.entries)
+        policy = RetryPolicy(HORIZON)
+
+        async def settle(*outcomes: Outcome) -> Settled:
+            return await store.outbox.settle(claim, outcomes, now=NOW, policy=policy)
+
+        assert await settle(Accepted(first, "r1")) == Settled(1, None)
+        away = Problem.KLAVIYO_UNAVAILABLE
+        later = [Retry(second, away, 9.0), Retry(third, away, 4.0)]
+        assert await settle(*later) == Settled(2, Millis(NOW + 4_000))
+        assert await settle(*later) == Settled(0)
 
     async def test_a_record_is_deduplicated_by_its_key(self, store: Store) -> None:
         lane = await events(store)

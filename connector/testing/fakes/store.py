@@ -58,7 +58,7 @@ class InlineDatabase:
             raise StoreError(Problem.STORE_UNAVAILABLE, "the answer to a commit was lost")
         return result
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
         return await self.write(work)
 
     async def empty_log(self) -> bool:

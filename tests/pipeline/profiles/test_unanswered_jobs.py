@@ -18,7 +18,7 @@ from connector.ports import BatchMode, ListedPerson
 from .conftest import Configs, Environment
 
 JOBS = "profile-bulk-import-jobs"
-PEOPLE = 3_000
+PEOPLE = 1_000
 
 
 async def observe(env: Environment, people: range, **fields: Any) -> None:
@@ -46,7 +46,7 @@ async def observe(env: Environment, people: range, **fields: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ProfileSink, "bulk", BatchMode(BULK_PROFILES, size=500, parallel=1))
+    monkeypatch.setattr(ProfileSink, "bulk", BatchMode(BULK_PROFILES, size=160, parallel=1))
 
 
 @pytest.mark.parametrize("kind", ["status", "reset_before", "reset_after"])
@@ -68,7 +68,7 @@ async def test_an_outage_of_the_bulk_import_does_not_send_the_backlog_singly(
         env.synced_fields(f"p{n}@example.com") == {"balance": 7} for n in range(0, PEOPLE, 7)
     )
     # Short queues go singly, as always: those of small jobs that were lost.
-    assert env.profile_requests().get("POST /api/profile-import", 0) < 200
+    assert env.profile_requests().get("POST /api/profile-import", 0) < PEOPLE / 15
     assert env.klaviyo.overlapping_writes == 0
     await env.kill()
 

@@ -1,0 +1,59 @@
+"""Hints between processes that share a PostgreSQL database, by LISTEN and NOTIFY.
+
+A notification is sent when its transaction commits, may be lost with the connection that listens,
+and does not pass a pooler that gives each transaction another connection. So it only says that it
+is worth a look, and who listens needs a connection of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import make_url
+
+from connector.domain.errors import Problem, StoreError
+from connector.store.database import Database
+
+_CHANNEL = "connector_ready"
+_MOST_BYTES = 7_000
+"""PostgreSQL takes payloads of up to 8,000."""
+
+
+class SqlHints:
+    """connector.ports.Hints. `listen_url`: a PostgreSQL address that leads past any pooler; None:
+    nothing is received."""
+
+    def __init__(self, database: Database, listen_url: str | None) -> None:
+        self._database = database
+        self._listen_url = listen_url
+
+    async def send(self, connections: Collection[str]) -> None:
+        if self._listen_url is None:
+            return
+        names = "\n".join(sorted(connections))[:_MOST_BYTES]
+        statement = select(func.pg_notify(_CHANNEL, names))
+        await self._database.write(lambda c: c.execute(statement))
+
+    async def receive(self, on_hint: Callable[[str], None]) -> None:
+        if self._listen_url is None:
+            await asyncio.Event().wait()
+            return
+        import asyncpg  # by those who listen only: it takes as long as the rest of a start
+
+        url = make_url(self._listen_url).set(drivername="postgresql")
+        ended = asyncio.Event()
+        try:
+            connection = await asyncpg.connect(url.render_as_string(hide_password=False))
+            try:
+                connection.add_termination_listener(lambda _: ended.set())
+                await connection.add_listener(
+                    _CHANNEL, lambda _, pid, channel, names: [*map(on_hint, names.split("\n"))]
+                )
+                await ended.wait()
+            finally:
+                await connection.close(timeout=1.0)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise StoreError(Problem.STORE_UNAVAILABLE, type(error).__name__) from error
+        raise StoreError(Problem.STORE_UNAVAILABLE, "the connection that listens has ended")

@@ -1,0 +1,78 @@
+"""What makes stores cheap in tests: files are copied, and each statement is compiled once for all
+engines of a process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from connector.store import database, schema, sqlite
+from connector.store.sqlite import sqlite_path
+from connector.store.sqlite_file import SqliteFile
+
+
+@contextlib.contextmanager
+def files_are_copies(folder: Callable[[], Path]) -> Iterator[None]:
+    """A new SQLite file is a copy of one that the migrations have made, at a fortieth of the CPU.
+    `prepare.__wrapped__` makes one from nothing."""
+    prepare = schema.prepare
+
+    @cache
+    def template() -> bytes:
+        path = folder() / "empty.db"
+        prepare(f"sqlite:///{path}", "auto")
+        return path.read_bytes()
+
+    @wraps(prepare)
+    def copy(url: str, *args: Any, create: bool = True) -> str | None:
+        path = sqlite_path(url) if url.startswith("sqlite:") else None
+        if create and path and not path.exists():
+            with contextlib.suppress(OSError):  # the original says what is wrong
+                SqliteFile(path).create()
+                path.write_bytes(template())
+        return prepare(url, *args, create=create)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "prepare", copy)
+        yield
+
+
+@contextlib.contextmanager
+def statements_are_shared() -> Iterator[None]:
+    """An engine has the dialect of the first one, and the statements that others have compiled."""
+    compiled: dict[Any, Any] = {}
+
+    def sharing(pool: Any, like: Engine) -> Engine:
+        engine = Engine(pool, like.dialect, like.url)
+        engine.update_execution_options(compiled_cache=compiled)
+        return engine
+
+    @cache
+    def first() -> Engine:
+        engine = create_engine("sqlite://")
+        engine.connect().close()
+        return engine
+
+    def on_file(url: str, **options: Any) -> Engine:
+        return sharing(create_engine(url, **options).pool, first())
+
+    @cache
+    def first_on_server(url: URL, **options: Any) -> Engine:
+        return create_async_engine(url, **options).sync_engine
+
+    def on_server(url: URL, **options: Any) -> AsyncEngine:
+        like = first_on_server(url, **options)
+        return AsyncEngine(sharing(like.pool.recreate(), like))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite, "create_engine", on_file)
+        for module in (database, schema):
+            patch.setattr(module, "create_async_engine", on_server)
+        yield
