@@ -37,6 +37,7 @@ from connector.net.http import client
 from connector.ports import BackfillPage, Fence, ListedPerson, RetryPolicy
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics, account_label
+from connector.service.dead_letters import change
 from connector.service.queries import Queries
 from connector.store.sql import SqlStore, open_store
 
@@ -195,7 +196,7 @@ async def _old_records(store: SqlStore, sizes: Sizes) -> list[str]:
 async def _retention(store: SqlStore, sizes: Sizes) -> None:
     unused = cast(Any, None)
     clock, metrics = _Hurry(), Metrics("bench")
-    parts = (store, unused, unused, unused, unused, unused, unused)
+    parts = (store, unused, unused, unused, unused, unused)
     await Maintenance(*parts, clock, metrics).apply_retention(Retention())
 
 
@@ -263,6 +264,13 @@ async def _overview(store: SqlStore, sizes: Sizes) -> None:
 async def _dead_letters(store: SqlStore, sizes: Sizes) -> None:
     await store.dead_letters.groups()
     await store.dead_letters.find()
+
+
+async def _retry_all(store: SqlStore, sizes: Sizes) -> None:
+    async def report(progress: object) -> None:
+        await asyncio.sleep(0)
+
+    await change(store.dead_letters, "retry", {"all": True}, clock=SystemClock(), report=report)
 
 
 async def _resume_lane(store: SqlStore, sizes: Sizes) -> None:
@@ -353,6 +361,7 @@ _STEPS: dict[str, tuple[Fill, Act]] = {
     "scrape": (_crowd, _scrape),
     "overview": (_overview_of, _overview),
     "dead letters": (_overview_of, _dead_letters),
+    "retry all dead letters": (_overview_of, _retry_all),
     "resume 50 lanes": (_crowd, _resume_lane),
     "clients": (_nothing, _clients),
     "import of 10,000": (_nothing, _import),

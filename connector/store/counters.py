@@ -132,23 +132,19 @@ def fold(c: Connection) -> None:
 def _on_sqlite(counter: Counter) -> list[str]:
     name, table, columns = counter.name, counter.table.name, ", ".join(counter.columns)
     (owner, key, where), (old_owner, old_key, old_where) = counter.of("NEW"), counter.of("OLD")
-    add = (
-        "INSERT INTO counts (name, owner, key, slot, rows) "
-        f"SELECT '{name}', {owner}, {key}, 0, 1 WHERE {where} "
-        "ON CONFLICT (name, owner, key, slot) DO UPDATE SET rows = rows + 1;"
-    )
-    subtract = (
-        f"UPDATE counts SET rows = rows - 1 WHERE name = '{name}' AND owner = {old_owner} "
-        f"AND key = {old_key} AND slot = 0 AND {old_where};"
-    )
+    into = "INSERT INTO counts (name, owner, key, slot, rows)"
+    add = f"SELECT '{name}', {owner}, {key}, 0, 1 WHERE {where}"
+    subtract = f"SELECT '{name}', {old_owner}, {old_key}, 0, -1 WHERE {old_where}"
+    sums = "ON CONFLICT (name, owner, key, slot) DO UPDATE SET rows = rows + excluded.rows;"
     changed = " OR ".join(f"OLD.{column} IS NOT NEW.{column}" for column in counter.columns)
     if counter.where != ALL_ROWS:
         # Most changes are of rows that are counted neither before nor after.
         changed = f"(({old_where}) OR ({where})) AND ({changed})"
     triggers = {
-        "insert": f"AFTER INSERT ON {table} BEGIN {add} END",
-        "update": f"AFTER UPDATE OF {columns} ON {table} WHEN {changed} BEGIN {subtract} {add} END",
-        "delete": f"AFTER DELETE ON {table} BEGIN {subtract} END",
+        "insert": f"AFTER INSERT ON {table} BEGIN {into} {add} {sums} END",
+        "update": f"AFTER UPDATE OF {columns} ON {table} WHEN {changed} "
+        f"BEGIN {into} {subtract} UNION ALL {add} {sums} END",
+        "delete": f"AFTER DELETE ON {table} BEGIN {into} {subtract} {sums} END",
     }
     found = []
     for event, text in triggers.items():

@@ -171,7 +171,7 @@ async def test_the_throughput_of_the_last_hours_is_read_by_its_index(store: SqlS
     assert plans.count("throughput_by_minute") == 4
 
 
-async def test_a_released_field_reads_only_the_people_who_wait_and_their_count_reads_none(
+async def test_a_released_field_reads_only_who_waits_and_their_count_no_one(
     store: SqlStore,
 ) -> None:
     lane = await store.lanes.ensure("acme", "klaviyo", "profile")
