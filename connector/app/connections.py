@@ -151,6 +151,13 @@ class Connections:
         mine = frozenset(name for name, resource in enabled.items() if resource in resources)
         return CommandScope(mine, frozenset(enabled) if STORE_RESOURCE in resources else None)
 
+    def is_ours(self, connection: str) -> bool:
+        """Whether this process, and no other one, describes the connection: it holds the lease, or
+        none does because the connection is not run."""
+        runtime = self.runtimes.get(connection)
+        running = runtime if runtime and runtime.enabled else None
+        return (running.lease if running else self._leases.of(STORE_RESOURCE)).valid()
+
     def wake(self, resource: str) -> None:
         """Its lease is valid now: look for work, and for the account where it is not confirmed."""
         for runtime in self._of(resource):

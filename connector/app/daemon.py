@@ -350,6 +350,11 @@ class App:
             await self.connections.until_confirmed(connection)
             await self.commands.execute("resume", {"connection": connection})
 
+    async def _retain(self) -> None:
+        """Of several replicas one applies retention."""
+        if self.leases.of(STORE_RESOURCE).valid():
+            await self.apply_retention()
+
     async def apply_retention(self) -> None:
         await self.maintenance.apply_retention(self.config.retention)
 
@@ -388,7 +393,7 @@ class App:
         compare = StoreChanges(self.store, self.changes).compare
         self._supervise("changes", Periodic(scheduler.every(0.5), compare))
         self._supervise("heartbeat", Periodic(scheduler.every(_HEARTBEAT_EVERY), self._heartbeat))
-        self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
+        self._supervise("retention", Periodic(scheduler.nightly(), self._retain))
         every = _WAKE_SHARED_EVERY if self._shared else _WAKE_EVERY
         due, wake_due = scheduler.every(every), partial(self.connections.wake_due, every)
         self._supervise("lane", Periodic(due, wake_due))

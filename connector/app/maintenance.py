@@ -26,6 +26,8 @@ from connector.web.health import Health
 
 _DISK_LOG_INTERVAL = 60.0
 _BATCH = 500
+_REPORTS_KEPT = 86_400.0
+"""Seconds for which the last report of a process that has ended is kept."""
 _PAUSE = 0.05
 """Seconds between two batches, so that retention hardly delays live traffic."""
 
@@ -123,7 +125,8 @@ class Maintenance:
     async def _show_people(self) -> None:
         people = await self._store.reports.people_by_state()
         self._process.people = people
-        self._metrics.set_people(people)
+        ours = self._connections.is_ours
+        self._metrics.set_people({key: n for key, n in people.items() if ours(key[0])})
 
     async def apply_retention(self, keep: Retention) -> None:
         """Delete what is older than `[retention]` allows, batch by batch."""
@@ -148,6 +151,7 @@ class Maintenance:
         before = self._before(keep.audit)
         while await self._store.audit.prune(before=before, limit=_BATCH):
             await self._clock.sleep(_PAUSE)
+        await self._store.process_reports.prune(before=self._before(_REPORTS_KEPT))
         freed = 0
         while pages := await self._upkeep.free_pages(500):
             freed += pages
@@ -171,18 +175,26 @@ class Maintenance:
         return Millis(self._clock.now() - round(age * 1000))
 
     async def refresh_metrics(self) -> None:
-        """Gauges that only the store knows. Raises StoreError."""
-        store, metrics = self._store, self._metrics
-        metrics.set_backlog(await store.reports.backlog(), self._clock.now())
-        metrics.set_dead_letters(await store.reports.dead_by_cause())
-        for connection, stream, _, saved_at in await store.reports.streams():
-            metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
-        metrics.set_approvals(await store.approvals.find())
-        names = list(self._connections.runtimes)
-        metrics.set_uncertain(await store.action_views.uncertain(), names)
+        """Gauges that only the store knows, of the connections that no other process describes.
+        Raises StoreError."""
+        store, metrics, ours = self._store, self._metrics, self._connections.is_ours
+        backlogs = [b for b in await store.reports.backlog() if ours(b.lane.connection)]
+        dead = [found for found in await store.reports.dead_by_cause() if ours(found[0])]
+        streams = [found for found in await store.reports.streams() if ours(found[0])]
+        approvals = [a for a in await store.approvals.find() if ours(a.connection)]
+        uncertain = await store.action_views.uncertain()
+        groups = [group for group in await store.member_groups.all() if ours(group.connection)]
+        secrets = [secret for secret in await store.secrets.all() if ours(secret.owner)]
         await self._show_people()
-        metrics.set_groups(await store.member_groups.all())
-        for secret in await store.secrets.all():
+        metrics.forget_connections()
+        metrics.set_backlog(backlogs, self._clock.now())
+        metrics.set_dead_letters(dead)
+        for connection, stream, _, saved_at in streams:
+            metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
+        metrics.set_approvals(approvals)
+        metrics.set_uncertain(uncertain, [n for n in self._connections.runtimes if ours(n)])
+        metrics.set_groups(groups)
+        for secret in secrets:
             if secret.name == KLAVIYO_OAUTH:
                 info = GrantInfo.load(secret.info)
                 ends = info.ended_at if info.ended_at is not None else info.expires_at

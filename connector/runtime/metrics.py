@@ -353,6 +353,20 @@ class Metrics(MetricRegistry):
 
     # ── set at scrape time ───────────────────────────────────────────────────────────────────────
 
+    def forget_connections(self) -> None:
+        """Drop the gauges that describe connections: another process may describe them by now."""
+        for gauge in (
+            self.outbox,
+            self.oldest,
+            self.uncertain,
+            self.checkpoint,
+            self.members,
+            self.segment_members,
+            self.segment_seconds,
+            self.oauth_expiry,
+        ):
+            gauge.clear()
+
     def set_backlog(self, backlogs: Sequence[Backlog], now: Millis) -> None:
         """Lanes of one kind are added up: profiles have one lane for reads and one for writes."""
         waiting: Tally[tuple[str, str, str]] = Tally()

@@ -121,6 +121,16 @@ async def test_replicas_share_the_accounts_and_all_take_webhooks(cluster: Cluste
     assert len(set(holders.values())) == 2
     assert set(status.connections) == set(ACCOUNTS)
     assert status.attention == []
+    described = [await connections_described(app) for app in (one, two)]
+    assert described[0] | described[1] == set(ACCOUNTS)
+    assert described[0] & described[1] == set()
+
+
+async def connections_described(app: App) -> set[str]:
+    """Those whose backlog the metrics of this replica show."""
+    await app.maintenance.refresh_metrics()
+    [family] = app.metrics.outbox.collect()
+    return {sample.labels["connection"] for sample in family.samples}
 
 
 async def test_a_replica_that_stops_hands_its_accounts_over(cluster: Cluster) -> None:

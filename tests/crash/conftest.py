@@ -86,14 +86,20 @@ class Daemon:
     """`connector run` in a folder. `main`: a program that runs the command line instead."""
 
     def __init__(
-        self, folder: Path, platforms: Platforms, mappings: Path, *, main: str = ""
+        self,
+        folder: Path,
+        platforms: Platforms,
+        mappings: Path,
+        *,
+        main: str = "",
+        config: str = CONFIG,
     ) -> None:
         self._main = ["-c", main] if main else MODULE
         self.folder = folder
         self.port = free_port()
         shutil.copytree(mappings, folder / "mappings")
         self.config = folder / "connector.toml"
-        self.config.write_text(CONFIG.format(port=self.port, **platforms.urls))
+        self.config.write_text(config.format(port=self.port, **platforms.urls))
         self.process: Process | None = None
         self._log: IO[bytes] | None = None
 
