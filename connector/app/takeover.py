@@ -126,7 +126,7 @@ class Takeover:
         return [r for r in self._connections.resources() if not self._leases.of(r).usable]
 
     async def _take_free(self, *, hurry: bool = False) -> Mapping[str, Holder]:
-        """Take what nobody else holds. Without `hurry` the preferred replica goes first, and gets
+        """Take what no one else holds. Without `hurry` the preferred replica goes first, and gets
         what this one should not keep. Returns who holds which resource."""
         held = await self._store.leases.holders(now=self._clock.now())
         preferred = await self._preferred(held) if self._shared and not hurry else {}

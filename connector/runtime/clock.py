@@ -39,7 +39,7 @@ class SharedClock:
         self._base: tuple[Millis, float] | None = None
 
     def set(self, now: Millis, *, asked_at: float) -> None:
-        """The database said `now` to a question of the monotonic time `asked_at`."""
+        """The database answered `now` to a question of the monotonic time `asked_at`."""
         middle = (asked_at + self._inner.monotonic()) / 2
         self._base = (now, middle)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from .layout import CONFIG, DEPLOY, SECRETS, STATE, UID, dockerfile, secret_file
 yaml = pytest.importorskip("yaml")
 
 KUBERNETES = DEPLOY / "kubernetes"
-BOTH = pytest.mark.parametrize("name", ["sidecar.yaml", "standalone.yaml"])
+DEPLOYMENTS = ("sidecar.yaml", "standalone.yaml", "replicas.yaml")
+EACH = pytest.mark.parametrize("name", DEPLOYMENTS)
+ON_A_VOLUME = pytest.mark.parametrize("name", ["sidecar.yaml", "standalone.yaml"])
 GRACE = Config().server.shutdown_timeout + 10
 
 
@@ -70,7 +73,7 @@ def test_every_yaml_file_parses_and_has_no_duplicate_key() -> None:
 # ── Kubernetes ───────────────────────────────────────────────────────────────────────────────────
 
 
-@BOTH
+@EACH
 def test_it_runs_as_the_images_user_and_writes_only_to_its_volumes(name: str) -> None:
     context = container(name)["securityContext"]
     assert context["runAsUser"] == context["runAsGroup"] == UID
@@ -84,22 +87,28 @@ def test_it_runs_as_the_images_user_and_writes_only_to_its_volumes(name: str) ->
     assert {m["name"] for m in mounts.values()} == {v["name"] for v in pod(name)["volumes"]}
 
 
-@BOTH
-def test_its_volumes_reference_existing_objects(name: str) -> None:
+@ON_A_VOLUME
+def test_its_store_is_on_a_volume_of_its_own(name: str) -> None:
     objects, volumes = of(name), {v["name"]: v for v in pod(name)["volumes"]}
     claim = volumes["connector-state"]["persistentVolumeClaim"]["claimName"]
     assert claim == objects["PersistentVolumeClaim"]["metadata"]["name"]
     assert "ReadWriteMany" not in objects["PersistentVolumeClaim"]["spec"]["accessModes"]
+    assert set(objects["Secret"]["stringData"]) == secret_files()
+
+
+@EACH
+def test_its_volumes_reference_existing_objects(name: str) -> None:
+    objects, volumes = of(name), {v["name"]: v for v in pod(name)["volumes"]}
     config = volumes["connector-config"]["configMap"]["name"]
     assert config == objects["ConfigMap"]["metadata"]["name"]
     secret = volumes["connector-secrets"]["secret"]
     assert secret["secretName"] == objects["Secret"]["metadata"]["name"]
     assert secret["defaultMode"] == 0o440
-    assert set(objects["Secret"]["stringData"]) == secret_files()
+    assert set(objects["Secret"]["stringData"]) >= secret_files()
     assert set(objects["Secret"]["stringData"].values()) == {"CHANGE-ME"}
 
 
-@BOTH
+@EACH
 def test_its_configuration_is_the_file_for_containers(name: str) -> None:
     text = of(name)["ConfigMap"]["data"][Path(CONFIG).name]
     assert text == (DEPLOY / "connector.toml").read_text()
@@ -107,7 +116,7 @@ def test_its_configuration_is_the_file_for_containers(name: str) -> None:
     assert required <= {each["name"] for each in container(name)["env"]}
 
 
-@BOTH
+@EACH
 def test_its_probes_use_existing_routes_on_the_named_port(name: str) -> None:
     spec = container(name)
     (port,) = spec["ports"]
@@ -123,8 +132,9 @@ def test_its_probes_use_existing_routes_on_the_named_port(name: str) -> None:
     assert of(name)["Service"]["spec"]["selector"].items() <= labels.items()
 
 
-def test_readiness_counts_only_in_a_standalone_deployment() -> None:
-    assert container("standalone.yaml")["readinessProbe"]["httpGet"]["path"] == "/readyz"
+def test_readiness_counts_unless_it_is_a_sidecar() -> None:
+    for name in ("standalone.yaml", "replicas.yaml"):
+        assert container(name)["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert "readinessProbe" not in container("sidecar.yaml")
     assert of("sidecar.yaml")["Service"]["spec"]["publishNotReadyAddresses"] is True
 
@@ -132,13 +142,53 @@ def test_readiness_counts_only_in_a_standalone_deployment() -> None:
 def test_the_sidecar_is_a_native_sidecar() -> None:
     (sidecar,) = pod("sidecar.yaml")["initContainers"]
     assert (sidecar["name"], sidecar["restartPolicy"]) == ("connector", "Always")
-    assert "initContainers" not in pod("standalone.yaml")
+    assert "initContainers" not in pod("standalone.yaml") | pod("replicas.yaml")
 
 
-@BOTH
-def test_one_store_has_one_daemon_with_enough_time_to_stop(name: str) -> None:
+@ON_A_VOLUME
+def test_a_store_on_a_volume_has_one_daemon(name: str) -> None:
     spec = of(name)["Deployment"]["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_replicas_share_a_database_and_are_replaced_one_after_the_other() -> None:
+    objects = of("replicas.yaml")
+    spec, labels = objects["Deployment"]["spec"], objects["Deployment"]["metadata"]["labels"]
+    assert spec["replicas"] > 1
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    (url,) = [e for e in container("replicas.yaml")["env"] if e["name"] == "CONNECTOR_STORE_URL"]
+    key = url["valueFrom"]["secretKeyRef"]
+    assert key["name"] == objects["Secret"]["metadata"]["name"]
+    more = set(re.findall(rf"{SECRETS}/(\w+)", more_of_replicas()))
+    assert set(objects["Secret"]["stringData"]) == secret_files() | more | {key["key"]}
+    assert "PersistentVolumeClaim" not in objects
+    budget = objects["PodDisruptionBudget"]["spec"]
+    assert budget["maxUnavailable"] < spec["replicas"]
+    selectors = [budget["selector"], spec["selector"]]
+    selectors += [s["labelSelector"] for s in pod("replicas.yaml")["topologySpreadConstraints"]]
+    assert all(selector == {"matchLabels": labels} for selector in selectors)
+
+
+def more_of_replicas() -> str:
+    """The file that replicas have beside connector.toml, where that includes it."""
+    data = of("replicas.yaml")["ConfigMap"]["data"]
+    (volume,) = [v for v in pod("replicas.yaml")["volumes"] if v["name"] == "connector-config"]
+    paths = {item["key"]: item["path"] for item in volume["configMap"]["items"]}
+    name = Path(CONFIG).name
+    assert paths == {key: key if key == name else f"conf.d/{key}" for key in data}
+    assert tomllib.loads(data[name])["include"] == ["conf.d/*.toml"]
+    (more,) = data.keys() - {name}
+    return str(data[more])
+
+
+def test_replicas_wait_until_no_one_sends_to_them_any_more() -> None:
+    config = Config.model_validate({"server": tomllib.loads(more_of_replicas())["server"]})
+    probe = container("replicas.yaml")["readinessProbe"]
+    assert probe["periodSeconds"] <= config.server.drain_delay < config.server.shutdown_timeout
+
+
+@EACH
+def test_it_has_enough_time_to_start_and_to_stop(name: str) -> None:
     assert pod(name)["terminationGracePeriodSeconds"] >= GRACE
     start = container(name)["startupProbe"]
     # The start waits up to 30 s for the lease, and copies and migrates an old store.
@@ -152,6 +202,7 @@ def test_the_ingress_publishes_what_others_call_and_nothing_else() -> None:
     assert set(paths) == {"/webhooks/", "/flows/", "/oauth/"}
     assert {WebhookApp.prefix, FlowApp.prefix} <= set(paths)
     service = of("standalone.yaml")["Service"]
+    assert service == of("replicas.yaml")["Service"]
     (port,) = service["spec"]["ports"]
     expected = {"name": service["metadata"]["name"], "port": {"name": port["name"]}}
     assert all(backend == expected for backend in paths.values())
@@ -164,25 +215,27 @@ def test_prometheus_finds_the_pods_by_label_and_port() -> None:
     wanted = monitor["spec"]["selector"]["matchLabels"]
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["path"] in routes()
-    for name in ("sidecar.yaml", "standalone.yaml"):
+    for name in DEPLOYMENTS:
         labels = of(name)["Deployment"]["spec"]["template"]["metadata"]["labels"]
         assert wanted.items() <= labels.items()
         assert endpoint["port"] in [port["name"] for port in container(name)["ports"]]
 
 
-def test_kubectl_kustomize_builds() -> None:
+@pytest.mark.parametrize("name", ["standalone.yaml", "replicas.yaml"])
+def test_kubectl_kustomize_builds(name: str, tmp_path: Path) -> None:
     tool = shutil.which("kubectl")
     if tool is None:
         pytest.skip("no kubectl")
-    run = subprocess.run(
-        [tool, "kustomize", KUBERNETES], capture_output=True, text=True, check=False
-    )
+    shutil.copytree(KUBERNETES, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "kustomization.yaml"
+    file.write_text(file.read_text().replace("  - standalone.yaml", f"  - {name}"))
+    run = subprocess.run([tool, "kustomize", tmp_path], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert len(list(yaml.safe_load_all(run.stdout))) == len(of("standalone.yaml"))
+    assert len(list(yaml.safe_load_all(run.stdout))) == len(of(name))
 
 
 def test_every_file_uses_the_same_image() -> None:
-    names = {container(name)["image"] for name in ("sidecar.yaml", "standalone.yaml")}
+    names = {container(name)["image"] for name in DEPLOYMENTS}
     names.add(compose()["services"]["connector"]["image"])
     (name,) = names
     assert f"--tag {name} " in (DEPLOY / "Dockerfile").read_text()
