@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from playwright.async_api import Browser as PlaywrightBrowser
+from playwright.async_api import async_playwright, expect
 
 from connector.app.setup import connection_setup
 from connector.config import Config, Connection
 from connector.config.models import Console as ConsoleConfig
 from connector.console import Console, ConsoleServices
 from connector.service.webhook_builder import FlowTarget
+from tests.waiting import PATIENCE
 from tests.web.api.conftest import ApiHarness, make_api
+
+from .chromium import CHROMIUM, chromium_in
 
 __all__ = ["make_api"]
 
@@ -92,6 +97,25 @@ class ConsoleHarness:
         )
         self.browsers.append(http)
         return Browser(http)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a browser."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with chromium_in(tmp_path_factory.mktemp("chromium")) as address:
+        yield address
+
+
+@pytest.fixture
+async def browser(chromium: str) -> AsyncIterator[PlaywrightBrowser]:
+    """That browser, without pages. Others may use the machine as well, so a page has time."""
+    expect.set_options(timeout=PATIENCE * 1000)
+    async with async_playwright() as playwright:
+        found = await playwright.chromium.connect_over_cdp(chromium)
+        yield found
+        await found.close()
 
 
 @pytest.fixture

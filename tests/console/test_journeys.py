@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 from playwright.sync_api import expect as expect_sync
 from playwright.sync_api import sync_playwright
 
@@ -22,12 +22,8 @@ from tests.paths import ROOT
 from tests.platforms.plugins.daemon import Running, running
 from tests.waiting import until
 
-from .test_browser import ARGUMENTS, CHROMIUM
 from .test_daemon import CONFIG
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
-)
 TOUR = f"""\
 {re.sub('mapping = ".*"', 'mapping = "strict.toml"', CONFIG).replace("acme", demo_tour.SOURCE)}
 [connections.actions]
@@ -83,47 +79,43 @@ async def inaccessible(page: Page) -> list[str]:
 
 
 async def test_a_failed_record_and_an_uncertain_action_are_settled_by_clicking(
-    tour: tuple[Running, JeriCommerceSandbox],
+    tour: tuple[Running, JeriCommerceSandbox], browser: Browser
 ) -> None:
     daemon, double = tour
     url, found = f"http://127.0.0.1:{daemon.app.port}", []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        # Pages refuse injected scripts, so axe comes in through the debugger.
-        context = await browser.new_context(base_url=url, bypass_csp=True)
-        page = await context.new_page()
-        page.set_default_timeout(_PATIENT)
-        expect.set_options(timeout=_PATIENT)
-        watched = Watched(page, url)
-        await page.goto("/")
-        await expect(page.locator("#verdict")).to_contain_text("2 things need you")
-        found += await inaccessible(page)
-        item = page.locator("#todo li").filter(has_text="M20")
-        await item.get_by_role("link", name="Open").click()
-        await page.get_by_role("row").filter(has_text="Quiz completed").get_by_role("link").click()
-        await page.get_by_role("button", name="Send events named Quiz completed").click()
-        await expect(page.get_by_role("status").first).to_contain_text("are sent from now on")
-        await expect(page.get_by_role("group", name="Request")).to_contain_text("Quiz completed")
-        found += await inaccessible(page)
-        await page.goto("/dead-letters")
-        await expect(page.locator("#causes")).to_contain_text("1 of these 1 would now pass")
-        found += await inaccessible(page)
-        await page.get_by_role("button", name="Retry all matching").click()
-        await page.get_by_role("button", name="Retry all matching").click()
-        await expect(page.locator("#causes")).to_contain_text("Nothing failed")
-        await daemon.until(lambda: list(daemon.klaviyo.unique_ids().values()) == [1])
-        await page.goto("/attention")
-        await page.get_by_role("button", name="It was applied").click()
-        await expect(page.locator("#attention")).to_contain_text("Nothing needs you.")
-        assert [change.amount for change in double.ledger] == [25]
-        await page.goto("/people")
-        await page.get_by_label("E-mail or id").fill(double.people[0].email)
-        await page.get_by_role("button", name="Find person").click()
-        await page.get_by_role("button", name="Compare with both sides").click()
-        await expect(page.get_by_role("columnheader", name="Klaviyo now")).to_be_visible()
-        found += await inaccessible(page)
-        assert watched.faults == []
-        await browser.close()
+    # Pages refuse injected scripts, so axe comes in through the debugger.
+    context = await browser.new_context(base_url=url, bypass_csp=True)
+    page = await context.new_page()
+    page.set_default_timeout(_PATIENT)
+    watched = Watched(page, url)
+    await page.goto("/")
+    await expect(page.locator("#verdict")).to_contain_text("2 things need you")
+    found += await inaccessible(page)
+    item = page.locator("#todo li").filter(has_text="M20")
+    await item.get_by_role("link", name="Open").click()
+    await page.get_by_role("row").filter(has_text="Quiz completed").get_by_role("link").click()
+    await page.get_by_role("button", name="Send events named Quiz completed").click()
+    await expect(page.get_by_role("status").first).to_contain_text("are sent from now on")
+    await expect(page.get_by_role("group", name="Request")).to_contain_text("Quiz completed")
+    found += await inaccessible(page)
+    await page.goto("/dead-letters")
+    await expect(page.locator("#causes")).to_contain_text("1 of these 1 would now pass")
+    found += await inaccessible(page)
+    await page.get_by_role("button", name="Retry all matching").click()
+    await page.get_by_role("button", name="Retry all matching").click()
+    await expect(page.locator("#causes")).to_contain_text("Nothing failed")
+    await daemon.until(lambda: list(daemon.klaviyo.unique_ids().values()) == [1])
+    await page.goto("/attention")
+    await page.get_by_role("button", name="It was applied").click()
+    await expect(page.locator("#attention")).to_contain_text("Nothing needs you.")
+    assert [change.amount for change in double.ledger] == [25]
+    await page.goto("/people")
+    await page.get_by_label("E-mail or id").fill(double.people[0].email)
+    await page.get_by_role("button", name="Find person").click()
+    await page.get_by_role("button", name="Compare with both sides").click()
+    await expect(page.get_by_role("columnheader", name="Klaviyo now")).to_be_visible()
+    found += await inaccessible(page)
+    assert watched.faults == []
     assert found == []
 
 
@@ -145,7 +137,7 @@ def killable(platforms: Platforms, tmp_path: Path, root: Path) -> Iterator[Daemo
 
 @pytest.mark.timeout(300)
 def test_an_open_page_follows_a_backfill_over_a_kill_of_the_daemon(
-    killable: Daemon, platforms: Platforms
+    killable: Daemon, platforms: Platforms, chromium: str
 ) -> None:
     double = platforms.jericommerce
     platforms.klaviyo.make_list("VIP", *(person.email for person in double.people))
@@ -153,7 +145,7 @@ def test_an_open_page_follows_a_backfill_over_a_kill_of_the_daemon(
     until("the daemon is ready", killable.ready, 60)
     url = f"http://127.0.0.1:{killable.port}"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.connect_over_cdp(chromium)
         page = browser.new_page(base_url=url)
         page.set_default_timeout(_PATIENT)
         expect_sync.set_options(timeout=_PATIENT)
