@@ -53,6 +53,8 @@ _SHADOW_BATCH = 1_000
 class SqlProfiles(ReceiptedQueue):
     """connector.ports.Profiles."""
 
+    settles_patiently = True
+
     def __init__(self, database: Database) -> None:
         super().__init__(database, profiles_queue, profiles.c.since)
 
