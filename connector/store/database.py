@@ -34,7 +34,10 @@ class Database(Protocol):
         """The engine that runs all statements, for listeners."""
         ...
 
-    async def write(self, work: Work[T]) -> T: ...
+    async def write(self, work: Work[T], *, patient: bool = False) -> T:
+        """`patient`: nothing waits for the work. On SQLite it shares the next commit, if there is
+        one within 10 ms."""
+        ...
 
     async def read(self, work: Work[T], *, brief: bool = False) -> T:
         """`brief`: work that looks up a few rows by an index. On SQLite it is done at once, because
@@ -111,7 +114,7 @@ class PostgresDatabase:
     def engine(self) -> Engine:
         return self._engine.sync_engine
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, patient: bool = False) -> T:
         try:
             async with self._engine.begin() as connection:
                 return await connection.run_sync(work)

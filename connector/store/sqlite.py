@@ -25,6 +25,8 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 _MAX_GROUP = 256
+_PATIENCE = 0.01
+"""Seconds that what nothing waits for waits for a commit to share."""
 _WRITER_CACHE, _READER_CACHE = 16_384, 4_096
 """KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
 _READER_LOCK_WAIT = 10_000
@@ -75,11 +77,13 @@ def sqlite_engine(url: str, file: SqliteFile | None = None) -> Engine:
 
 
 class _Job:
-    """Work to run in the writer thread. `alone`: outside of a transaction."""
+    """Work to run in the writer thread. `alone`: outside of a transaction. `patient`: nothing waits
+    for it."""
 
-    def __init__(self, work: Work[Any], *, alone: bool = False) -> None:
+    def __init__(self, work: Work[Any], *, alone: bool = False, patient: bool = False) -> None:
         self.work = work
         self.alone = alone
+        self.patient = patient
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[Any] = self.loop.create_future()
 
@@ -108,8 +112,8 @@ class SqliteDatabase:
         self._damage: StoreError | None = None
         self._thread.start()
 
-    async def write(self, work: Work[T]) -> T:
-        result: T = await self._submit(_Job(work))
+    async def write(self, work: Work[T], *, patient: bool = False) -> T:
+        result: T = await self._submit(_Job(work, patient=patient))
         return result
 
     async def read(self, work: Work[T], *, brief: bool = False) -> T:
@@ -193,13 +197,7 @@ class SqliteDatabase:
     def _run(self) -> None:
         ended = False
         while not ended:
-            group: list[_Job] = []
-            job = self._jobs.get()
-            while job is not None and not job.alone:
-                group.append(job)
-                if len(group) == _MAX_GROUP or self._jobs.empty():
-                    break
-                job = self._jobs.get()
+            group, job = self._next_group()
             self._commit(group)
             if job is None:
                 ended = True
@@ -207,6 +205,23 @@ class SqliteDatabase:
                 self._run_alone(job)
         if self._writer is not None:
             self._writer.close()
+
+    def _next_group(self) -> tuple[list[_Job], _Job | None]:
+        """What shares the next commit, and the job that ended the group. Only a first job that is
+        patient waits for others."""
+        group: list[_Job] = []
+        job = self._jobs.get()
+        wait = _PATIENCE if job and job.patient else 0.0
+        while job is not None and not job.alone:
+            group.append(job)
+            if len(group) == _MAX_GROUP:
+                break
+            try:
+                job = self._jobs.get(timeout=wait)
+            except queue.Empty:
+                break
+            wait = 0.0
+        return group, job
 
     def _commit(self, group: list[_Job]) -> None:
         """Run the group in one transaction. When a piece of work fails, each is run in its own, so

@@ -100,7 +100,7 @@ class FailingDatabase:
         self.failures = 0
         self._write, self._read = database.write, database.read
 
-    async def write(self, work: Any) -> Any:
+    async def write(self, work: Any, *, patient: bool = False) -> Any:
         self._count()
         return await self._write(work)
 

@@ -84,7 +84,7 @@ class FaultyDatabase:
         self._disk = disk
         self._rng = rng
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, patient: bool = False) -> T:
         self.calls += 1
         name = name_of(work)
         fault = self.planned_fault(self.calls, name)

@@ -48,8 +48,8 @@ class RecordingDatabase:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
 
-    async def write(self, work: Work[T]) -> T:
-        return await self._database.write(self._named(work))
+    async def write(self, work: Work[T], *, patient: bool = False) -> T:
+        return await self._database.write(self._named(work), patient=patient)
 
     async def read(self, work: Work[T], *, brief: bool = False) -> T:
         return await self._database.read(self._named(work), brief=brief)

@@ -108,7 +108,7 @@ class StolenLease:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store.database, name)
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, patient: bool = False) -> T:
         result = await self._store.database.write(work)
         self._writes += 1
         if self._writes == 1:

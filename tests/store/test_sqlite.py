@@ -16,10 +16,12 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.records import Page, Record
 from connector.ports import Fence
+from connector.store import sqlite
 from connector.store.admin import leases
 from connector.store.database import SqliteDatabase, open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
+from tests.waiting import PATIENCE
 
 NOW = Millis(1_790_000_000_000)
 LANE = Lane(LaneId(1), "acme", "klaviyo", "event")
@@ -76,6 +78,30 @@ async def test_jobs_queued_during_a_commit_share_the_next_one(store: SqlStore) -
     await first
     assert await asyncio.gather(*rest) == list(range(100))
     assert len(commits) <= 3
+
+
+async def test_patient_work_shares_the_next_commit(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = store.database
+    monkeypatch.setattr(sqlite, "_PATIENCE", PATIENCE)
+    commits: list[int] = []
+    event.listen(database.engine, "commit", lambda c: commits.append(1))
+    patient = asyncio.create_task(database.write(lambda c: "patient", patient=True))
+    await asyncio.sleep(0)
+    assert await database.write(lambda c: "next") == "next"
+    assert await patient == "patient"
+    assert len(commits) == 1
+
+
+async def test_a_close_does_not_wait_for_patient_work(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_PATIENCE", PATIENCE)
+    patient = asyncio.create_task(store.database.write(lambda c: "patient", patient=True))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(store.aclose(), PATIENCE / 2)
+    assert await patient == "patient"
 
 
 async def test_a_failing_job_fails_alone_and_leaves_nothing(store: SqlStore) -> None:

@@ -34,6 +34,7 @@ class SqlOutbox(queue.SqlQueue):
     """connector.ports.Outbox."""
 
     rows_per_transaction = 1_000
+    settles_patiently = True
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, outbox_queue)

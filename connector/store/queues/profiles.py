@@ -55,6 +55,7 @@ class SqlProfiles(ReceiptedQueue):
     """connector.ports.Profiles."""
 
     rows_per_transaction = 100
+    settles_patiently = True
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, profiles_queue, profiles.c.since)

@@ -281,6 +281,10 @@ class SqlQueue(ABC):
     """Rows that one transaction claims or settles, so that it holds the writer for 50 ms at most:
     a claim of ten thousand takes many."""
 
+    settles_patiently = False
+    """Whether an outcome may wait a moment before it is stored: nothing waits for it, and a process
+    that dies meanwhile repeats what does no harm when it is repeated."""
+
     @abstractmethod
     def _claim_entries(
         self, c: Connection, spec: ClaimSpec, before: Sequence[Entry]
@@ -368,7 +372,7 @@ class SqlQueue(ABC):
                 these = outcomes[start : start + self.rows_per_transaction]
                 return self._settle(c, claim, these, now, policy)
 
-            found = await self._database.write(part)
+            found = await self._database.write(part, patient=self.settles_patiently)
             total = Settled(
                 total.changed + found.changed, earliest([total.next_due, found.next_due])
             )

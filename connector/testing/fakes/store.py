@@ -46,7 +46,7 @@ class InlineDatabase:
             connection.commit()
             return result
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, patient: bool = False) -> T:
         if self.dead:
             raise asyncio.CancelledError
         if self.error:
