@@ -66,6 +66,10 @@ class CallStats:
 
 
 TransportFactory = Callable[[], httpx.AsyncBaseTransport]
+Exchange = Callable[
+    [str, str, Mapping[str, str], bytes | None], Awaitable[tuple[int, Mapping[str, str], bytes]]
+]
+"""Method, URL, headers and body of a request → status, headers and body of its answer."""
 
 
 class InProcess(httpx.AsyncBaseTransport):
@@ -151,6 +155,7 @@ class Http:
         self._retry_statuses = retry_statuses
         self._on_call = on_call
         self._transport = transport or _transport(timeout)
+        self._exchange = _exchange_of(self._transport)
         self._closed = False
         self._deadline = deadline
         parts = urlsplit(self._base)
@@ -219,14 +224,8 @@ class Http:
         status: int | None = None
         headers: Mapping[str, str] = {}
         try:
-            # Not through a client of httpx, whose redirects, cookies and hooks cost as much as the
-            # transport below (docs/decisions/0028-transport.md).
-            request = httpx.Request(method, url, content=content, headers=sent)
             async with asyncio.timeout(self._deadline):
-                response = await self._transport.handle_async_request(request)
-                body = await response.aread()
-            status = response.status_code
-            headers = response.headers
+                status, headers, body = await self._exchange(method, url, sent, content)
             error = error_for(
                 self._vendor,
                 status,
@@ -253,6 +252,24 @@ class Http:
         finally:
             if self._on_call:
                 self._on_call(CallStats(route, status, headers, self._clock.monotonic() - started))
+
+
+def _exchange_of(transport: httpx.AsyncBaseTransport) -> Exchange:
+    """Ours exchanges by itself, because a client of httpx, its redirects, cookies and hooks, and
+    its requests and responses cost as much as the transport (docs/decisions/0028-transport.md)."""
+    found: Exchange | None = getattr(transport, "exchange", None)
+    if found is not None:
+        return found
+
+    async def exchange(
+        method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        request = httpx.Request(method, url, content=content, headers=headers)
+        response = await transport.handle_async_request(request)
+        body = await response.aread()
+        return response.status_code, response.headers, body
+
+    return exchange
 
 
 def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL, host: str) -> DeliveryError:

@@ -17,7 +17,8 @@ import re
 import select
 import ssl
 import weakref
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import aiohttp
 import httpx
@@ -29,7 +30,10 @@ _IDLE_SECONDS = 4.0
 
 _CONNECT_SECONDS = 10.0
 _LARGE = 500_000
-_UNSENDABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_QUOTED = re.compile(r"(?:[\w\-.~!$&'()*+,;=:@/?\[\]]|%[0-9A-Fa-f]{2})+", re.ASCII)
+"""A URL that httpx would leave as it is, but for the dots of its path."""
+RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 _INCOMPLETE = (
@@ -96,6 +100,14 @@ class ConnectionPool:
             await self._session.close()
 
 
+class Answer(NamedTuple):
+    """The names of `headers` are lower case; `body` is decoded."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class Transport(httpx.AsyncBaseTransport):
     """Sends a request once, follows no redirect, and returns the response with its whole body.
     `timeout`: seconds for each read, and for getting a connection."""
@@ -106,29 +118,70 @@ class Transport(httpx.AsyncBaseTransport):
             connect=timeout, sock_connect=min(timeout, _CONNECT_SECONDS), sock_read=timeout
         )
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if any(_UNSENDABLE.search(value) for _, value in request.headers.raw):
+    async def exchange(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> Answer:
+        """Without the objects of httpx, which cost as much as the request itself."""
+        if not all(value.isascii() and not _UNSENDABLE.search(value) for value in headers.values()):
             raise httpx.LocalProtocolError("a header cannot be sent")
+        if not _QUOTED.fullmatch(url) or "/." in url:
+            url = str(httpx.URL(url))
+        status, raw, body = await self._send(method, url, headers, content or b"")
+        if any(name.lower() == b"content-encoding" for name, _ in raw):
+            response = httpx.Response(status, headers=raw, content=body)
+            return Answer(status, response.headers, response.content)
+        return Answer(status, _decoded(raw), body)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if any(_UNSENDABLE.search(value.decode("latin-1")) for _, value in request.headers.raw):
+            raise httpx.LocalProtocolError("a header cannot be sent")
+        status, raw, body = await self._send(
+            request.method, str(request.url), request.headers, request.content
+        )
+        return httpx.Response(status, headers=raw, content=body)
+
+    async def _send(
+        self, method: str, address: str, headers: Mapping[str, str], content: bytes
+    ) -> tuple[int, RawHeaders, bytes]:
+        """`address` is quoted."""
         try:
-            # Quoted by httpx already: yarl would decode %40 of a path and %2C of a query.
-            url = URL(str(request.url), encoded=True)
+            # yarl would decode %40 of a path and %2C of a query.
+            url = URL(address, encoded=True)
+        except ValueError as error:
+            raise httpx.UnsupportedProtocol("no URL that can be called") from error
+        try:
             async with self._pool.session().request(
-                request.method,
+                method,
                 url,
-                headers=request.headers,
-                data=_body(request.content),
+                headers=headers,
+                data=_body(content),
                 allow_redirects=False,
                 timeout=self._timeout,
                 ssl=tls_context() if url.scheme == "https" else True,
             ) as response:
-                body = await response.read()
+                return response.status, response.raw_headers, await response.read()
         except (aiohttp.ClientError, OSError) as error:
             _raise(error)
-        return httpx.Response(response.status, headers=response.raw_headers, content=body)
 
     async def aclose(self) -> None:
         if self._owned:
             await self._pool.aclose()
+
+
+def _decoded(raw: RawHeaders) -> dict[str, str]:
+    """Lower-case name → value; several of one name are joined."""
+    found: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1").lower(), _text(value)
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _body(content: bytes) -> bytes | io.BytesIO | None:

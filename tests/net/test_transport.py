@@ -51,6 +51,44 @@ async def test_a_url_is_sent_as_it_was_written() -> None:
     assert heads[0].startswith(f"POST {PATH} HTTP/1.1\r\n".encode())
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/a b/ä?q=1 2",
+        "/a/../b/./c",
+        "/100%/x%2fy?z=%",
+        '/a?filter=any(email,["x@y.test"])&fields[profile]=email',
+        "/a'(b)*;c=d,e|f?g=`h`{i}",
+        "/a#part",
+    ],
+)
+async def test_a_url_is_quoted_as_httpx_quotes_it(path: str) -> None:
+    heads: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await read_request(reader))
+        writer.write(ACCEPTED)
+        await writer.drain()
+
+    async with raw_server(handler) as http:
+        await http.call("GET", path, route="/")
+    expected = httpx.URL(f"http://127.0.0.1{path}").raw_path
+    assert heads[0].split(b" ")[1] == expected
+
+
+async def test_headers_of_an_answer_have_lower_case_names_and_are_joined() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        answer = b"HTTP/1.1 200 OK\r\nRateLimit-Remaining: 3\r\nX-A: 1\r\nx-a: \xc3\xa4\r\n"
+        writer.write(answer + b"X-B: \xe4\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with raw_server(handler) as http:
+        found = await http.call("GET", "/", route="/")
+    assert found.headers["ratelimit-remaining"] == "3"
+    assert (found.headers["x-a"], found.headers["x-b"]) == ("1, ä", "ä")
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 async def test_a_request_is_sent_once_when_a_kept_connection_breaks(method: str) -> None:
     """aiohttp repeats some methods: a second DELETE of a member may cross a join."""
