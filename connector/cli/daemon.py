@@ -44,7 +44,7 @@ def run(
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
     from connector.app.configuration import read_config
     from connector.app.daemon import App, freeze_heap
-    from connector.domain.errors import ConfigError
+    from connector.domain.errors import ConnectorError
 
     app = App(config, reread=lambda: read_config(path, complete=False))
     stop, reread = asyncio.Event(), asyncio.Event()
@@ -64,8 +64,8 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
             return []
         starting.result()
         freeze_heap()
-    except ConfigError:
-        await app.stop()  # releases the lease
+    except ConnectorError:
+        await app.stop()  # gives back what the start has taken
         raise
     reading = asyncio.create_task(_reload_on_signal(app, reread))
     try:

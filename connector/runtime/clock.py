@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from connector.domain.lanes import Millis
 from connector.ports import Clock
 
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux has a clock that counts while the machine sleeps: a lease ends then as well."""
+
 
 class SystemClock:
     """Wall and monotonic time of this machine."""
@@ -17,7 +20,7 @@ class SystemClock:
         return Millis(time.time_ns() // 1_000_000)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_MONOTONIC)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
