@@ -206,9 +206,12 @@ def test_replicas_that_are_killed_frozen_and_stopped_lose_and_repeat_nothing(
         states = [sandbox.state() for sandbox in accounts.accounts.values()]
         assert [state["violations"] for state in states] == [{}] * ACCOUNTS
         assert sum(int(str(state["throttled"])) for state in states) == 0
-        assert {a for r in replicas for a in held_accounts(r)} >= {
-            sandbox.account_id for sandbox in accounts.accounts.values()
-        }
+        ids = {sandbox.account_id for sandbox in accounts.accounts.values()}
+        until(
+            "every account is held",
+            lambda: {a for r in replicas for a in held_accounts(r)} >= ids,
+            PATIENCE,
+        )
     waits = sorted(watch.seconds)
     print(
         f"{faults} faults, {len(posting.acknowledged)} webhooks, seconds until the next delivery: "
