@@ -25,6 +25,7 @@ from connector.store.sql import file_of
 from connector.web.health import Health
 
 _DISK_LOG_INTERVAL = 60.0
+_KEEP_REPORTS = 86_400.0
 _BATCH = 500
 _PAUSE = 0.05
 """Seconds between two batches, so that retention hardly delays live traffic."""
@@ -148,6 +149,7 @@ class Maintenance:
         before = self._before(keep.audit)
         while await self._store.audit.prune(before=before, limit=_BATCH):
             await self._clock.sleep(_PAUSE)
+        await self._store.process_reports.prune(before=self._before(_KEEP_REPORTS))
         freed = 0
         while pages := await self._upkeep.free_pages(500):
             freed += pages
