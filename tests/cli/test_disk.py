@@ -10,6 +10,8 @@ import structlog
 
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.domain.lanes import Millis
+from connector.ports import ProcessState
 from tests.waiting import async_until
 
 from .conftest import Folder
@@ -83,5 +85,20 @@ async def test_the_nightly_vacuum_returns_free_space(
         monkeypatch.setattr(app.store.maintenance, "free_pages", free_pages)
         await app.apply_retention()
         assert returned_pages == []
+    finally:
+        await app.stop()
+
+
+async def test_the_nightly_run_deletes_reports_of_processes_that_ended(folder: Folder) -> None:
+    app = App(read_config(folder.config))
+    await app.start(serve=False)
+    try:
+        reports = app.store.process_reports
+        for holder, hours in (("ended", 25), ("recent", 23)):
+            at = Millis(app.clock.now() - hours * 3_600_000)
+            await reports.save(ProcessState(holder, at, frozenset(), "{}"))
+        await app.apply_retention()
+        holders = {state.holder for state in await reports.since(Millis(0))}
+        assert holders == {"recent", app.leases.holder}
     finally:
         await app.stop()

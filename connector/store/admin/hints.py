@@ -42,10 +42,12 @@ class SqlHints:
             return
         import asyncpg  # by those who listen only: it takes as long as the rest of a start
 
-        url = make_url(self._listen_url).set(drivername="postgresql")
+        # As SQLAlchemy reads it: asyncpg itself knows `sslmode`, and not `ssl`.
+        url = make_url(self._listen_url)
+        options = url.translate_connect_args(username="user") | dict(url.query)
         ended = asyncio.Event()
         try:
-            connection = await asyncpg.connect(url.render_as_string(hide_password=False))
+            connection = await asyncpg.connect(**options)
             try:
                 connection.add_termination_listener(lambda _: ended.set())
                 await connection.add_listener(
