@@ -197,6 +197,7 @@ async def rig(
 ) -> AsyncIterator[Rig]:
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.01)
     monkeypatch.setattr(supervisor, "_MAX_DELAY", 0.01)
+    monkeypatch.setattr(supervisor, "_MAX_STORE_DELAY", 0.01)
     monkeypatch.setattr(takeover, "_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(import_jobs, "MIN_POLL_SECONDS", 0.01)
     monkeypatch.setattr(notify, "CHECK_INTERVAL", 0.01)
