@@ -232,8 +232,8 @@ def _intake(ours: Sequence[intake.Run], floor: Sequence[intake.Run]) -> list[Row
             f"{rate:,.0f}",
             f"{floor_rate:,.0f}",
             f"{ratio:.0%}",
-            ">= 60 %",
-            ratio >= 0.6,
+            ">= 70 %",
+            ratio >= 0.7,
         ),
         Row(
             "intake, CPU µs/webhook",
@@ -271,8 +271,8 @@ def _drain(ours: Sequence[drain.Run], floor: Sequence[drain.Run]) -> list[Row]:
             f"{cpu * 1e6:.1f}",
             f"{floor_cpu * 1e6:.1f}",
             f"{cpu / floor_cpu:.1f}x",
-            "<= 5x",
-            cpu <= 5 * floor_cpu,
+            "<= 3x",
+            cpu <= 3 * floor_cpu,
         ),
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -326,7 +327,7 @@ def markdown(report: Report, chart: str) -> str:
     ]
     low, high = min(report.loads), max(report.loads)
     machine = (
-        f"{_cpu_model()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}. Load average of "
+        f"{_commit()}{_cpu_model()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}. Load average of "
         f"the last minute while this ran: {low:.1f} to {high:.1f}"
     )
     shared = (
@@ -374,6 +375,16 @@ def _value(report: Report, name: str) -> Figure | None:
 
 def _ours_rate(figure: Figure) -> float:
     return float(figure.measured.partition("/s")[0].replace(",", ""))
+
+
+def _commit() -> str:
+    """`At commit abc1234: `; nothing outside of a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return f"Commit {found}: "
 
 
 def _cpu_model() -> str:
