@@ -119,7 +119,8 @@ class Takeover:
         unused = [lease for lease in self._leases.held() if lease.resource not in wanted]
         if unused:
             await self._leases.release(unused)
-            self._show([lease.resource for lease in unused])
+            for lease in unused:
+                self._metrics.forget_lease(lease.resource)
 
     def _missing(self) -> list[str]:
         """Resources whose lease this process could use and has not, or has not activated."""
@@ -256,7 +257,7 @@ class Takeover:
 
     def _show(self, resources: Collection[str]) -> None:
         for resource in resources:
-            self._metrics.lease.labels(resource).set(int(self._leases.of(resource).usable))
+            self._metrics.set_lease(resource, held=self._leases.of(resource).usable)
 
 
 def _weight(holder: str, resource: str) -> bytes:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from connector.app.daemon import App
 
 
+_ALL_LEASES_WITHIN = 30.0
+"""Seconds in which `run --until-idle` must get the leases of all connections."""
+
+
 def register(app: typer.Typer) -> None:
     app.command()(run)
     app.command()(demo)
@@ -53,7 +57,9 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reread.set)
     try:
-        starting = asyncio.create_task(app.start())
+        # What another replica works on does not become idle here.
+        patience = _ALL_LEASES_WITHIN if until_idle else None
+        starting = asyncio.create_task(app.start(lease_timeout=patience))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()

@@ -6,6 +6,7 @@ No address, id or free text is ever a label. Ages are computed at scrape time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,10 @@ _MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
 def account_label(account: str) -> str:
     """A short hash of an account id: metrics do not identify accounts."""
     return hashlib.sha256(account.encode()).hexdigest()[:8]
+
+
+def _lease_label(resource: str) -> str:
+    return resource if resource == "store" else account_label(resource)
 
 
 class Metrics(MetricRegistry):
@@ -352,6 +357,15 @@ class Metrics(MetricRegistry):
         self.request_seconds.labels(destination, route).observe(seconds)
 
     # ── set at scrape time ───────────────────────────────────────────────────────────────────────
+
+    def set_lease(self, resource: str, *, held: bool) -> None:
+        """Whether this process holds the lease of an account, or of the store."""
+        self.lease.labels(_lease_label(resource)).set(int(held))
+
+    def forget_lease(self, resource: str) -> None:
+        """This process has no connection any more that needs the lease."""
+        with contextlib.suppress(KeyError):
+            self.lease.remove(_lease_label(resource))
 
     def forget_connections(self) -> None:
         """Drop the gauges that describe connections: another process may describe them by now."""

@@ -144,8 +144,11 @@ class ConnectionRuntime:
         return all([await worker.idle(ahead) for worker in self.workers])
 
     async def attention(self) -> list[AttentionItem]:
-        """What only the process that runs the connection can know."""
+        """What only the process that runs the connection can know; nothing where another one runs
+        it, or none does."""
         found: list[AttentionItem] = []
+        if not self.lease.valid():
+            return found
         for worker in (*self.dispatchers, *self.workers):
             found += await worker.attention()
         return found

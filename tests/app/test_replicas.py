@@ -12,6 +12,7 @@ import pytest
 
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.ports import Clock
 from connector.runtime.clock import SystemClock
@@ -55,18 +56,17 @@ class Cluster:
             ]
         )
 
-    async def start(self, clock: Clock | None = None) -> App:
+    async def start(self, clock: Clock | None = None, *, lease_timeout: float | None = None) -> App:
         file = self.world.file
         app = App(read_config(file), clock=clock, reread=lambda: read_config(file))
-        self._stack.push_async_callback(self.stop, app)
-        await app.start()
+        self._stack.push_async_callback(app.stop)
+        await app.start(lease_timeout=lease_timeout)
         self.running.append(app)
         return app
 
     async def stop(self, app: App) -> None:
-        if app in self.running:
-            self.running.remove(app)
-            await app.stop()
+        self.running.remove(app)
+        await app.stop()
 
     async def post(self, app: App, name: str) -> tuple[str, str]:
         """Post an event to this replica; the connection and the event's id."""
@@ -195,3 +195,12 @@ async def test_a_setting_made_at_one_replica_is_used_by_all(cluster: Cluster) ->
         "both have switched it off",
         lambda: all("profiles" not in app.runtimes[name].modules for app in (one, two)),
     )
+
+
+async def test_a_run_until_idle_needs_every_account(cluster: Cluster) -> None:
+    one = await cluster.start()
+    await cluster.until_settled()
+    with pytest.raises(StoreError) as caught:
+        await cluster.start(lease_timeout=0.0)
+    assert caught.value.problem is Problem.STORE_HELD
+    assert one.leases.holder in str(caught.value)

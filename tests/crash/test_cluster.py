@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from connector.runtime.metrics import account_label
 from connector.sandbox import KlaviyoSandbox, Traffic, serve
 from connector.store.database import open_database
 from connector.store.tables import metadata
@@ -30,7 +31,8 @@ from tests.waiting import PATIENCE, until
 from .conftest import Daemon, Platforms
 from .posting import Posting
 
-ACCOUNTS = 12
+ACCOUNTS = {f"shop{n}": f"ACCT{n:02}" for n in range(12)}
+"""Connection → Klaviyo account."""
 REPLICAS = 3
 _PER_SECOND = 40
 _TAKEN_OVER_WITHIN = 60.0
@@ -57,8 +59,8 @@ class Accounts(Platforms):
 
     def __init__(self) -> None:
         self.accounts = {
-            f"shop{n}": KlaviyoSandbox(account_id=f"ACCT{n:02}", key=f"pk_{n}")
-            for n in range(ACCOUNTS)
+            name: KlaviyoSandbox(account_id=account, key=f"pk_{name}")
+            for name, account in ACCOUNTS.items()
         }
         super().__init__()
 
@@ -78,9 +80,9 @@ class Accounts(Platforms):
                 mapping=mapping,
                 platform=self.urls["jericommerce"],
                 klaviyo=self.urls[name],
-                key=f"pk_{n}",
+                key=f"pk_{name}",
             )
-            for n, name in enumerate(self.accounts)
+            for name in self.accounts
         )
 
 
@@ -90,7 +92,7 @@ class SpreadPosting(Posting):
     def __init__(self, replicas: list[Daemon], traffic: Traffic, seed: int) -> None:
         super().__init__(seed)
         self._replicas, self._traffic = replicas, traffic
-        self.names = [f"shop{n}" for n in range(ACCOUNTS)]
+        self.names = list(ACCOUNTS)
         self.frozen: set[Daemon] = set()
         self.of: dict[str, str] = {}
 
@@ -153,11 +155,12 @@ def accounts() -> Iterator[Accounts]:
     running.stop()
 
 
-def held_accounts(replica: Daemon) -> set[str]:
-    """The accounts whose lease a replica says that it holds."""
+def held_connections(replica: Daemon) -> set[str]:
+    """The connections whose account's lease a replica says that it holds."""
     lines = replica.get("/metrics")[1].splitlines()
     held = [line for line in lines if "lease_held{" in line and line.endswith(" 1.0")]
-    return {line.split('account="')[1].split('"')[0] for line in held}
+    labels = {line.split('account="')[1].split('"')[0] for line in held}
+    return {name for name, account in ACCOUNTS.items() if account_label(account) in labels}
 
 
 @pytest.mark.campaign
@@ -204,12 +207,11 @@ def test_replicas_that_are_killed_frozen_and_stopped_lose_and_repeat_nothing(
         assert {n for of in counts.values() for n in of.values()} == {1}
         assert {id for of in counts.values() for id in of} <= posting.issued
         states = [sandbox.state() for sandbox in accounts.accounts.values()]
-        assert [state["violations"] for state in states] == [{}] * ACCOUNTS
+        assert [state["violations"] for state in states] == [{}] * len(ACCOUNTS)
         assert sum(int(str(state["throttled"])) for state in states) == 0
-        ids = {sandbox.account_id for sandbox in accounts.accounts.values()}
         until(
             "every account is held",
-            lambda: {a for r in replicas for a in held_accounts(r)} >= ids,
+            lambda: {name for r in replicas for name in held_connections(r)} == set(ACCOUNTS),
             PATIENCE,
         )
     waits = sorted(watch.seconds)
@@ -225,7 +227,7 @@ def disturb(
 ) -> None:
     """Kill, freeze or stop a replica, and let it come back."""
     before, kind = watch.requests(), rng.choice(["kill", "kill", "freeze", "stop"])
-    hit = {f"shop{int(a[4:])}" for a in held_accounts(replica) if a.startswith("ACCT")}
+    hit = held_connections(replica)
     at = time.monotonic()
     if kind == "freeze":
         posting.frozen.add(replica)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
+from connector.runtime.metrics import account_label
 from connector.sandbox import Traffic
 from connector.store.database import open_database
 from connector.store.tables import metadata
@@ -71,7 +72,7 @@ def deliver(daemon: Daemon, platforms: Platforms, traffic: Traffic) -> None:
 
 def holder_of(daemons: Sequence[Daemon]) -> Daemon | None:
     """The replica that says that it holds the account's lease."""
-    held = 'lease_held{account="SANDBX"} 1'
+    held = f'lease_held{{account="{account_label("SANDBX")}"}} 1'
     return next((d for d in daemons if held in d.get("/metrics")[1]), None)
 
 

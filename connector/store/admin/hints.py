@@ -55,7 +55,7 @@ class SqlHints:
                 )
                 await ended.wait()
             finally:
-                await connection.close(timeout=1.0)
+                connection.terminate()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StoreError(Problem.STORE_UNAVAILABLE, type(error).__name__) from error
         raise StoreError(Problem.STORE_UNAVAILABLE, "the connection that listens has ended")
