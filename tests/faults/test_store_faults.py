@@ -14,7 +14,7 @@ import pytest
 from .cases import CASES, Kind, run
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_EVERY = 41
+_EVERY = 61
 """The suite tries one of so many calls, in turn with each kind of fault."""
 
 

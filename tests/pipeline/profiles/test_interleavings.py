@@ -24,7 +24,7 @@ from connector.store.tables import profiles
 
 from .conftest import Configs, Environment
 
-QUICK = range(40)
+QUICK = range(25)
 PAUSES = (0.0, 0.05, 0.3, 0.6, 1.0, 2.5, 8.0, 35.0, 70.0)
 ENDPOINTS = (
     "events",
