@@ -327,8 +327,8 @@ def markdown(report: Report, chart: str) -> str:
     ]
     low, high = min(report.loads), max(report.loads)
     machine = (
-        f"{_commit()}{_cpu_model()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}. Load average of "
-        f"the last minute while this ran: {low:.1f} to {high:.1f}"
+        f"{_commit()}{_cpu_model()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}. "
+        f"Load average of the last minute while this ran: {low:.1f} to {high:.1f}"
     )
     shared = (
         " The machine was shared with other work: times are longer than the machine could do, and "
@@ -378,7 +378,7 @@ def _ours_rate(figure: Figure) -> float:
 
 
 def _commit() -> str:
-    """`At commit abc1234: `; nothing outside of a repository."""
+    """`Commit abc1234: `; nothing outside of a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
