@@ -30,6 +30,7 @@ from bench import (
     live,
     peers,
     quota,
+    replicas,
     report,
     segment,
     size,
@@ -104,6 +105,10 @@ def _size(options: argparse.Namespace, folder: Path) -> str:
     return size.text(size.measure(options.rate, options.seconds, rows=options.history))
 
 
+def _replicas(options: argparse.Namespace, folder: Path) -> str:
+    return replicas.text(replicas.measure(options.rate, options.seconds))
+
+
 def _start(options: argparse.Namespace, folder: Path) -> str:
     return start.text(start.measure(folder, options.repeats))
 
@@ -123,6 +128,7 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "growth": _growth,
     "peers": _peers,
     "quota": _quota,
+    "replicas": _replicas,
     "segment": _segment,
     "size": _size,
     "start": _start,

@@ -26,7 +26,7 @@ import orjson
 import uvloop
 
 from bench.load import SECRET, SIGNATURE, event_bodies
-from bench.processes import CpuMark, free_port, pinned, running
+from bench.processes import CpuMark, SecondsMark, free_port, pinned, running
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 16
@@ -36,7 +36,7 @@ _SETTLE = 5.0
 
 _CONFIG = """\
 [store]
-url = "sqlite:///{folder}/connector.db"
+url = "{store}"
 min_free = "1MB"
 
 [server]
@@ -66,14 +66,15 @@ private_key = "pk_{name}"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one side at one rate. `cpu`: seconds an event. `p50`, `p99`: seconds from the
-    send of the webhook to the event's acceptance at Klaviyo. `lost`: acknowledged and not accepted
-    in time. `requests`: outgoing, an event."""
+    """One run of one side at one rate. `cpu`: seconds an event. `p50`, `p95`, `p99`: seconds from
+    the send of the webhook to the event's acceptance at Klaviyo. `lost`: acknowledged and not
+    accepted in time. `requests`: outgoing, an event."""
 
     rate: float
     wanted: float
     cpu: float
     p50: float
+    p95: float
     p99: float
     lost: int
     refused: int
@@ -88,11 +89,17 @@ Webhook = tuple[str, bytes]
 
 
 def config_text(
-    folder: Path, *, port: int, remote: int, connections: Sequence[str] = ("bench",)
+    folder: Path,
+    *,
+    port: int,
+    remote: int,
+    connections: Sequence[str] = ("bench",),
+    store: str = "",
 ) -> str:
-    """The configuration of a daemon that runs these connections with every module on."""
+    """The configuration of a daemon that runs these connections with every module on; on a file in
+    the folder unless it gets a store's address."""
     mapping = ROOT / "mappings" / "jericommerce.toml"
-    parts = [_CONFIG.format(folder=folder, port=port)]
+    parts = [_CONFIG.format(store=store or f"sqlite:///{folder}/connector.db", port=port)]
     parts += [
         _CONNECTION.format(name=name, mapping=mapping, secret=SECRET, remote=remote)
         for name in connections
@@ -146,18 +153,24 @@ def _measure(
         pinned(1),
     ):
         mark = CpuMark(process.pid)
-        return uvloop.run(drive(port, remote, made, rate, seconds, mark))
+        return uvloop.run(drive([port], remote, made, rate, seconds, mark))
 
 
 async def drive(
-    port: int, remote: int, made: Sequence[Webhook], rate: float, seconds: float, mark: CpuMark
+    ports: Sequence[int],
+    remote: int,
+    made: Sequence[Webhook],
+    rate: float,
+    seconds: float,
+    mark: SecondsMark,
 ) -> Run:
-    """Post `made` at this rate, and measure after a warm-up."""
+    """Post `made` at this rate to these servers in turn, and measure after a warm-up."""
     sent: dict[str, float] = {}
     status: dict[str, bytes] = {}
     rest: Iterator[Webhook] = iter(made)
     connections: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-    for _ in range(CONNECTIONS):
+    for number in range(CONNECTIONS):
+        port = ports[number % len(ports)]
         connections.put_nowait(await asyncio.open_connection("127.0.0.1", port))
 
     async def post(id: str, message: bytes, due: float) -> None:
@@ -206,6 +219,7 @@ async def drive(
         rate,
         mark.seconds / max(1, len(sent)),
         lateness[len(lateness) // 2],
+        lateness[len(lateness) * 95 // 100],
         lateness[len(lateness) * 99 // 100],
         len(sent) - refused - len(accepted),
         refused,

@@ -92,7 +92,31 @@ def _await_port(process: subprocess.Popen[bytes], port: int, folder: Path, patie
     raise RuntimeError(f"a process under test did not start:\n{output}")
 
 
-class CpuMark(Mark):
+class SecondsMark(Mark):
+    """Counts `seconds` in the measured window."""
+
+    seconds = 0.0
+
+
+def process_tree_seconds(pid: int) -> float:
+    """CPU seconds that a process and its children have used, those that have ended included
+    (Linux; else 0)."""
+    return sum(
+        sum(int(field) for field in fields[11:15]) / _TICK
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if (fields := _fields(path)) and (path.parent.name == str(pid) or int(fields[1]) == pid)
+    )
+
+
+def _fields(path: Path) -> list[str]:
+    """Those of a process's stat after its name; empty where it has ended."""
+    try:
+        return path.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+class CpuMark(SecondsMark):
     """CPU seconds that a process used in the measured window (Linux; else 0)."""
 
     def __init__(self, pid: int) -> None:

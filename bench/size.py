@@ -71,7 +71,7 @@ def _run(rows: int, connections: int, rate: float, seconds: float) -> Run:
             pinned(1),
         ):
             mark = CpuMark(process.pid)
-            found = uvloop.run(live.drive(port, remote, spread, rate, seconds, mark))
+            found = uvloop.run(live.drive([port], remote, spread, rate, seconds, mark))
             status = Path(f"/proc/{process.pid}/status").read_text()
             memory = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     return Run(rows, connections, found.cpu, memory, found.p99, found.lost + found.refused)
