@@ -32,6 +32,7 @@ from connector.ports import (
     Pruned,
     ReadyCounts,
     RetryPolicy,
+    Settled,
 )
 
 _STUCK = (State.HELD, State.DEAD)
@@ -243,14 +244,17 @@ class OutboxModel:
         now: Millis,
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
-    ) -> int:
+    ) -> Settled:
         changed = 0
+        due: list[Millis] = []
         for outcome in outcomes:
             row = self.rows.get(outcome.seq)
             if row and row.claim == claim.token and row.state == State.CLAIMED:
                 self._apply(row, outcome, now, policy.horizon)
                 changed += 1
-        return changed
+                if row.state == State.READY:
+                    due.append(max(row.due, now))
+        return Settled(changed, min(due, default=None))
 
     def _apply(self, row: Row, outcome: Outcome, now: Millis, horizon: int) -> None:
         match outcome:
