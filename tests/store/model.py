@@ -32,8 +32,8 @@ from connector.ports import (
     Pruned,
     ReadyCounts,
     RetryPolicy,
+    Settled,
 )
-from connector.ports.queues import Settled
 
 _STUCK = (State.HELD, State.DEAD)
 
@@ -245,14 +245,16 @@ class OutboxModel:
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
     ) -> Settled:
-        changed = []
+        changed = 0
+        due: list[Millis] = []
         for outcome in outcomes:
             row = self.rows.get(outcome.seq)
             if row and row.claim == claim.token and row.state == State.CLAIMED:
                 self._apply(row, outcome, now, policy.horizon)
-                changed.append(row)
-        due = [max(row.due, now) for row in changed if row.state == State.READY]
-        return Settled(len(changed), min(due, default=None))
+                changed += 1
+                if row.state == State.READY:
+                    due.append(max(row.due, now))
+        return Settled(changed, min(due, default=None))
 
     def _apply(self, row: Row, outcome: Outcome, now: Millis, horizon: int) -> None:
         match outcome:

@@ -88,7 +88,8 @@ class Life:
         if not claim:
             return False
         outcomes = [self._outcome(entry.seq) for entry in claim.entries]
-        return await self.store.outbox.settle(claim, outcomes, now=self.now, policy=_POLICY)
+        settled = await self.store.outbox.settle(claim, outcomes, now=self.now, policy=_POLICY)
+        return settled.changed
 
     def _outcome(self, seq: int) -> Outcome:
         problem = self.rng.choice([Problem.KLAVIYO_REFUSED, Problem.BAD_ADDRESS])
@@ -119,7 +120,8 @@ class Life:
             outcomes.append(
                 self.rng.choice([seen, seen, Gone(entry.seq, "unset"), self._failed(entry.seq)])
             )
-        return await self.store.reads.settle(claim, outcomes, now=self.now, policy=_POLICY)
+        settled = await self.store.reads.settle(claim, outcomes, now=self.now, policy=_POLICY)
+        return settled.changed
 
     def _failed(self, seq: int) -> Outcome:
         return self.rng.choice([Dead(seq, Problem.BAD_ADDRESS), Retry(seq, Problem.TIMED_OUT, 0.0)])
@@ -132,7 +134,8 @@ class Life:
             self.rng.choice([self._outcome(e.seq), Pending(e.seq, "job", n, "r")])
             for n, e in enumerate(claim.entries)
         ]
-        return await self.store.profiles.settle(claim, outcomes, now=self.now, policy=_POLICY)
+        settled = await self.store.profiles.settle(claim, outcomes, now=self.now, policy=_POLICY)
+        return settled.changed
 
     async def do_close(self) -> Any:
         _, _, writes = await lanes(self.store)
