@@ -1,9 +1,10 @@
 """The same events by us and by a loop over Klaviyo's official SDK, at Klaviyo's real limits.
 
 Each side is a process of its own and has a sandbox of its own, which enforces the published limits
-and answers 2 % of the requests for events 503. The loop sends one event a request, because the SDK does no more by itself, with the SDK's own repeats. Ours
-is the daemon without a port, with a backlog of these events. The wall time begins when a side is
-ready to send and ends with its last answer.
+and answers 2 % of the requests for events 503. The loop sends one event a request, because the SDK
+does no more by itself, with the SDK's own repeats. Ours is the daemon without a port, with a
+backlog of these events. The wall time begins when a side is ready to send and ends with its last
+answer.
 """
 
 from __future__ import annotations
