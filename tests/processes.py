@@ -180,6 +180,7 @@ def _serve(control: socket.socket) -> list[str]:
         *standard, status = streams
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
             control.close()
             child = os.fork()
             if child == 0:

@@ -49,8 +49,8 @@ def statements_are_shared() -> Iterator[None]:
     """An engine has the dialect of the first one, and the statements that others have compiled."""
     compiled: dict[Any, Any] = {}
 
-    def sharing(pool: Any, like: Engine) -> Engine:
-        engine = Engine(pool, like.dialect, like.url)
+    def sharing(pool: Any, url: URL, like: Engine) -> Engine:
+        engine = Engine(pool, like.dialect, url)
         engine.update_execution_options(compiled_cache=compiled)
         return engine
 
@@ -61,7 +61,8 @@ def statements_are_shared() -> Iterator[None]:
         return engine
 
     def on_file(url: str, **options: Any) -> Engine:
-        return sharing(create_engine(url, **options).pool, first())
+        made = create_engine(url, **options)
+        return sharing(made.pool, made.url, first())
 
     @cache
     def first_on_server(url: URL, **options: Any) -> Engine:
@@ -71,7 +72,7 @@ def statements_are_shared() -> Iterator[None]:
         if "connect_args" in options:  # its dialect has settings of its own
             return create_async_engine(url, **options)
         like = first_on_server(url, **options)
-        return AsyncEngine(sharing(like.pool.recreate(), like))
+        return AsyncEngine(sharing(like.pool.recreate(), like.url, like))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite, "create_engine", on_file)
