@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 from bench.chart import Bar, draw
@@ -42,3 +43,10 @@ def test_the_chart_says_the_same_in_words_and_knows_both_themes() -> None:
     assert "prefers-color-scheme: dark" in style
     kinds = [rect.get("class") for rect in chart.iter(f"{SVG}rect")]
     assert kinds == ["back", "missed", "met"]
+
+
+def test_the_committed_report_and_its_chart_belong_together(root: Path) -> None:
+    text = (root / "bench" / "report.md").read_text()
+    chart = ElementTree.fromstring((root / "bench" / "report.svg").read_text())
+    title = chart.findtext(f"{SVG}title") or ""
+    assert title.rpartition(": ")[2] in text
