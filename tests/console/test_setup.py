@@ -15,8 +15,11 @@ import httpx
 import pytest
 
 from connector.config.export import export
+from connector.domain.lanes import Millis
+from connector.ports import Command
 from connector.runtime.encryption import Cipher
 from connector.sandbox import WllSandbox
+from connector.service import connection_setup
 from tests.platforms.plugins.daemon import Running, running
 
 from .conftest import Browser
@@ -212,6 +215,20 @@ async def test_what_is_entered_wrong_is_named_and_nothing_is_stored(site: Site) 
         assert fault in answer.text, changed
     assert await site.stored() == {}
     assert not site.daemon.app.runtimes
+
+
+async def test_a_connection_that_is_not_in_use_yet_is_no_error(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(kind: str, args: Any, **options: Any) -> Command:
+        """A process that does not get round to it, or another replica that does it."""
+        return Command(1, kind, args, Millis(0), ok=True, result={})
+
+    monkeypatch.setattr(connection_setup, "_KNOWN_WITHIN", 0.0)
+    monkeypatch.setattr(site.daemon.app.commands, "submit_and_wait", busy)
+    answer = await site.add("test")
+    assert answer.status_code == 200
+    assert "not in use yet" in answer.text
 
 
 async def test_a_name_that_is_taken_is_refused(site: Site) -> None:

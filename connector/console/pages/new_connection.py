@@ -68,8 +68,11 @@ async def change(request: Request) -> Response:
         return await _form(visit, source, known, form=form, answer=stored)
     if form.get("what") == "connect":
         return RedirectResponse(f"/oauth/klaviyo/start?{urlencode({'connection': name})}", 303)
-    result = await visit.services.setup.check(name)
     there = f"{_PATH}?name={name}"
+    if not await visit.services.setup.until_known(name):
+        text = "Everything entered is kept, and not in use yet. Continue here in a moment."
+        return visit.redirect(_PATH, text, failed=True)
+    result = await visit.services.setup.check(name)
     if form.get("what") != "save":
         word = "Both sides accept the credentials." if result.accepted else "Not accepted yet."
         return visit.redirect(there, word, failed=not result.accepted)

@@ -29,6 +29,8 @@ from connector.service.runtime import ConnectionRuntime
 from connector.service.setting_secrets import seal_secrets
 
 _WEBHOOK_SECRET = "settings.webhook_secret"
+_KNOWN_WITHIN = 5.0
+"""Seconds: as long as a page waits for a command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,14 @@ class ConnectionSetup:
         return seal_secrets(self._config(), name, changes, source)
 
     # ── credentials ──────────────────────────────────────────────────────────────────────────────
+
+    async def until_known(self, name: str) -> bool:
+        """Wait for a connection that was stored just now: a busy process, or another replica, may
+        not have it yet. Whether it is there."""
+        give_up = self._clock.monotonic() + _KNOWN_WITHIN
+        while name not in self._runtimes and self._clock.monotonic() < give_up:
+            await self._clock.sleep(0.1)
+        return name in self._runtimes
 
     async def check(self, name: str) -> CheckResult:
         """Ask both sides whether they accept the stored credentials. Raises KeyError."""
