@@ -208,6 +208,19 @@ async def test_records_named_by_an_error_pointer_are_removed_and_the_rest_is_sen
     await rig.api.aclose()
 
 
+async def test_events_that_a_refused_request_has_recorded_go_singly(
+    klaviyo: KlaviyoSandbox, rig: Rig
+) -> None:
+    klaviyo.faults.add(BULK, "status", status=503, applied=True, count=1)
+    first = await rig.deliver(make_outs(5), bulk=True)
+    assert kinds(first) == {"Retry": 5}
+    again = await rig.deliver(make_outs(5), bulk=True)
+    assert kinds(again) == {"Ambiguous": 5}
+    singly = await rig.deliver(make_outs(5), bulk=False)
+    assert kinds(singly) == {"Accepted": 5}
+    assert klaviyo.unique_ids() == {f"jericommerce:{seq}": 1 for seq in range(5)}
+
+
 @pytest.mark.parametrize(
     ("count", "bad"),
     [

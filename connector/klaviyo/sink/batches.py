@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from connector.domain.errors import AmbiguousError, Rejected
-from connector.domain.outcomes import Dead, Delivery, Outcome, Pending, Retry, Unsent
+from connector.domain.errors import AmbiguousError, Problem, Rejected
+from connector.domain.outcomes import (
+    Ambiguous,
+    Dead,
+    Delivery,
+    Outcome,
+    Pending,
+    Retry,
+    Unsent,
+)
 from connector.klaviyo.api import KlaviyoApi, SentRequest
 from connector.klaviyo.limits import BODY_MAX
 from connector.klaviyo.sink.requests import failed
@@ -20,15 +28,31 @@ Encoded = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
+class ItemError:
+    """Why an item was refused. `repeat`: for its key, as one that Klaviyo may have recorded before
+    although it answered otherwise."""
+
+    reason: str
+    repeat: bool = False
+
+    def outcome(self, seq: int, problem: Problem, request: str) -> Outcome:
+        """A repeat goes singly, where Klaviyo drops it if it is one."""
+        if self.repeat:
+            return Ambiguous(seq, problem, detail=self.reason, request=request)
+        return Dead(seq, problem, self.reason, request)
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """A bulk endpoint: the JSON before and after the items, and the prefix of an error pointer to
-    one of them."""
+    one of them. `key`: the field of an item by which Klaviyo recognises a repeat; empty: none."""
 
     endpoint: str
     max_items: int
     head: bytes
     tail: bytes
     pointer: str
+    key: str = ""
 
     @property
     def max_bytes(self) -> int:
@@ -47,14 +71,16 @@ class Envelope:
                 return items[:index], items[index:]
         return items[: self.max_items], items[self.max_items :]
 
-    def errors_by_index(self, error: Rejected, count: int) -> dict[int, str]:
-        """Index in the request → reason, for every item that a pointer names."""
-        errors_by_index: dict[int, str] = {}
+    def errors_by_index(self, error: Rejected, count: int) -> dict[int, ItemError]:
+        """Index in the request → why, for every item that a pointer names."""
+        errors_by_index: dict[int, ItemError] = {}
         for pointer, reason in error.pointers:
             if pointer.startswith(self.pointer):
                 index, _, inner = pointer[len(self.pointer) :].partition("/")
                 if index.isdecimal() and int(index) < count:
-                    errors_by_index.setdefault(int(index), f"{reason} at /{inner}")
+                    repeat = bool(self.key) and inner.rpartition("/")[2] == self.key
+                    found = ItemError(f"{reason} at /{inner}", repeat)
+                    errors_by_index.setdefault(int(index), found)
         return errors_by_index
 
 
@@ -113,13 +139,15 @@ class BulkSender:
             yield self._delivery_for([seq for seq, _ in batch], sent)
             return
         errors_by_index = self._envelope.errors_by_index(sent.error, len(batch))
-        if len(batch) == 1:
-            errors_by_index = {0: sent.error.pointers[0][1] if sent.error.pointers else ""}
-        dead: list[Outcome] = [
-            Dead(batch[i][0], sent.error.problem, reason, sent.request.id)
-            for i, reason in errors_by_index.items()
+        if len(batch) == 1 and not errors_by_index:
+            errors_by_index = {
+                0: ItemError(sent.error.pointers[0][1] if sent.error.pointers else "")
+            }
+        refused = [
+            found.outcome(batch[i][0], sent.error.problem, sent.request.id)
+            for i, found in errors_by_index.items()
         ]
-        yield Delivery(dead, [sent.request])
+        yield Delivery(refused, [sent.request])
         rest = [item for i, item in enumerate(batch) if i not in errors_by_index]
         half = len(rest) if errors_by_index else len(rest) // 2
         stopped = False

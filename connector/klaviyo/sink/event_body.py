@@ -33,6 +33,7 @@ ENVELOPE = Envelope(
     head=b'{"data":{"type":"event-bulk-create-job","attributes":{"events-bulk-create":{"data":[',
     tail=b"]}}}}",
     pointer="/data/attributes/events-bulk-create/data/",
+    key="unique_id",
 )
 _MAX_BRACKETS = DEPTH_MAX + 10
 """A single body opens 10 brackets of its own, one of them of `properties`; a group opens more. A
