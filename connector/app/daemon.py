@@ -264,6 +264,7 @@ class App:
         # Before the lanes, because a reload or a takeover must not start any again.
         await self._stop_workers(but="heartbeat")
         if self._started:
+            self._started = False
             self._process.resources = frozenset
             with contextlib.suppress(StoreError):
                 await self.store.process_reports.withdraw(self.leases.holder)

@@ -138,6 +138,7 @@ class ProcessLeases:
         """Stop renewing, and release all."""
         if self._task:
             self._task.cancel()
+            await asyncio.wait([self._task])
         try:
             await self.release(self.held())
         except StoreError as error:

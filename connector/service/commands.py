@@ -94,19 +94,25 @@ class Commands(Queries):
         return await self._latest.get()
 
     async def _own_status(self) -> Status:
+        await self._note_attention()
         runtimes = self._process.runtimes if self._process else {}
         return await self.status({name: runtime.mapping for name, runtime in runtimes.items()})
 
     async def save_report(self) -> None:
         """Save what this process says about itself. Raises StoreError."""
-        if self._process is None:
-            return
-        self._process.note([*await self._process.attention(), *await self._group_attention()])
         process = self._process
+        if process is None:
+            return
+        await self._note_attention()
         document = (await process.report()).model_dump_json()
         now, offers = self._clock.now(), process.resources()
         state = ProcessState(process.holder, now, offers, document)
         await self._store.process_reports.save(state)
+
+    async def _note_attention(self) -> None:
+        """Remember since when something has waited. Raises StoreError."""
+        if self._process:
+            self._process.note([*await self._process.attention(), *await self._group_attention()])
 
     async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, key: str = "") -> int:
         """See CommandQueue.submit."""

@@ -8,6 +8,7 @@ each runs in its own transaction through SQLAlchemy's asyncio bridge. A `work` m
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
@@ -21,6 +22,8 @@ from connector.store.engine_errors import to_store_error
 from connector.store.sqlite import SqliteDatabase, Work
 
 T = TypeVar("T")
+_CLOSE_TIMEOUT = 1.0
+"""Seconds for transactions whose callers were cancelled."""
 
 
 class Database(Protocol):
@@ -105,16 +108,29 @@ def postgres_engine(url: str, **options: Any) -> AsyncEngine:
 
 
 class PostgresDatabase:
-    """A pool of asyncpg connections, one transaction for each piece of work."""
+    """A pool of asyncpg connections, one transaction for each piece of work. Where the caller is
+    cancelled it ends by itself, as on SQLite: cut off, its connection would be lost."""
 
     def __init__(self, url: str) -> None:
         self._engine = postgres_engine(url, pool_size=8, pool_pre_ping=True)
+        self._running: set[asyncio.Future[Any]] = set()
 
     @property
     def engine(self) -> Engine:
         return self._engine.sync_engine
 
     async def write(self, work: Work[T], *, patient: bool = False) -> T:
+        running = asyncio.ensure_future(self._transact(work))
+        self._running.add(running)
+        running.add_done_callback(self._ended)
+        return await asyncio.shield(running)
+
+    def _ended(self, running: asyncio.Future[Any]) -> None:
+        self._running.discard(running)
+        if not running.cancelled():
+            running.exception()  # its caller may have been cancelled
+
+    async def _transact(self, work: Work[T]) -> T:
         try:
             async with self._engine.begin() as connection:
                 return await connection.run_sync(work)
@@ -134,4 +150,6 @@ class PostgresDatabase:
         return None
 
     async def aclose(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running, timeout=_CLOSE_TIMEOUT)
         await self._engine.dispose()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.ports import Clock
+from connector.runtime import supervisor
 from connector.runtime.clock import SystemClock
 from connector.sandbox import KlaviyoSandbox
 from connector.service import Commands
@@ -195,6 +197,32 @@ async def test_a_setting_made_at_one_replica_is_used_by_all(cluster: Cluster) ->
         "both have switched it off",
         lambda: all("profiles" not in app.runtimes[name].modules for app in (one, two)),
     )
+
+
+async def test_what_replicas_follow_each_other_by_outlives_a_store_that_fails(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.01)
+    one, two = await cluster.start(), await cluster.start()
+    await cluster.until_settled()
+    reads, failures = two.store.commands.last_done, [3]
+
+    async def failing(*args: Any, **options: Any) -> int:
+        if failures[0]:
+            failures[0] -= 1
+            raise StoreError(Problem.STORE_UNAVAILABLE)
+        return await reads(*args, **options)
+
+    async def lost(on_hint: object) -> None:
+        raise StoreError(Problem.STORE_UNAVAILABLE)
+
+    monkeypatch.setattr(two.store.commands, "last_done", failing)
+    monkeypatch.setattr(two.store.hints, "receive", lost)
+    await async_until("it has failed", lambda: not failures[0])
+    sent = [await cluster.post(one, name) for name in cluster.klaviyo]
+    await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
+    done = await one.commands.submit_and_wait("reload", {}, by="ada")
+    assert done.ok, done.result
 
 
 async def test_a_run_until_idle_needs_every_account(cluster: Cluster) -> None:

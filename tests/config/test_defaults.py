@@ -16,7 +16,12 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
     (Config(), {"include": ("connections.d/*.toml",), "notify": (), "connections": ()}),
     (
         Config().store,
-        {"url": "sqlite:///state/connector.db", "migrate": "auto", "min_free": 512_000_000},
+        {
+            "url": "sqlite:///state/connector.db",
+            "listen_url": "",
+            "migrate": "auto",
+            "min_free": 512_000_000,
+        },
     ),
     (
         Config().server,

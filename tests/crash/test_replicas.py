@@ -155,7 +155,7 @@ def test_a_second_run_on_one_sqlite_file_waits_and_then_names_the_holder(
     code = (
         "import connector.app.daemon as app\n"
         "start = app.App.start\n"
-        "async def short(self, **args): return await start(self, lease_timeout=1.0, **args)\n"
+        "async def short(self, **args): return await start(self, lease_timeout=1.0)\n"
         "app.App.start = short\n"
         "from connector.cli import main\n"
         "main()\n"

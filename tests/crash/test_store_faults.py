@@ -18,7 +18,7 @@ from tests.waiting import until
 
 from .conftest import ENVIRONMENT, Daemon, Platforms
 
-_LOCKED = "another program has locked the store's file, so webhooks are answered 503"
+_LOCKED = "another program has locked"
 
 
 def store_of(daemon: Daemon) -> Path:

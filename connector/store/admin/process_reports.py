@@ -15,7 +15,7 @@ from connector.store.statements import upsert
 from connector.store.tables import process_reports
 
 _COLUMNS = tuple(process_reports.c[name] for name in ProcessState.__dataclass_fields__)
-_NEWEST_FIRST = process_reports.c.saved_at.desc(), process_reports.c.holder
+_NEWEST_FIRST = process_reports.c.saved_at.desc(), process_reports.c.holder.desc()
 
 
 def _load(row: Any) -> ProcessState:

@@ -179,6 +179,7 @@ class ProcessReports(Bounded, table=True):
     whose lease it can use."""
 
     __tablename__ = "process_reports"
+    __table_args__ = (Index("process_reports_by_time", "saved_at", "holder"),)
 
     holder: str = Field(sa_column=Column(Text, primary_key=True))
     saved_at: int = Field(sa_type=BigInteger)

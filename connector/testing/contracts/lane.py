@@ -385,6 +385,7 @@ class LaneContract:
         await run.run_for(_A_MINUTE)
         assert run.remote.requests == []
         run.lease.held = True
+        run.dispatcher.wake()  # as whoever makes the lease valid does
         await run.run_for(5.0)
         assert not run.undelivered
 

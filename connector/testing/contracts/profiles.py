@@ -31,7 +31,7 @@ from connector.testing.contracts.profile_harness import (
     settle,
     written_fields,
 )
-from connector.testing.contracts.store import HORIZON, NOW, TTL, acquire_lease
+from connector.testing.contracts.store import HORIZON, NOW, TTL, acquire_lease, take_over
 
 
 class ProfilesContract:
@@ -230,7 +230,7 @@ class ProfilesContract:
         person = await read(store, fence, "ada", balance=1)
         claim = await claim_writes(store, fence)
         assert claim
-        other = await acquire_lease(store, "two", NOW + TTL)
+        other = await take_over(store, fence, "two", NOW + TTL)
         assert await store.profiles.recover(other, now=Millis(NOW + TTL)) == 1
         assert await claim_writes(store, other, NOW + TTL) is None
         [receipt] = await store.profile_receipts.open_receipts(profiles.id)
@@ -255,7 +255,7 @@ class ProfilesContract:
             await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
         ) == {"tier": None}
         at = NOW + TTL + 1000
-        other = await acquire_lease(store, "two", at)
+        other = await take_over(store, fence, "two", at)
         await store.profiles.recover(other, now=Millis(at))
         await append_events(store, "ada", at=at)
         await read(store, other, "ada", at, tier="Gold")

@@ -56,6 +56,12 @@ def page(
     return Page(lane, "webhook", records, Millis(at), checkpoint, backfill)
 
 
+async def take_over(store: Store, lost: Fence, holder: str, now: int) -> Fence:
+    """The lease of another holder, once that of `lost` has ended."""
+    await store.leases.renew([lost], now=Millis(now), ttl=0)
+    return await acquire_lease(store, holder, now)
+
+
 async def acquire_lease(store: Store, holder: str = "one", now: int = NOW) -> Fence:
     fence = await store.leases.acquire("store", holder, now=Millis(now), ttl=TTL)
     assert isinstance(fence, Fence)
@@ -277,8 +283,7 @@ class StoreContract:
         assert isinstance(
             await store.leases.acquire("store", "two", now=Millis(NOW + 1), ttl=TTL), Holder
         )
-        await store.leases.renew([fence], now=Millis(NOW + 1), ttl=0)
-        other = await acquire_lease(store, "two", later)
+        other = await take_over(store, fence, "two", later)
         assert await store.outbox.recover(other, now=later, lanes=[]) == 0
         assert await store.outbox.recover(other, now=later, lanes=[lane.id]) == 1
         # The first holder wakes: whatever it does changes nothing.

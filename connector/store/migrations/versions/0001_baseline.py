@@ -571,6 +571,9 @@ def upgrade() -> None:
         sa.Column("document", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("holder"),
     )
+    op.create_index(
+        "process_reports_by_time", "process_reports", ["saved_at", "holder"], unique=False
+    )
     op.create_table(
         "profiles",
         sa.Column("lane", sa.Integer(), nullable=False),
