@@ -49,7 +49,8 @@ async def connect(
     asked_by_key = known is not None and services.limiters.drop(key)
     limiter = await _limiter(services, id or key, connection)
     if asked_by_key:
-        limiter.reserve(GET_ACCOUNTS, 1)  # the call that named it counts for the account too
+        # The call that named it counts for the account too, also after a restart.
+        await services.store.facts.save_usage(limiter.reserve(GET_ACCOUNTS, 1).usage)
     lease = services.lease_of(connection.name, id if connection.enabled else None)
     api = _api(services, connection, limiter, auth, lease)
 
