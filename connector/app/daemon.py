@@ -96,6 +96,7 @@ class App:
         self._stack = AsyncExitStack()
         self._started = False
         self._settings_seen: Sequence[StoredSetting] = ()
+        self._settings_read: Sequence[StoredSetting] = ()
         self._reload_seen: int | None = None
         self._stop_at: float | None = None
         self._log = log.get("app")
@@ -337,7 +338,7 @@ class App:
         return self._reread() if self._reread else self.config
 
     async def _read_config(self) -> Config:
-        self._settings_seen = await self.store.settings.all()
+        self._settings_read = await self.store.settings.all()
         return await effective_config(self._read_files(), self.store.settings)
 
     async def _apply_settings(self, connection: str) -> None:
@@ -450,17 +451,22 @@ class App:
 
     async def _follow_settings(self) -> None:
         """Apply what another process has changed. Raises StoreError."""
-        if self._reread is None or await self.store.settings.all() == self._settings_seen:
-            return
-        await self.commands.execute("reload", {}, by="replica")
+        stored = await self.store.settings.all()
+        if self._reread and stored != self._settings_seen and await self._reload_here():
+            self._settings_seen = stored
+
+    async def _reload_here(self) -> bool:
+        """Whether that is settled: a store that failed meanwhile is tried again, faults are not."""
+        done, result = await self.commands.execute("reload", {}, by="replica")
+        return done or "faults" in result
 
     async def _follow_replicas(self) -> None:
         """Do here what another replica was ordered, and learn the accounts that it was named."""
         await self._follow_settings()
-        last = await self.store.commands.last_done("reload", not_by=self.leases.holder)
-        if self._reload_seen is not None and last > self._reload_seen:
-            await self.commands.execute("reload", {}, by="replica")
-        self._reload_seen = last
+        last = await self.store.commands.last_reload(not_by=self.leases.holder)
+        seen = self._reload_seen
+        if seen is None or last <= seen or await self._reload_here():
+            self._reload_seen = last
         await self.connections.learn_accounts(await self.store.facts.pinned_accounts())
 
     async def _reencrypt(self) -> None:
@@ -468,7 +474,7 @@ class App:
         await reencrypt(self.store, cipher, self.clock)
 
     async def _on_reloaded(self, config: Config) -> None:
-        self.config = config
+        self.config, self._settings_seen = config, self._settings_read
         self._process.patience = patience(config)
         await self._reencrypt()
         await self._notifications.restart()

@@ -118,9 +118,9 @@ class Takeover:
         wanted = self._connections.resources()
         unused = [lease for lease in self._leases.held() if lease.resource not in wanted]
         if unused:
-            await self._leases.release(unused)
             for lease in unused:
                 self._metrics.forget_lease(lease.resource)
+            await self._leases.release(unused)
 
     def _missing(self) -> list[str]:
         """Resources whose lease this process could use and has not, or has not activated."""
@@ -240,7 +240,7 @@ class Takeover:
         """Release what lanes of this process had claimed and did not settle. Call it while none of
         them runs. Raises StoreError."""
         for lease in self._leases.held():
-            if not lease.valid():
+            if not lease.usable:
                 continue
             try:
                 now, lanes = self._clock.now(), self._connections.lanes_of(lease.resource)

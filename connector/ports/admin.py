@@ -156,9 +156,8 @@ class CommandQueue(Protocol):
         caller never learned that it had claimed them: all but `keep`."""
         ...
 
-    async def last_done(self, kind: str, *, not_by: str) -> int:
-        """The id of the last command of this kind that another process did with success; 0 without
-        one."""
+    async def last_reload(self, *, not_by: str) -> int:
+        """The id of the last reload that another process did with success; 0 without one."""
         ...
 
     async def report(self, id: int, progress: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@ them take webhooks (guarantee 12)."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -15,6 +16,7 @@ from connector.app.configuration import read_config
 from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
+from connector.pipeline import lease
 from connector.ports import Clock
 from connector.runtime import supervisor
 from connector.runtime.clock import SystemClock
@@ -96,7 +98,12 @@ Start = Callable[..., Awaitable[App]]
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path, silenced_logs: None, postgres_url: str) -> AsyncIterator[Cluster]:
+async def cluster(
+    tmp_path: Path, silenced_logs: None, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Cluster]:
+    # Their names decide who is preferred: with these the first two replicas both get accounts.
+    names = (f"replica/{number}/-/0" for number in itertools.count(1))
+    monkeypatch.setattr(lease, "holder_name", lambda: next(names))
     async with opened(tmp_path, postgres_url) as world, AsyncExitStack() as stack:
         world.answer()
         made = Cluster(world, stack)
@@ -212,7 +219,7 @@ async def test_what_replicas_follow_each_other_by_outlives_a_store_that_fails(
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.01)
     one, two = await cluster.start(), await cluster.start()
     await cluster.until_settled()
-    reads, failures = two.store.commands.last_done, [3]
+    reads, failures = two.store.commands.last_reload, [3]
 
     async def failing(*args: Any, **options: Any) -> int:
         if failures[0]:
@@ -223,7 +230,7 @@ async def test_what_replicas_follow_each_other_by_outlives_a_store_that_fails(
     async def lost(on_hint: object) -> None:
         raise StoreError(Problem.STORE_UNAVAILABLE)
 
-    monkeypatch.setattr(two.store.commands, "last_done", failing)
+    monkeypatch.setattr(two.store.commands, "last_reload", failing)
     monkeypatch.setattr(two.store.hints, "receive", lost)
     await async_until("it has failed", lambda: not failures[0])
     sent = [await cluster.post(one, name) for name in cluster.klaviyo]
@@ -239,3 +246,27 @@ async def test_a_run_until_idle_needs_every_account(cluster: Cluster) -> None:
         await cluster.start(lease_timeout=0.0)
     assert caught.value.problem is Problem.STORE_HELD
     assert one.leases.holder in str(caught.value)
+
+
+async def test_a_setting_is_followed_although_the_store_failed_meanwhile(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await cluster.start(), await cluster.start()
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    name = next(name for name, account in ACCOUNTS.items() if account in cluster.held(one))
+    build, failures = two.connections.build, [2]
+
+    async def failing(*args: Any, **options: Any) -> Any:
+        if failures[0]:
+            failures[0] -= 1
+            raise StoreError(Problem.STORE_UNAVAILABLE)
+        return await build(*args, **options)
+
+    monkeypatch.setattr(two.connections, "build", failing)
+    args = {"connection": name, "names": ["profiles"], "on": False}
+    done = await one.commands.submit_and_wait("modules", args, by="ada")
+    assert done.ok, done.result
+    await async_until(
+        "the other has switched it off", lambda: "profiles" not in two.runtimes[name].modules
+    )
+    assert failures == [0]

@@ -120,7 +120,9 @@ def test_a_tab_is_sent_the_regions_that_differ_from_those_it_has() -> None:
     first, second, third = document("one"), document("two"), document("three")
 
     def sent(document: Any, seen: Any, token: str = "t") -> dict[str, str]:
-        values = lambda: {"document": document, "cards": [], "where": str}  # noqa: E731
+        def values() -> dict[str, Any]:
+            return {"document": document, "cards": [], "where": str}
+
         found: dict[str, str] = orjson.loads(page.updates(visit(token), document, values, seen))
         return found
 

@@ -159,6 +159,12 @@ async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
     report = await explain(store, "process_reports", store.process_reports.latest)
     assert report.scans == []
 
+    async def last_reload() -> None:
+        await store.commands.last_reload(not_by="one")
+
+    reloads = await explain(store, "commands", last_reload)
+    assert (reloads.scans, reloads.sorts) == ([], [])
+
 
 async def test_the_throughput_of_the_last_hours_is_read_by_its_index(store: SqlStore) -> None:
     async def work() -> None:

@@ -7,13 +7,13 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, or_, select, update
+from sqlalchemy import ColumnElement, Connection, or_, select, text, update
 
 from connector.domain.lanes import Millis
 from connector.ports import ALL_COMMANDS, Command, CommandScope, KeyReused
 from connector.store.database import Database
 from connector.store.statements import upsert
-from connector.store.tables import commands
+from connector.store.tables import RELOADS, commands
 
 
 class _CommandRow(NamedTuple):
@@ -72,6 +72,7 @@ def _within(scope: CommandScope) -> ColumnElement[bool]:
     return or_(named, commands.c.connection.not_in(list(scope.but)))
 
 
+_IS_RELOAD = text(RELOADS)
 _COLUMNS = tuple(commands.c[name] for name in _CommandRow._fields)
 
 
@@ -140,8 +141,8 @@ class SqlCommands:
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)
 
-    async def last_done(self, kind: str, *, not_by: str) -> int:
-        of_others = commands.c.kind == kind, commands.c.claimed_by != not_by
+    async def last_reload(self, *, not_by: str) -> int:
+        of_others = _IS_RELOAD, commands.c.claimed_by != not_by
         done = commands.c.done_at.is_not(None), commands.c.ok == 1, *of_others
         query = select(commands.c.id).where(*done).order_by(commands.c.id.desc()).limit(1)
         return await self._database.read(lambda c: c.execute(query).scalar_one_or_none() or 0)

@@ -6,6 +6,7 @@ Hot paths use these tables through Core statements, never through the ORM.
 from __future__ import annotations
 
 from connector.store.tables.admin import (
+    RELOADS,
     accounts,
     approvals,
     backfills,
@@ -59,6 +60,7 @@ from connector.store.tables.states import (
 )
 
 __all__ = [
+    "RELOADS",
     "STUCK",
     "QueueTable",
     "TableOrAlias",

@@ -46,6 +46,10 @@ class Leases(Bounded, table=True):
     expires_at: int = Field(sa_type=BigInteger)
 
 
+RELOADS = "kind = 'reload'"
+"""The condition of an index: replicas look for the newest reload every second."""
+
+
 class Commands(SQLModel, table=True):
     """What people ordered. The process that holds the lease of their connection's account runs
     them, or of the store where they name none. `idempotency_key` is a digest of the caller and the
@@ -54,6 +58,7 @@ class Commands(SQLModel, table=True):
     __tablename__ = "commands"
     __table_args__ = (
         partial_index("commands_open", "id", where="done_at IS NULL"),
+        partial_index("commands_reloads", "id", where=RELOADS),
         Index("commands_by_end", "done_at"),
         Index("commands_by_idempotency_key", "idempotency_key", unique=True),
     )

@@ -250,6 +250,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("done_at IS NULL"),
         postgresql_where=sa.text("done_at IS NULL"),
     )
+    op.create_index(
+        "commands_reloads",
+        "commands",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("kind = 'reload'"),
+        postgresql_where=sa.text("kind = 'reload'"),
+    )
     op.create_table(
         "counts",
         sa.Column("name", sa.Text(), nullable=False),
