@@ -8,7 +8,7 @@ one has not within a moment. Leases alone decide: the preference only spreads th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 from connector.app.connections import Connections
@@ -196,9 +196,8 @@ class Takeover:
         }
         offers[self._leases.holder] = frozenset(self._connections.resources())
         return {
-            resource: max(
-                (holder for holder, offered in offers.items() if resource in offered),
-                key=lambda holder: _weight(holder, resource),
+            resource: preferred_holder(
+                resource, (holder for holder, offered in offers.items() if resource in offered)
             )
             for resource in offers[self._leases.holder]
         }
@@ -260,5 +259,7 @@ class Takeover:
             self._metrics.set_lease(resource, held=self._leases.of(resource).usable)
 
 
-def _weight(holder: str, resource: str) -> bytes:
-    return blake2b(f"{holder}\0{resource}".encode(), digest_size=8).digest()
+def preferred_holder(resource: str, holders: Iterable[str]) -> str:
+    """The one with the highest weight (rendezvous hashing): one more or one less moves only the
+    resources that it gets or had."""
+    return max(holders, key=lambda h: blake2b(f"{h}\0{resource}".encode(), digest_size=8).digest())

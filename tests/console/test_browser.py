@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from connector.web.server import Server
 from tests.waiting import async_until
 
+from .accessibility import faults_of
 from .conftest import ConsoleHarness
 
 PAGES = [
@@ -81,14 +81,10 @@ async def site(console: ConsoleHarness, browser: Browser) -> AsyncIterator[Site]
 
 
 async def test_no_page_has_an_accessibility_fault_in_either_theme(site: Site) -> None:
-    axe, found = Axe(), []
-    for theme in ("light", "dark"):
-        # Pages refuse injected scripts, so axe comes in through the debugger.
-        page = await site.page(color_scheme=theme, bypass_csp=True)
-        for path in PAGES:
-            await page.goto(path)
-            results = await axe.run(page)
-            found += [f"{theme} {path}: {v['id']}" for v in results.response["violations"]]
+    page, found = await site.page(bypass_csp=True), []
+    for path in PAGES:
+        await page.goto(path)
+        found += await faults_of(page)
     assert found == []
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, expect
 from playwright.sync_api import expect as expect_sync
 from playwright.sync_api import sync_playwright
 
@@ -22,6 +21,7 @@ from tests.paths import ROOT
 from tests.platforms.plugins.daemon import Running, running
 from tests.waiting import until
 
+from .accessibility import faults_of
 from .test_daemon import CONFIG
 
 TOUR = f"""\
@@ -68,39 +68,28 @@ async def tour(
         yield daemon, double
 
 
-async def inaccessible(page: Page) -> list[str]:
-    """Faults of the page as it is, in both themes."""
-    found = []
-    for theme in ("light", "dark"):
-        await page.emulate_media(color_scheme=theme)
-        results = await Axe().run(page)
-        found += [f"{theme} {page.url}: {v['id']}" for v in results.response["violations"]]
-    return found
-
-
 async def test_a_failed_record_and_an_uncertain_action_are_settled_by_clicking(
     tour: tuple[Running, JeriCommerceSandbox], browser: Browser
 ) -> None:
     daemon, double = tour
     url, found = f"http://127.0.0.1:{daemon.app.port}", []
-    # Pages refuse injected scripts, so axe comes in through the debugger.
     context = await browser.new_context(base_url=url, bypass_csp=True)
     page = await context.new_page()
     page.set_default_timeout(_PATIENT)
     watched = Watched(page, url)
     await page.goto("/")
     await expect(page.locator("#verdict")).to_contain_text("2 things need you")
-    found += await inaccessible(page)
+    found += await faults_of(page)
     item = page.locator("#todo li").filter(has_text="M20")
     await item.get_by_role("link", name="Open").click()
     await page.get_by_role("row").filter(has_text="Quiz completed").get_by_role("link").click()
     await page.get_by_role("button", name="Send events named Quiz completed").click()
     await expect(page.get_by_role("status").first).to_contain_text("are sent from now on")
     await expect(page.get_by_role("group", name="Request")).to_contain_text("Quiz completed")
-    found += await inaccessible(page)
+    found += await faults_of(page)
     await page.goto("/dead-letters")
     await expect(page.locator("#causes")).to_contain_text("1 of these 1 would now pass")
-    found += await inaccessible(page)
+    found += await faults_of(page)
     await page.get_by_role("button", name="Retry all matching").click()
     await page.get_by_role("button", name="Retry all matching").click()
     await expect(page.locator("#causes")).to_contain_text("Nothing failed")
@@ -114,7 +103,7 @@ async def test_a_failed_record_and_an_uncertain_action_are_settled_by_clicking(
     await page.get_by_role("button", name="Find person").click()
     await page.get_by_role("button", name="Compare with both sides").click()
     await expect(page.get_by_role("columnheader", name="Klaviyo now")).to_be_visible()
-    found += await inaccessible(page)
+    found += await faults_of(page)
     assert watched.faults == []
     assert found == []
 

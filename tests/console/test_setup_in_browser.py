@@ -8,9 +8,9 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, Route, expect
 
+from .accessibility import faults_of
 from .test_setup import FORM, LINKS, NEW, Site, site
 
 __all__ = ["site"]
@@ -144,30 +144,19 @@ async def test_the_pages_have_no_accessibility_fault_and_fit_a_phone(
 ) -> None:
     await site.add("test", settings__api_key="mistyped")
     link = {"audience": "Silver", "list": "Silver members", "create_list": "yes"}
-    paths = [NEW, FORM, f"{NEW}?name=club"]
-    axe, found = Axe(), []
-    visitor = Visitor(site, browser)
-    # Pages refuse injected scripts, so axe comes in through the debugger.
-    light = await visitor.page(color_scheme="light", bypass_csp=True)
-    dark = await visitor.page(
-        color_scheme="dark", bypass_csp=True, viewport={"width": 360, "height": 740}
-    )
+    visitor, found = Visitor(site, browser), []
+    page = await visitor.page(bypass_csp=True, viewport={"width": 360, "height": 740})
 
-    async def look(paths: list[str]) -> None:
-        for page in (light, dark):
-            for path in paths:
-                await page.goto(path)
-                results = await axe.run(page)
-                found.extend(f"{path}: {v['id']}" for v in results.response["violations"])
-        width = await dark.evaluate("document.documentElement.scrollWidth")
-        assert width <= 360, paths
+    async def look(*paths: str) -> None:
+        for path in paths:
+            await page.goto(path)
+            found.extend(await faults_of(page))
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 360, path
 
-    for path in paths:
-        await look([path])
+    await look(NEW, FORM, f"{NEW}?name=club")
     await site.add("save", f"{NEW}?name=club")
     await site.browser.submit(f"{LINKS}/links", f"{LINKS}/audiences/add", confirmed="yes", **link)
-    for path in (f"{NEW}?name=club", f"{LINKS}/fields", f"{LINKS}/links", f"{LINKS}/settings"):
-        await look([path])
+    await look(f"{NEW}?name=club", f"{LINKS}/fields", f"{LINKS}/links", f"{LINKS}/settings")
     assert found == []
     assert visitor.faults == []
 
