@@ -20,6 +20,7 @@ from typing import Any
 from connector import __version__
 from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
+from connector.app.following import Following
 from connector.app.hints import HintReceiver, HintSender
 from connector.app.listeners import Listeners, applications
 from connector.app.maintenance import Maintenance
@@ -34,7 +35,7 @@ from connector.domain.errors import StoreError
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, ProcessLeases
 from connector.pipeline.store_outage import until_available
-from connector.ports import Clock, CommandScope, StoredSetting
+from connector.ports import Clock, CommandScope
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.changes import TOPICS, ChangeFeed
@@ -47,7 +48,7 @@ from connector.service import Commands, ConnectionRuntime
 from connector.service.changes import StoreChanges
 from connector.service.oauth import OAuthService
 from connector.service.process import Process, read_report
-from connector.service.settings import SettingsService, effective_config
+from connector.service.settings import SettingsService
 from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
 
@@ -88,6 +89,7 @@ class App:
         self._notifications: NotificationWorkers
         self._reloader: Reloader
         self._takeover: Takeover
+        self._following: Following
         self._hints: HintSender
         self._shared = not _uses_sqlite(config)
         self._problems = ProcessProblems()
@@ -95,9 +97,6 @@ class App:
         self._workers: list[SupervisedWorker] = []
         self._stack = AsyncExitStack()
         self._started = False
-        self._settings_seen: Sequence[StoredSetting] = ()
-        self._settings_read: Sequence[StoredSetting] = ()
-        self._reload_seen: int | None = None
         self._stop_at: float | None = None
         self._log = log.get("app")
 
@@ -157,8 +156,8 @@ class App:
             self.clock.set(now, asked_at=asked_at)
 
     async def _merge_settings(self) -> None:
-        self._settings_seen = await self.store.settings.all()
-        self.config = await effective_config(self.config, self.store.settings)
+        self.config = await self._following.effective(self.config)
+        self._following.note_used()
 
     def _compose(self) -> None:
         """The objects that live as long as the process."""
@@ -219,6 +218,12 @@ class App:
             on_executed=partial(self.changes.publish, *TOPICS),
             changing=self.connections.changing,
             scope=self._command_scope,
+        )
+        self._following = Following(
+            self.store,
+            self.connections,
+            holder=self.leases.holder,
+            reload=partial(self.commands.execute, "reload", {}, by="replica"),
         )
         self.maintenance = Maintenance(
             self.store,
@@ -338,8 +343,7 @@ class App:
         return self._reread() if self._reread else self.config
 
     async def _read_config(self) -> Config:
-        self._settings_read = await self.store.settings.all()
-        return await effective_config(self._read_files(), self.store.settings)
+        return await self._following.effective(self._read_files())
 
     async def _apply_settings(self, connection: str) -> None:
         await self._reloader.reload(self.config, only=connection)
@@ -403,7 +407,9 @@ class App:
             receiver = HintReceiver(self.store.hints, partial(self._note_hint, due))
             self._supervise("hints", self._hints)
             self._supervise("hints", receiver)
-            self._supervise("replicas", Periodic(scheduler.every(1.0), self._follow_replicas))
+            self._supervise(
+                "replicas", Periodic(scheduler.every(1.0), self._following.follow_replicas)
+            )
         self._supervise("lease", self._takeover)
         lookups = AccountLookups(
             self.connections, self._problems, self.clock, restart=self._restart_connections
@@ -447,34 +453,15 @@ class App:
     async def _note_taken(self, resource: str) -> None:
         """Apply settings that another process changed while it held the store."""
         if resource == STORE_RESOURCE and self._started:
-            await self._follow_settings()
-
-    async def _follow_settings(self) -> None:
-        """Apply what another process has changed. Raises StoreError."""
-        stored = await self.store.settings.all()
-        if self._reread and stored != self._settings_seen and await self._reload_here():
-            self._settings_seen = stored
-
-    async def _reload_here(self) -> bool:
-        """Whether that is settled: a store that failed meanwhile is tried again, faults are not."""
-        done, result = await self.commands.execute("reload", {}, by="replica")
-        return done or "faults" in result
-
-    async def _follow_replicas(self) -> None:
-        """Do here what another replica was ordered, and learn the accounts that it was named."""
-        await self._follow_settings()
-        last = await self.store.commands.last_reload(not_by=self.leases.holder)
-        seen = self._reload_seen
-        if seen is None or last <= seen or await self._reload_here():
-            self._reload_seen = last
-        await self.connections.learn_accounts(await self.store.facts.pinned_accounts())
+            await self._following.follow_settings()
 
     async def _reencrypt(self) -> None:
         cipher = Cipher(self.config.security.encryption_key)
         await reencrypt(self.store, cipher, self.clock)
 
     async def _on_reloaded(self, config: Config) -> None:
-        self.config, self._settings_seen = config, self._settings_read
+        self.config = config
+        self._following.note_used()
         self._process.patience = patience(config)
         await self._reencrypt()
         await self._notifications.restart()
