@@ -43,7 +43,7 @@ class RecordingDatabase:
         self._database = database
         self._running = threading.local()
         self.statements: dict[str, Statement] = {}
-        event.listen(database.engine, "before_cursor_execute", self._note)
+        event.listen(database.engine, "after_cursor_execute", self._note)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
