@@ -17,19 +17,26 @@ from sqlalchemy import Connection, func, select
 from connector.domain.actions import Step
 from connector.domain.records import State
 from connector.store.database import on_request
+from connector.store.prepared import Prepared, param
 from connector.store.tables.counts import ALL_ROWS, COUNTERS, Counter, CounterName, counts
 
 # ── read ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+_QUERY = select(counts.c.owner, counts.c.key, func.sum(counts.c.rows)).where(
+    counts.c.name == param("name")
+)
+_BY = counts.c.owner, counts.c.key
+_OF_ALL = Prepared(_QUERY.group_by(*_BY))
+_OF_ONE = Prepared(_QUERY.where(counts.c.owner == param("owner")).group_by(*_BY))
+
+
 def load(c: Connection, name: CounterName, owner: object = None) -> dict[tuple[str, str], int]:
     """(owner, key) → rows, of one owner or of all."""
-    query = select(counts.c.owner, counts.c.key, func.sum(counts.c.rows)).where(
-        counts.c.name == name
-    )
-    if owner is not None:
-        query = query.where(counts.c.owner == str(owner))
-    found = c.execute(query.group_by(counts.c.owner, counts.c.key))
+    if owner is None:
+        found = _OF_ALL.rows(c, name=name)
+    else:
+        found = _OF_ONE.rows(c, name=name, owner=str(owner))
     return {(owner, key): int(rows) for owner, key, rows in found if rows}
 
 

@@ -1,4 +1,5 @@
-"""Statements of the hot path: built once, and on SQLite compiled once and run by the driver.
+"""Statements that run for every event or every second: built once, and on SQLite compiled once and
+run by the driver.
 
 An event runs some thirty statements. Building each of them, looking up its compiled form and
 wrapping its result costs SQLAlchemy several times what SQLite does for it. On PostgreSQL the way to

@@ -378,8 +378,8 @@ def test_postgresql_behaves_like_the_model(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Leases end by the database's clock there, which no test can move.
-    monkeypatch.setattr(leases, "store_time", lambda dialect, now: now)
-    monkeypatch.setattr(leases, "_LOAD", leases.load_statements())
+    as_given = leases.LeaseStatements(time=lambda dialect, now: now)
+    monkeypatch.setattr(leases, "_STATEMENTS", as_given)
     done = compare(lambda _: postgres_url, scripts=2, steps=120)
     assert done["settle"] > 5
 

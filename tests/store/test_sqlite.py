@@ -228,8 +228,8 @@ async def test_no_one_can_take_a_lease_while_its_holder_claims(
     on_postgres: SqlStore, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the entries would be claimed after the other has recovered what was claimed."""
-    monkeypatch.setattr(leases, "store_time", lambda dialect, now: now)
-    monkeypatch.setattr(leases, "_LOAD", leases.load_statements())
+    as_given = leases.LeaseStatements(time=lambda dialect, now: now)
+    monkeypatch.setattr(leases, "_STATEMENTS", as_given)
     fence = await on_postgres.leases.acquire("store", "one", now=NOW, ttl=1_000)
     assert isinstance(fence, Fence)
     claims, done = asyncio.Event(), asyncio.Event()

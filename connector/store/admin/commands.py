@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, or_, select, text, update
 from connector.domain.lanes import Millis
 from connector.ports import ALL_COMMANDS, Command, CommandScope, KeyReused
 from connector.store.database import Database
+from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
 from connector.store.tables import RELOADS, commands
 
@@ -72,7 +73,17 @@ def _within(scope: CommandScope) -> ColumnElement[bool]:
     return or_(named, commands.c.connection.not_in(list(scope.but)))
 
 
-_IS_RELOAD = text(RELOADS)
+_LAST_RELOAD = Prepared(
+    select(commands.c.id)
+    .where(
+        commands.c.done_at.is_not(None),
+        commands.c.ok == 1,
+        text(RELOADS),
+        commands.c.claimed_by != param("not_by"),
+    )
+    .order_by(commands.c.id.desc())
+    .limit(1)
+)
 _COLUMNS = tuple(commands.c[name] for name in _CommandRow._fields)
 
 
@@ -142,10 +153,11 @@ class SqlCommands:
         return await self._database.write(lambda c: c.execute(statement).rowcount)
 
     async def last_reload(self, *, not_by: str) -> int:
-        of_others = _IS_RELOAD, commands.c.claimed_by != not_by
-        done = commands.c.done_at.is_not(None), commands.c.ok == 1, *of_others
-        query = select(commands.c.id).where(*done).order_by(commands.c.id.desc()).limit(1)
-        return await self._database.read(lambda c: c.execute(query).scalar_one_or_none() or 0)
+        def work(c: Connection) -> int:
+            row = _LAST_RELOAD.first(c, not_by=not_by)
+            return row[0] if row else 0
+
+        return await self._database.read(work)
 
     async def report(self, id: int, progress: Mapping[str, Any]) -> None:
         statement = (

@@ -44,6 +44,29 @@ def _add_usage(dialect: str) -> Upsert:
 
 
 _ADD_USAGE = Prepared(_add_usage)
+_USAGE_SINCE = Prepared(
+    select(quota_usage)
+    .where(
+        quota_usage.c.account == param("account"),
+        quota_usage.c.endpoint == param("endpoint"),
+        quota_usage.c.second >= param("second"),
+    )
+    .order_by(quota_usage.c.second)
+)
+_PINNED_ACCOUNTS = Prepared(select(accounts.c.connection, accounts.c.account))
+
+
+def _add_throughput(dialect: str) -> Upsert:
+    columns = {name: param(name) for name in MinuteCount._fields}
+    statement = upsert(dialect, throughput).values(columns)
+    return statement.on_conflict_do_update(
+        index_elements=["lane", "minute"],
+        set_={"entries": throughput.c.entries + statement.excluded.entries},
+    )
+
+
+_ADD_THROUGHPUT = Prepared(_add_throughput)
+_DELETE_THROUGHPUT = Prepared(delete(throughput).where(throughput.c.minute <= param("minute")))
 
 
 def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: Millis) -> None:
@@ -70,10 +93,8 @@ class SqlFacts:
         def work(c: Connection) -> list[QuotaUsage]:
             found = []
             for endpoint, second in since.items():
-                one = quota_usage.c.account == account, quota_usage.c.endpoint == endpoint
-                query = select(quota_usage).where(*one, quota_usage.c.second >= second)
-                ordered = query.order_by(quota_usage.c.second)
-                found += [QuotaUsage(*row) for row in c.execute(ordered)]
+                rows = _USAGE_SINCE.rows(c, account=account, endpoint=endpoint, second=second)
+                found += [QuotaUsage(*row) for row in rows]
             return found
 
         return await self._database.read(work)
@@ -87,15 +108,8 @@ class SqlFacts:
         newest = max(each.minute for each in counts)
 
         def work(c: Connection) -> None:
-            statement = upsert(c.dialect.name, throughput)
-            c.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["lane", "minute"],
-                    set_={"entries": throughput.c.entries + statement.excluded.entries},
-                ),
-                [each._asdict() for each in counts],
-            )
-            c.execute(delete(throughput).where(throughput.c.minute <= newest - _DAY_OF_MINUTES))
+            _ADD_THROUGHPUT.run_all(c, [each._asdict() for each in counts])
+            _DELETE_THROUGHPUT.run(c, minute=newest - _DAY_OF_MINUTES)
 
         await self._database.write(work)
 
@@ -129,10 +143,7 @@ class SqlFacts:
         return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
 
     async def pinned_accounts(self) -> Mapping[str, str]:
-        query = select(accounts.c.connection, accounts.c.account)
-        return await self._database.read(
-            lambda c: {row.connection: row.account for row in c.execute(query)}
-        )
+        return await self._database.read(lambda c: dict(_PINNED_ACCOUNTS.rows(c)))
 
     async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
         def work(c: Connection) -> str:

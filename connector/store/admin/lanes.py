@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, TypedDict
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, select, update
+from sqlalchemy import Connection, exists, or_, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import (
@@ -21,6 +21,7 @@ from connector.domain.lanes import (
 )
 from connector.domain.records import State
 from connector.store.database import Database
+from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
 from connector.store.tables import (
     QueueTable,
@@ -33,13 +34,13 @@ from connector.store.tables import (
     reads_queue,
 )
 
-_QUEUE_TABLES: Mapping[QueueName, QueueTable] = {
-    "outbox": outbox_queue,
-    "reads": reads_queue,
-    "profiles": profiles_queue,
-    "memberships": memberships_queue,
-    "actions": actions_queue,
-}
+
+class Route(TypedDict):
+    """What a lane is found by. The names are those of the columns."""
+
+    connection: str
+    destination: str
+    kind: Kind
 
 
 class LaneRow(NamedTuple):
@@ -55,10 +56,14 @@ class LaneRow(NamedTuple):
     since: Millis
 
     @classmethod
-    def all(cls, c: Connection, *conditions: ColumnElement[bool]) -> list[LaneRow]:
-        """Those that meet the conditions, by connection and age."""
-        query = select(*(lanes.c[name] for name in cls._fields)).where(*conditions)
-        return [cls._make(row) for row in c.execute(query.order_by(lanes.c.connection, lanes.c.id))]
+    def all(cls, c: Connection) -> list[LaneRow]:
+        """By connection and age."""
+        return [cls._make(row) for row in _ALL.rows(c)]
+
+    @classmethod
+    def find(cls, c: Connection, route: Route) -> LaneRow | None:
+        row = _FIND.first(c, **route)
+        return cls._make(row) if row else None
 
     def lane(self) -> Lane:
         return Lane(self.id, self.connection, self.destination, self.kind)
@@ -68,14 +73,33 @@ class LaneRow(NamedTuple):
         return LaneState(self.mode, problem, self.detail, self.since)
 
 
-def _with_due(source: QueueTable, ids: Collection[LaneId], now: Millis) -> Select[Any]:
+_QUERY = select(*(lanes.c[name] for name in LaneRow._fields))
+_ALL = Prepared(_QUERY.order_by(lanes.c.connection, lanes.c.id))
+_FIND = Prepared(_QUERY.where(*(lanes.c[name] == param(name) for name in Route.__annotations__)))
+
+
+def _with_due(source: QueueTable) -> Prepared:
     """The lanes for which the index of ready rows has one that is due: a look-up or a few each."""
     table = source.table
-    of_lane = [table.c.lane == lanes.c.id, in_state(State.READY, table), table.c.due <= now]
-    kinds = [table.c.priority.in_((0, 1))]
+    of_lane = [
+        table.c.lane == lanes.c.id,
+        in_state(State.READY, table),
+        table.c.due <= param("now"),
+        or_(*(table.c.priority == priority for priority in (0, 1))),
+    ]
     if source.mode is not None:
-        kinds.append(source.mode.in_(list(DeliveryMode)))
-    return select(lanes.c.id).where(lanes.c.id.in_(list(ids)), exists().where(*of_lane, *kinds))
+        of_lane.append(or_(*(source.mode == mode for mode in DeliveryMode)))
+    asked = lanes.c.id.in_(param("lanes", expanding=True))
+    return Prepared(select(lanes.c.id).where(asked, exists().where(*of_lane)), many="lanes")
+
+
+_WITH_DUE = {
+    "outbox": _with_due(outbox_queue),
+    "reads": _with_due(reads_queue),
+    "profiles": _with_due(profiles_queue),
+    "memberships": _with_due(memberships_queue),
+    "actions": _with_due(actions_queue),
+}
 
 
 class SqlLanes:
@@ -85,15 +109,16 @@ class SqlLanes:
         self._database = database
 
     async def ensure(self, connection: str, destination: str, kind: Kind) -> Lane:
-        route = {"connection": connection, "destination": destination, "kind": kind}
+        route = Route(connection=connection, destination=destination, kind=kind)
 
         def work(c: Connection) -> Lane:
-            this = [lanes.c[key] == value for key, value in route.items()]
-            if not LaneRow.all(c, *this):
-                # Another replica may do so at the same time.
-                c.execute(upsert(c.dialect.name, lanes).on_conflict_do_nothing().values(route))
-            [row] = LaneRow.all(c, *this)
-            return row.lane()
+            if (known := LaneRow.find(c, route)) is not None:
+                return known.lane()
+            # Another replica may do so at the same time.
+            c.execute(upsert(c.dialect.name, lanes).on_conflict_do_nothing().values(route))
+            made = LaneRow.find(c, route)
+            assert made is not None, "this process or another has just inserted it"
+            return made.lane()
 
         return await self._database.write(work)
 
@@ -108,11 +133,11 @@ class SqlLanes:
             by_queue[lane.lane_kind.queue].append(lane.id)
 
         def work(c: Connection) -> frozenset[LaneId]:
-            found: set[LaneId] = set()
-            for name, ids in by_queue.items():
-                rows = c.execute(_with_due(_QUEUE_TABLES[name], ids, now))
-                found.update(LaneId(row.id) for row in rows)
-            return frozenset(found)
+            return frozenset(
+                LaneId(id)
+                for name, ids in by_queue.items()
+                for (id,) in _WITH_DUE[name].rows(c, lanes=ids, now=now)
+            )
 
         return await self._database.read(work)
 

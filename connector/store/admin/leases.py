@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
@@ -12,7 +12,6 @@ from sqlalchemy import (
     Select,
     cast,
     func,
-    literal,
     select,
     update,
 )
@@ -41,7 +40,7 @@ class _LeaseRow(NamedTuple):
         cls, c: Connection, resource: str, now: Millis, *, lock: Lock = None
     ) -> tuple[_LeaseRow, Millis] | None:
         """The lease and the time by the store's clock."""
-        row = _LOAD[lock].first(c, resource=resource, now=now)
+        row = _STATEMENTS.load[lock].first(c, resource=resource, now=now)
         return (cls._make(row[:-1]), row[-1]) if row else None
 
 
@@ -55,21 +54,45 @@ def store_time(dialect: str, now: ColumnElement[Any]) -> ColumnElement[Any]:
     return cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
 
 
-def load_statements() -> dict[Lock, Prepared]:
-    """By the lock that they take."""
+class LeaseStatements:
+    """Their time is `time` of the dialect and of the parameter `now`."""
 
-    def query(dialect: str) -> Select[Any]:
-        time = store_time(dialect, param("now", BigInteger))
-        return select(*_COLUMNS, time).where(leases.c.resource == param("resource"))
+    def __init__(
+        self, time: Callable[[str, ColumnElement[Any]], ColumnElement[Any]] = store_time
+    ) -> None:
+        def now(dialect: str) -> ColumnElement[Any]:
+            return time(dialect, param("now", BigInteger))
 
-    return {
-        None: Prepared(query),
-        "shared": Prepared(lambda dialect: query(dialect).with_for_update(read=True)),
-        "exclusive": Prepared(lambda dialect: query(dialect).with_for_update()),
-    }
+        def load(dialect: str) -> Select[Any]:
+            return select(*_COLUMNS, now(dialect)).where(leases.c.resource == param("resource"))
+
+        def expiry(dialect: str) -> dict[str, Any]:
+            return {"expires_at": now(dialect) + param("ttl", BigInteger)}
+
+        holder, token = param("holder"), param("token")
+        first = {"resource": param("resource"), "holder": holder, "token": 1}
+        of_resource = update(leases).where(leases.c.resource == param("resource"))
+        of_fence = of_resource.where(leases.c.token == token, leases.c.holder == holder)
+        self.load: Mapping[Lock, Prepared] = {
+            None: Prepared(load),
+            "shared": Prepared(lambda dialect: load(dialect).with_for_update(read=True)),
+            "exclusive": Prepared(lambda dialect: load(dialect).with_for_update()),
+        }
+        self.insert = Prepared(
+            lambda dialect: (
+                upsert(dialect, leases).on_conflict_do_nothing().values(first | expiry(dialect))
+            )
+        )
+        self.take = Prepared(
+            lambda dialect: of_resource.values({"holder": holder, "token": token} | expiry(dialect))
+        )
+        self.renew = Prepared(lambda dialect: of_fence.values(expiry(dialect)))
+        self.release = Prepared(of_fence.values(expires_at=0))
+        self.holders = Prepared(lambda dialect: select(*_COLUMNS, now(dialect)))
+        self.time = Prepared(lambda dialect: select(now(dialect)))
 
 
-_LOAD = load_statements()
+_STATEMENTS = LeaseStatements()
 
 
 def require_lease(c: Connection, fence: Fence, now: Millis, *, lock: Lock = "shared") -> None:
@@ -85,10 +108,6 @@ def require_lease(c: Connection, fence: Fence, now: Millis, *, lock: Lock = "sha
         raise StoreError(Problem.STORE_HELD, f"our lease of {fence.resource} has expired")
 
 
-def _time(c: Connection, now: Millis) -> ColumnElement[Any]:
-    return store_time(c.dialect.name, literal(int(now), BigInteger))
-
-
 class SqlLeases:
     """connector.ports.Leases."""
 
@@ -99,39 +118,33 @@ class SqlLeases:
         self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
     ) -> Fence | Holder:
         def work(c: Connection) -> Fence | Holder:
-            time = _time(c, now)
+            given = {"resource": resource, "holder": holder, "now": now, "ttl": ttl}
             found = _LeaseRow.load(c, resource, now, lock="exclusive")
             if found is None:
-                values = {"resource": resource, "holder": holder, "token": 1}
-                first = upsert(c.dialect.name, leases).on_conflict_do_nothing()
-                if c.execute(first.values(values | {"expires_at": time + ttl})).rowcount:
+                if _STATEMENTS.insert.run(c, **given):
                     return Fence(resource, holder, 1)
                 found = _LeaseRow.load(c, resource, now, lock="exclusive")
                 assert found is not None, "another process has just inserted it"
             row, at = found
             if row.holder not in (holder, dead_holder) and row.expires_at > at:
                 return Holder(row.holder, row.expires_at, expired=False)
-            c.execute(
-                update(leases)
-                .where(leases.c.resource == resource)
-                .values(holder=holder, token=row.token + 1, expires_at=time + ttl)
-            )
+            _STATEMENTS.take.run(c, token=row.token + 1, **given)
             return Fence(resource, holder, row.token + 1)
 
         return await self._database.write(work)
 
     async def renew(self, fences: Collection[Fence], *, now: Millis, ttl: int) -> frozenset[Fence]:
         def work(c: Connection) -> frozenset[Fence]:
-            return _set_expiry(c, fences, _time(c, now) + ttl)
+            return _for_newest(c, _STATEMENTS.renew, fences, now=now, ttl=ttl)
 
         return await self._database.write(work)
 
     async def release(self, fences: Collection[Fence]) -> None:
-        await self._database.write(lambda c: _set_expiry(c, fences, literal(0)))
+        await self._database.write(lambda c: _for_newest(c, _STATEMENTS.release, fences))
 
     async def holders(self, *, now: Millis) -> Mapping[str, Holder]:
         def work(c: Connection) -> dict[str, Holder]:
-            found = c.execute(select(*_COLUMNS, _time(c, now)))
+            found = _STATEMENTS.holders.rows(c, now=now)
             rows = [(_LeaseRow._make(row[:-1]), row[-1]) for row in found]
             return {
                 row.resource: Holder(row.holder, row.expires_at, row.expires_at <= time)
@@ -144,25 +157,18 @@ class SqlLeases:
         def work(c: Connection) -> Millis | None:
             if c.dialect.name != "postgresql":
                 return None
-            return Millis(c.execute(select(_time(c, Millis(0)))).scalar_one())
+            return Millis(_STATEMENTS.time.first(c, now=0)[0])
 
         return await self._database.read(work)
 
 
-def _set_expiry(
-    c: Connection, fences: Collection[Fence], expires_at: ColumnElement[Any]
+def _for_newest(
+    c: Connection, change: Prepared, fences: Collection[Fence], **values: int
 ) -> frozenset[Fence]:
-    """Those that are still the newest of their resource."""
-    held = []
-    for fence in sorted(fences, key=lambda fence: fence.resource):
-        changed = c.execute(
-            update(leases)
-            .where(
-                leases.c.resource == fence.resource,
-                leases.c.token == fence.token,
-                leases.c.holder == fence.holder,
-            )
-            .values(expires_at=expires_at)
-        ).rowcount
-        held += [fence] if changed else []
-    return frozenset(held)
+    """Change the leases of these fences; those that are still the newest of their resource."""
+    ordered = sorted(fences, key=lambda fence: fence.resource)
+    return frozenset(
+        fence
+        for fence in ordered
+        if change.run(c, resource=fence.resource, token=fence.token, holder=fence.holder, **values)
+    )

@@ -11,11 +11,27 @@ from sqlalchemy import Connection, delete, func, select, update
 from connector.domain.lanes import Millis
 from connector.ports import ProcessState
 from connector.store.database import Database
-from connector.store.statements import upsert
+from connector.store.prepared import Prepared, param
+from connector.store.statements import Upsert, upsert
 from connector.store.tables import process_reports
 
-_COLUMNS = tuple(process_reports.c[name] for name in ProcessState.__dataclass_fields__)
+_NAMES = tuple(ProcessState.__dataclass_fields__)
 _NEWEST_FIRST = process_reports.c.saved_at.desc(), process_reports.c.holder.desc()
+_COLUMNS = tuple(process_reports.c[name] for name in _NAMES)
+
+
+def _save(dialect: str) -> Upsert:
+    statement = upsert(dialect, process_reports).values({name: param(name) for name in _NAMES})
+    changed = {name: statement.excluded[name] for name in _NAMES if name != "holder"}
+    return statement.on_conflict_do_update(index_elements=["holder"], set_=changed)
+
+
+_SAVE = Prepared(_save)
+_SINCE = Prepared(
+    select(*_COLUMNS)
+    .where(process_reports.c.saved_at >= param("saved_at"))
+    .order_by(*_NEWEST_FIRST)
+)
 
 
 def _load(row: Any) -> ProcessState:
@@ -36,18 +52,13 @@ class SqlProcessReports:
             "offers": orjson.dumps(sorted(state.offers)).decode(),
             "document": state.document,
         }
-
-        def work(c: Connection) -> None:
-            statement = upsert(c.dialect.name, process_reports).values(values)
-            changed = {name: statement.excluded[name] for name in values if name != "holder"}
-            c.execute(statement.on_conflict_do_update(index_elements=["holder"], set_=changed))
-
-        await self._database.write(work)
+        await self._database.write(lambda c: _SAVE.run(c, **values))
 
     async def since(self, saved_at: Millis) -> Sequence[ProcessState]:
-        query = select(*_COLUMNS).where(process_reports.c.saved_at >= saved_at)
-        ordered = query.order_by(*_NEWEST_FIRST)
-        return await self._database.read(lambda c: [_load(row) for row in c.execute(ordered)])
+        def work(c: Connection) -> list[ProcessState]:
+            return [_load(row) for row in _SINCE.rows(c, saved_at=saved_at)]
+
+        return await self._database.read(work)
 
     async def latest(self) -> ProcessState | None:
         query = select(*_COLUMNS).order_by(*_NEWEST_FIRST).limit(1)

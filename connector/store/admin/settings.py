@@ -12,11 +12,13 @@ from connector.domain.lanes import Millis
 from connector.ports.settings import AuditEntry, SettingChange, StoredSetting
 from connector.store.admin.audit import add_audit_entry
 from connector.store.database import Database
+from connector.store.prepared import Prepared
 from connector.store.statements import upsert
 from connector.store.tables import settings
 
 _KEY = ("connection", "key")
 _COLUMNS = tuple(settings.c[name] for name in StoredSetting.__dataclass_fields__)
+_ALL = Prepared(select(*_COLUMNS).order_by(settings.c.connection, settings.c.key))
 
 
 def _load(row: Any) -> StoredSetting:
@@ -25,8 +27,7 @@ def _load(row: Any) -> StoredSetting:
 
 
 def load_settings(c: Connection) -> list[StoredSetting]:
-    query = select(*_COLUMNS).order_by(settings.c.connection, settings.c.key)
-    return [_load(row) for row in c.execute(query)]
+    return [_load(row) for row in _ALL.rows(c)]
 
 
 class SqlSettings:

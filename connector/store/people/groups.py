@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, and_, insert, select, update
+from sqlalchemy import Column, Connection, Select, and_, insert, or_, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.memberships import Group, GroupType, Link
 from connector.ports import MembersPage
+from connector.store.prepared import Prepared, param
 from connector.store.tables import groups
 
 _RANGE = 1_000
@@ -81,26 +82,38 @@ class GroupRow(NamedTuple):
 
 
 _SELECT: Select[Any] = select(*(groups.c[name] for name in GroupRow._fields))
+_ONE = _SELECT.where(groups.c.id == param("id"))
+_GET, _LOCK = Prepared(_ONE), Prepared(_ONE.with_for_update())
+_USED = _SELECT.where(groups.c.active == 1).order_by(groups.c.target, groups.c.id)
+_OF_CONNECTION = _USED.where(groups.c.connection == param("connection"))
+_ALL, _OF_ONE = Prepared(_USED), Prepared(_OF_CONNECTION)
+_AUDIENCES = Prepared(
+    _OF_CONNECTION.where(
+        groups.c.kind == "audience",
+        or_(*(c == param("audience") for c in (groups.c.name, groups.c.remote_id, groups.c.title))),
+    )
+)
 
 
-def load(c: Connection, *conditions: ColumnElement[bool]) -> list[GroupRow]:
-    """The groups that meet the conditions, targets before sources."""
-    return _rows(c, _SELECT.where(*conditions).order_by(groups.c.target, groups.c.id))
+def in_use(c: Connection, connection: str | None = None) -> list[GroupRow]:
+    """The groups of a connection, or of all, that are in use; targets before sources."""
+    rows = _ALL.rows(c) if connection is None else _OF_ONE.rows(c, connection=connection)
+    return [GroupRow._make(row) for row in rows]
+
+
+def audiences(c: Connection, connection: str, audience: str) -> list[GroupRow]:
+    """Those in use with this id or name."""
+    rows = _AUDIENCES.rows(c, connection=connection, audience=audience)
+    return [GroupRow._make(row) for row in rows]
 
 
 def get(c: Connection, id: int) -> GroupRow:
-    [row] = _rows(c, _SELECT.where(groups.c.id == id))
-    return row
+    return GroupRow._make(_GET.first(c, id=id))
 
 
 def lock(c: Connection, id: int) -> GroupRow:
     """A group's row, locked against other writers until the transaction ends."""
-    [row] = _rows(c, _SELECT.where(groups.c.id == id).with_for_update())
-    return row
-
-
-def _rows(c: Connection, query: Select[Any]) -> list[GroupRow]:
-    return [GroupRow._make(row) for row in c.execute(query)]
+    return GroupRow._make(_LOCK.first(c, id=id))
 
 
 def change(c: Connection, id: int, **values: Any) -> Group:

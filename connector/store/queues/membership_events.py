@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, delete, insert, or_, select
+from sqlalchemy import Connection, delete, insert, select
 
 from connector.domain.lanes import Millis
 from connector.ports import Member
@@ -12,7 +12,7 @@ from connector.store.people import groups as group_rows
 from connector.store.people import source_members
 from connector.store.queues.membership_changes import add_wanted, remove_wanted
 from connector.store.statements import chunks
-from connector.store.tables import deferred_memberships, groups, memberships
+from connector.store.tables import deferred_memberships, memberships
 
 
 def apply(
@@ -20,14 +20,7 @@ def apply(
 ) -> None:
     """The member joined or left an audience, given by its id or name. Older information than what
     is known changes nothing."""
-    g = groups.c
-    for source in group_rows.load(
-        c,
-        g.connection == connection,
-        g.kind == "audience",
-        g.active == 1,
-        or_(g.name == audience, g.remote_id == audience, g.title == audience),
-    ):
+    for source in group_rows.audiences(c, connection, audience):
         if not source_members.save_event(c, source, member, joined, at):
             continue
         if joined:

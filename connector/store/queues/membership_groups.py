@@ -25,10 +25,8 @@ class SqlMemberGroups:
         await self._database.write(lambda c: group_rows.link(c, lane, links, account))
 
     async def all(self, connection: str | None = None) -> Sequence[Group]:
-        of_connection = () if connection is None else (groups.c.connection == connection,)
-        conditions = (groups.c.active == 1, *of_connection)
         return await self._database.read(
-            lambda c: [row.group for row in group_rows.load(c, *conditions)]
+            lambda c: [row.group for row in group_rows.in_use(c, connection)]
         )
 
     async def get(self, group: int) -> Group:
