@@ -1,7 +1,8 @@
-"""Guarantee 12 with real processes: replicas on one PostgreSQL behind a pooler, of which one after
-another is killed, frozen or stopped, lose nothing, send nothing twice and exceed no quota.
+"""Guarantee 12 with real processes: replicas on one PostgreSQL behind a pooler lose nothing, send
+nothing twice and exceed no quota, whichever of them is killed, frozen or stopped, and whatever
+becomes of the database meanwhile. A report holds a snapshot of it all the time.
 
-`CLUSTER_FAULTS` faults and `CLUSTER_SEED`. It prints how long accounts were without a holder.
+`CLUSTER_FAULTS` faults and `CLUSTER_SEED`. It prints how long accounts were without a delivery.
 """
 
 from __future__ import annotations
@@ -14,29 +15,33 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, func, select
 
+from connector.domain.records import State
 from connector.runtime.metrics import account_label
 from connector.sandbox import KlaviyoSandbox, Traffic, serve
 from connector.store.database import open_database
-from connector.store.tables import metadata
+from connector.store.tables import actions, memberships, outbox, profiles, reads
 from tests.app.start import CONNECTION
-from tests.store.pooler import pooler
+from tests.store.pooler import Pooler, pooler
 from tests.waiting import PATIENCE, until
 
 from .conftest import Daemon, Platforms
+from .database_faults import DatabaseFaults, PostgresServer
 from .posting import Posting
 
 ACCOUNTS = {f"shop{n}": f"ACCT{n:02}" for n in range(12)}
 """Connection → Klaviyo account."""
 REPLICAS = 3
 _PER_SECOND = 40
-_TAKEN_OVER_WITHIN = 60.0
-"""Far more than it may take on a quiet machine: what is measured is printed, not asserted."""
+_WATCHED = 60.0
+"""Seconds for which a delivery is waited for: what is measured is printed, not asserted."""
 
 CONFIG = """\
 [store]
@@ -74,8 +79,10 @@ class Accounts(Platforms):
         await servers.aclose()
 
     def connections(self, mapping: Path) -> str:
+        """Their platform allows as much as they ask for, so that nothing waits but for a fault."""
+        unlimited = CONNECTION.replace("program =", "rate_per_second = 1000\nprogram =")
         return "".join(
-            CONNECTION.format(
+            unlimited.format(
                 name=name,
                 mapping=mapping,
                 platform=self.urls["jericommerce"],
@@ -113,39 +120,68 @@ class SpreadPosting(Posting):
                 unanswered.append((id, headers, body))
 
 
-class HolderWatch:
-    """How long each account was held by no replica that can work, as the sandboxes see it: the time
-    between a fault and the next request of the account."""
+class DeliveryWatch:
+    """How long accounts had no delivery, as the sandboxes see it."""
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
-        self.seconds: list[float] = []
+        self._seconds: defaultdict[str, list[float]] = defaultdict(list)
 
-    def after_fault(self, at: float, before: dict[str, int]) -> None:
-        threads = [
-            threading.Thread(target=self._until_request, args=(name, at, count), daemon=True)
-            for name, count in before.items()
-        ]
-        for thread in threads:
-            thread.start()
+    def begin(self, what: str, names: Iterable[str]) -> None:
+        """Measure from now on, for the accounts of these connections."""
+        at = time.monotonic()
+        for name in names:
+            count = self._delivered(name)
+            arguments = (what, name, at, count)
+            threading.Thread(target=self._until_delivery, args=arguments, daemon=True).start()
 
-    def requests(self) -> dict[str, int]:
-        return {name: len(s.unique_ids()) for name, s in self._accounts.accounts.items()}
+    def summary(self) -> str:
+        lines = []
+        for what, found in sorted(self._seconds.items()):
+            waits = sorted(found)
+            lines.append(
+                f"  {what}: median {statistics.median(waits):.1f}, "
+                f"p95 {waits[int(len(waits) * 0.95)]:.1f}, longest {waits[-1]:.1f} ({len(waits)})"
+            )
+        return "\n".join(lines)
 
-    def _until_request(self, name: str, at: float, count: int) -> None:
-        while time.monotonic() - at < _TAKEN_OVER_WITHIN:
-            if len(self._accounts.accounts[name].unique_ids()) > count:
-                self.seconds.append(time.monotonic() - at)
+    def _delivered(self, name: str) -> int:
+        return len(self._accounts.accounts[name].unique_ids())
+
+    def _until_delivery(self, what: str, name: str, at: float, count: int) -> None:
+        while time.monotonic() - at < _WATCHED:
+            if self._delivered(name) > count:
+                self._seconds[what].append(time.monotonic() - at)
                 return
             time.sleep(0.05)
 
 
-async def _clear(url: str) -> None:
+async def unsettled(url: str) -> dict[str, int]:
+    """Table → rows that are ready or claimed."""
     database = open_database(url)
-    await database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
-    await database.aclose()
+    queues = (outbox, reads, profiles, memberships, actions)
+    waiting = (State.READY, State.CLAIMED)
+
+    def work(c: Connection) -> dict[str, int]:
+        counts = {
+            table.name: c.execute(
+                select(func.count()).select_from(table).where(table.c.state.in_(waiting))
+            ).scalar_one()
+            for table in queues
+        }
+        return {name: count for name, count in counts.items() if count}
+
+    try:
+        return await database.read(work)
+    finally:
+        await database.aclose()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PostgresServer]:
+    running = PostgresServer(tmp_path / "postgresql")
+    yield running
+    running.stop()
 
 
 @pytest.fixture
@@ -164,22 +200,21 @@ def held_connections(replica: Daemon) -> set[str]:
 
 
 @pytest.mark.campaign
-def test_replicas_that_are_killed_frozen_and_stopped_lose_and_repeat_nothing(
-    accounts: Accounts, tmp_path: Path, root: Path, postgres_url: str
+def test_replicas_lose_and_repeat_nothing_whatever_fails(
+    accounts: Accounts, tmp_path: Path, root: Path, server: PostgresServer
 ) -> None:
     faults = int(os.environ.get("CLUSTER_FAULTS", "200"))
     seed = int(os.environ.get("CLUSTER_SEED", "1"))
     rng = random.Random(seed)
     with ExitStack() as stack:
-        stack.callback(lambda: asyncio.run(_clear(postgres_url)))
         (folder := tmp_path / "pooler").mkdir()
-        pooled = stack.enter_context(pooler(folder, postgres_url))
+        pooled = stack.enter_context(pooler(folder, server.url))
         replicas = []
         for n in range(REPLICAS):
             (folder := tmp_path / f"replica{n}").mkdir()
             replica = Daemon(folder, accounts, root / "mappings", config="")
             mapping = folder / "mappings" / "jericommerce.toml"
-            text = CONFIG.format(pooled=pooled, database=postgres_url, port=replica.port)
+            text = CONFIG.format(pooled=pooled.url, database=server.url, port=replica.port)
             replica.config.write_text(text + accounts.connections(mapping))
             stack.callback(replica.clean)
             replica.start()
@@ -187,12 +222,16 @@ def test_replicas_that_are_killed_frozen_and_stopped_lose_and_repeat_nothing(
         for replica in replicas:
             replica.wait_until_ready()
         traffic = Traffic(accounts.jericommerce, "unused", seed=seed)
-        posting, watch = SpreadPosting(replicas, traffic, seed), HolderWatch(accounts)
-        with posting.in_progress():
+        posting = SpreadPosting(replicas, traffic, seed)
+        disturbance = Disturbance(rng, replicas, posting, DeliveryWatch(accounts), server, pooled)
+        with posting.in_progress(), ExitStack() as report:
+            report.enter_context(server.snapshot_held())
             for _ in range(faults):
                 count = len(posting.acknowledged) + rng.randint(20, 80)
                 until("more webhooks are acknowledged", posting.has_acknowledged(count))
-                disturb(rng, rng.choice(replicas), posting, watch)
+                if disturbance.next() in ("restart", "power cut"):
+                    report.close()
+                    report.enter_context(server.snapshot_held())
         for replica in replicas:
             replica.wait_until_ready()
         until(
@@ -214,34 +253,79 @@ def test_replicas_that_are_killed_frozen_and_stopped_lose_and_repeat_nothing(
             lambda: {name for r in replicas for name in held_connections(r)} == set(ACCOUNTS),
             PATIENCE,
         )
-    waits = sorted(watch.seconds)
-    print(
-        f"{faults} faults, {len(posting.acknowledged)} webhooks, seconds until the next delivery: "
-        f"median {statistics.median(waits):.1f}, p95 {waits[int(len(waits) * 0.95)]:.1f}, "
-        f"longest {waits[-1]:.1f}"
-    )
+        until("nothing waits", lambda: not asyncio.run(unsettled(server.url)), PATIENCE)
+    print(f"{faults} faults, {len(posting.acknowledged)} webhooks")
+    print(disturbance.summary())
 
 
-def disturb(
-    rng: random.Random, replica: Daemon, posting: SpreadPosting, watch: HolderWatch
-) -> None:
-    """Kill, freeze or stop a replica, and let it come back."""
-    before, kind = watch.requests(), rng.choice(["kill", "kill", "freeze", "stop"])
-    hit = held_connections(replica)
-    at = time.monotonic()
-    if kind == "freeze":
-        posting.frozen.add(replica)
-        replica.send(signal.SIGSTOP)
-        watch.after_fault(at, {name: before[name] for name in hit})
-        time.sleep(rng.uniform(2.0, 16.0))
-        replica.send(signal.SIGCONT)
-        posting.frozen.discard(replica)
-        return
-    if kind == "kill":
-        replica.kill()
-    else:
-        replica.send(signal.SIGTERM)
-        replica.end()
-    watch.after_fault(at, {name: before[name] for name in hit})
-    time.sleep(rng.uniform(0.0, 3.0))
-    replica.start()
+class Disturbance:
+    """One fault after the other: of a replica, of the database, or of both at once. What deliveries
+    of the accounts concerned wait for is measured from a replica's fault on, and from the end of
+    one of the database's."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        replicas: list[Daemon],
+        posting: SpreadPosting,
+        watch: DeliveryWatch,
+        server: PostgresServer,
+        pooled: Pooler,
+    ) -> None:
+        self._rng = rng
+        self._replicas = replicas
+        self._posting = posting
+        self._watch = watch
+        self._of_database = DatabaseFaults(server, pooled).kinds
+        self._done: Counter[str] = Counter()
+
+    def next(self) -> str:
+        """The fault of the database; empty if there was none."""
+        kind = self._rng.choice(["replica", "replica", "database", "both"])
+        if kind == "replica":
+            self._disturb_replica()
+            return ""
+        name = self._rng.choice(list(self._of_database))
+        if kind == "both":
+            # The accounts of a killed replica are taken over while the database is away.
+            dead = self._rng.choice(self._replicas)
+            dead.kill()
+            self._disturb_database(name, delay=self._rng.uniform(0.0, 10.0))
+            dead.start()
+        else:
+            self._disturb_database(name)
+        return name
+
+    def _disturb_database(self, name: str, *, delay: float = 0.0) -> None:
+        time.sleep(delay)
+        self._of_database[name](self._rng.uniform(1.0, 6.0))
+        self._done[f"{name}, replica killed" if delay else name] += 1
+        self._watch.begin(f"after a fault of the {_part(name)}", list(ACCOUNTS))
+
+    def _disturb_replica(self) -> None:
+        replica = self._rng.choice(self._replicas)
+        kind = self._rng.choice(["kill", "kill", "freeze", "stop"])
+        self._done[kind] += 1
+        self._watch.begin(f"after {kind}", held_connections(replica))
+        if kind == "freeze":
+            self._posting.frozen.add(replica)
+            replica.send(signal.SIGSTOP)
+            time.sleep(self._rng.uniform(2.0, 16.0))
+            replica.send(signal.SIGCONT)
+            self._posting.frozen.discard(replica)
+            return
+        if kind == "kill":
+            replica.kill()
+        else:
+            replica.send(signal.SIGTERM)
+            replica.end()
+        time.sleep(self._rng.uniform(0.0, 3.0))
+        replica.start()
+
+    def summary(self) -> str:
+        counts = ", ".join(f"{count} × {name}" for name, count in sorted(self._done.items()))
+        return f"{counts}\nSeconds until the next delivery of an account:\n{self._watch.summary()}"
+
+
+def _part(name: str) -> str:
+    return "pooler" if name in ("partition", "pool exhausted") else "database"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,20 @@ from sqlalchemy.engine import make_url
 
 from tests.waiting import free_port, until
 
-_SERVER_CONNECTIONS = 3
+SERVER_CONNECTIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pooler:
+    """`url`: what a store is opened with."""
+
+    url: str
+    process: subprocess.Popen[bytes]
 
 
 @contextmanager
-def pooler(folder: Path, postgres_url: str) -> Iterator[str]:
-    """Its address. Skips the test where PgBouncer is not installed."""
+def pooler(folder: Path, postgres_url: str) -> Iterator[Pooler]:
+    """Skips the test where PgBouncer is not installed."""
     program = shutil.which("pgbouncer")
     if program is None:
         pytest.skip("PgBouncer is not installed")
@@ -40,7 +49,7 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-default_pool_size = {_SERVER_CONNECTIONS}
+default_pool_size = {SERVER_CONNECTIONS}
 ignore_startup_parameters = extra_float_digits
 """
     )
@@ -51,7 +60,8 @@ ignore_startup_parameters = extra_float_digits
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         until("PgBouncer listens", lambda: b"process up" in (folder / "pgbouncer.log").read_bytes())
-        yield f"postgresql://anyone@127.0.0.1:{port}/{server.database}?pooler=transaction"
+        url = f"postgresql://anyone@127.0.0.1:{port}/{server.database}?pooler=transaction"
+        yield Pooler(url, process)
     finally:
         process.terminate()
         process.wait(10)

@@ -20,8 +20,8 @@ from .pooler import pooler
 
 @pytest.fixture(scope="module")
 def pooled_url(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[str]:
-    with pooler(tmp_path_factory.mktemp("pooler"), postgres_url) as url:
-        yield url
+    with pooler(tmp_path_factory.mktemp("pooler"), postgres_url) as pooled:
+        yield pooled.url
 
 
 @pytest.fixture
