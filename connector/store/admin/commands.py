@@ -73,6 +73,8 @@ def _within(scope: CommandScope) -> ColumnElement[bool]:
     return or_(named, commands.c.connection.not_in(list(scope.but)))
 
 
+_IS_OPEN = commands.c.claimed_at.is_(None), commands.c.done_at.is_(None)
+_ANY_OPEN = Prepared(select(commands.c.id).where(*_IS_OPEN).limit(1))
 _LAST_RELOAD = Prepared(
     select(commands.c.id)
     .where(
@@ -115,17 +117,15 @@ class SqlCommands:
     async def fetch(
         self, *, now: Millis, by: str = "", scope: CommandScope = ALL_COMMANDS
     ) -> Sequence[Command]:
-        is_open = commands.c.claimed_at.is_(None), commands.c.done_at.is_(None), _within(scope)
+        # Asked several times a second and mostly in vain, so it does not wait for the writer.
+        if await self._database.read(_ANY_OPEN.first) is None:
+            return []
         query = (
             select(*_COLUMNS)
-            .where(*is_open)
+            .where(*_IS_OPEN, _within(scope))
             .order_by(commands.c.id)
             .with_for_update(skip_locked=True)
         )
-        # Asked several times a second and mostly in vain, so it does not wait for the writer.
-        first = select(commands.c.id).where(*is_open).limit(1)
-        if await self._database.read(lambda c: c.execute(first).first()) is None:
-            return []
 
         def work(c: Connection) -> list[Command]:
             found = [_CommandRow._make(row).command() for row in c.execute(query)]
