@@ -140,7 +140,12 @@ class Takeover:
                 continue
             if dead:
                 self._log.warning("lease_holder_died", holder=dead)
-            await self._complete(lease)
+            try:
+                await self._complete(lease)
+            except StoreError as error:
+                if error.problem is not Problem.STORE_HELD:
+                    raise
+                # It has expired meanwhile. Renewal says whether it is still ours.
         if preferred:
             await self._hand_over(preferred)
         return held

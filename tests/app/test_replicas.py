@@ -23,6 +23,7 @@ from connector.runtime.clock import SystemClock
 from connector.sandbox import KlaviyoSandbox
 from connector.service import Commands
 from connector.store.database import open_database
+from connector.store.queues.queue import SqlQueue
 from connector.store.tables import metadata
 from tests.waiting import async_until
 
@@ -236,6 +237,25 @@ async def test_what_replicas_follow_each_other_by_outlives_a_store_that_fails(
     await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
     done = await one.commands.submit_and_wait("reload", {}, by="ada")
     assert done.ok, done.result
+
+
+async def test_a_start_outlives_the_leases_that_it_took(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the database goes away after they were taken, for longer than they last."""
+    recover, expired = SqlQueue.recover, [2]
+
+    async def expiring(*args: Any, **options: Any) -> int:
+        if expired[0]:
+            expired[0] -= 1
+            raise StoreError(Problem.STORE_HELD, "our lease has expired")
+        return await recover(*args, **options)
+
+    monkeypatch.setattr(SqlQueue, "recover", expiring)
+    one = await cluster.start()
+    await cluster.until_settled()
+    sent = [await cluster.post(one, name) for name in cluster.klaviyo]
+    await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
 
 
 async def test_a_run_until_idle_needs_every_account(cluster: Cluster) -> None:
