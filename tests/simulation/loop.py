@@ -28,6 +28,8 @@ class Owner:
         self.tasks: list[asyncio.Task[Any]] = []
         self.parked: list[asyncio.Handle] = []
         """Callbacks that became ready while the process did not run."""
+        self.requests: set[asyncio.Event] = set()
+        """One for each request under way, set when its sender waits for it no longer."""
         self.context = contextvars.copy_context()
         self.context.run(OWNER.set, self)
 

@@ -37,7 +37,8 @@ class Fate:
 class Network:
     """Forwards requests to the ASGI app of their port. `on_send(owner, request)` is called when a
     request leaves, `on_change(request, ±1)` when it leaves and when it has been carried out.
-    `on_arrival(owner, request)` when it has been carried out, before its answer travels.
+    `on_arrival(owner, request, late)` when it has been carried out, before its answer travels;
+    `late`: its sender had given it up, or did not run any more.
     `on_answer(owner, request, seconds)` when its sender stops waiting. `disturbed`: the share of
     requests that have a bad fate; `planned`: a fate of the next request of a method and with a path
     that holds a text."""
@@ -51,7 +52,7 @@ class Network:
         self.disturbed = 0.0
         self.on_send: Callable[[Owner | None, httpx.Request], None] = lambda owner, request: None
         self.on_change: Callable[[httpx.Request, int], None] = lambda request, change: None
-        self.on_arrival: Callable[[Owner | None, httpx.Request], None] = lambda owner, request: None
+        self.on_arrival: Callable[[Owner | None, httpx.Request, bool], None] = _ignore
         self.on_answer: Callable[[Owner | None, httpx.Request, float], None] = _ignore
         self.planned: list[tuple[str, str, Fate]] = []
         self.sent = 0
@@ -81,6 +82,8 @@ class Network:
         fate, since = self._fate(request), self._loop.time()
         answer: asyncio.Future[httpx.Response] = self._loop.create_future()
         given_up = asyncio.Event()
+        requests = owner.requests if owner else set()
+        requests.add(given_up)
         self._loop.spawn(None, self._travel(owner, request, fate, answer, given_up))
         try:
             async with asyncio.timeout(None if fate.trickles else READ_TIMEOUT):
@@ -89,6 +92,7 @@ class Network:
             raise httpx.ReadTimeout("no answer in time") from error
         finally:
             given_up.set()
+            requests.discard(given_up)
             if owner is None or owner.condition == "running":
                 self.on_answer(owner, request, self._loop.time() - since)
 
@@ -114,6 +118,7 @@ class Network:
             return
         self.on_change(request, 1)
         await self._arrive(fate.before, given_up)
+        late = given_up.is_set()
         response: httpx.Response | Exception
         try:
             response = await self._apps[request.url.port].handle_async_request(request)
@@ -121,7 +126,7 @@ class Network:
             response = httpx.ReadError("reset")
         finally:
             self.on_change(request, -1)
-        self.on_arrival(owner, request)
+        self.on_arrival(owner, request, late)
         if fate.lost:
             return
         await asyncio.sleep(fate.after)
@@ -132,7 +137,7 @@ class Network:
                 answer.set_result(response)
 
 
-def _ignore(owner: Owner | None, request: httpx.Request, seconds: float) -> None: ...
+def _ignore(owner: Owner | None, request: httpx.Request, what: float) -> None: ...
 
 
 def late(rng: random.Random) -> Fate:

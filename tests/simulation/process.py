@@ -152,10 +152,17 @@ class Process(Owner):
     def kill(self) -> None:
         """As SIGKILL: nothing of it runs any more, and nothing is settled."""
         self.condition = "dead"
+        self._send_nothing_more()
 
     def freeze(self) -> None:
         """As SIGSTOP."""
         self.condition, self._frozen_at = "frozen", self._loop.time()
+        self._send_nothing_more()
+
+    def _send_nothing_more(self) -> None:
+        """What it has sent is on its way, and none of it is sent again from below."""
+        for given_up in self.requests:
+            given_up.set()
 
     def thaw(self) -> None:
         """As SIGCONT."""

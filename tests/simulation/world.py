@@ -130,6 +130,8 @@ class World:
         self.disk = Disk()
         self.processes: list[Process] = []
         self._repeated: set[int] = set()
+        self._late_events = 0
+        """Events of bulk jobs that arrived after their sender had given them up."""
         self.oracle = Oracle()
         self.lines: list[str] = []
         self.store_fault: Callable[[int], Any] = lambda call: None
@@ -367,7 +369,9 @@ class World:
         if seconds > START_LIMIT and not owner.has_started and not owner.stopping:
             self.oracle.faults.append(f"{owner.name} waits for {_what(request)} to start")
 
-    def _on_arrival(self, owner: Owner | None, request: httpx.Request) -> None:
+    def _on_arrival(self, owner: Owner | None, request: httpx.Request, late: bool) -> None:
+        if late and request.url.path.endswith("event-bulk-create-jobs"):
+            self._late_events += request.content.count(b'"unique_id"')
         if isinstance(owner, Process):
             self.traps.meet(owner, "carried out", _what(request))
 
@@ -514,9 +518,11 @@ class World:
         found += [f"{p.name} ended: {p.ended}" for p in self.processes if p.crashed]
         found += self._lost_events() + self._wrong_actions() + self._wrong_profiles()
         found += self._wrong_list() + self._traces()
+        # Klaviyo refuses a job that comes after its events were sent again singly: none is doubled.
+        refused = Counter(unique_id_recorded=self._late_events)
         for sandbox in (self.klaviyo, self.wll):
-            if sandbox.violations:
-                found.append(f"violations: {dict(sandbox.violations)}")
+            if violations := sandbox.violations - refused:
+                found.append(f"violations: {dict(violations)}")
         return found
 
     def _lost_events(self) -> list[str]:
