@@ -29,6 +29,7 @@ from bench import (
     intake,
     live,
     peers,
+    postgresql,
     quota,
     replicas,
     report,
@@ -105,6 +106,10 @@ def _size(options: argparse.Namespace, folder: Path) -> str:
     return size.text(size.measure(options.rate, options.seconds, rows=options.history))
 
 
+def _postgresql(options: argparse.Namespace, folder: Path) -> str:
+    return postgresql.text(postgresql.measure(options.events, options.repeats, folder))
+
+
 def _replicas(options: argparse.Namespace, folder: Path) -> str:
     return replicas.text(replicas.measure(options.rate, options.seconds))
 
@@ -127,6 +132,7 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "live": _live,
     "growth": _growth,
     "peers": _peers,
+    "postgresql": _postgresql,
     "quota": _quota,
     "replicas": _replicas,
     "segment": _segment,

