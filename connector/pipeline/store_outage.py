@@ -21,25 +21,25 @@ async def until_available(
     timeout: float = float("inf"),
     every: float = _RETRY_SECONDS,
 ) -> T:
-    """The result of `work`, which is repeated while the store is unavailable, for up to `timeout`
-    seconds. Logs once that it waits, and once that it no longer does.
+    """The result of `work`, which is repeated every `every` seconds while the store is unavailable,
+    for up to `timeout` seconds. Logs once that it waits, and once that it no longer does.
     Raises StoreError."""
-    deadline = clock.monotonic() + timeout
-    logged = False
+    # Not by the clock: a process that was frozen meanwhile has not waited.
+    waited = 0.0
     while True:
         try:
             found = await work()
         except StoreError as error:
-            if error.problem is not Problem.STORE_UNAVAILABLE or clock.monotonic() >= deadline:
+            if error.problem is not Problem.STORE_UNAVAILABLE or waited >= timeout:
                 raise
-            if not logged:
+            if not waited:
                 log.get("store").error(
                     "store_unavailable", problem=error.problem.value, detail=error.detail
                 )
-            logged = True
+            waited += every
             await clock.sleep(every)
         else:
-            if logged:
+            if waited:
                 problem = Problem.STORE_UNAVAILABLE.value
                 log.get("store").info("store_available", problem=problem)
             return found
