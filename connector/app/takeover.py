@@ -124,7 +124,8 @@ class Takeover:
 
     def _missing(self) -> list[str]:
         """Resources whose lease this process could use and has not, or has not activated."""
-        return [r for r in self._connections.resources() if not self._leases.of(r).usable]
+        wanted = sorted(self._connections.resources())
+        return [r for r in wanted if not self._leases.of(r).usable]
 
     async def _take_free(self, *, hurry: bool = False) -> Mapping[str, Holder]:
         """Take what no one else holds. Without `hurry` the preferred replica goes first, and gets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -196,7 +197,7 @@ async def _as_coroutine(work: Callable[[], Awaitable[Any]]) -> Any:
 @contextmanager
 def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
     """The daemon's ways to a database, to the network and to timers lead into the simulation.
-    `seed` is that of the backoff's jitter."""
+    `seed` is that of the backoff's jitter and of tokens."""
     random.seed(seed)
 
     async def open_store(url: str, **_: Any) -> SqlStore:
@@ -206,6 +207,8 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
 
     numbers = itertools.count(1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "randbits", random.getrandbits)
+        patch.setattr(secrets, "token_hex", lambda size: random.randbytes(size).hex())
         # Which replica is preferred for an account follows from their names.
         patch.setattr(lease, "holder_name", lambda: f"machine/{next(numbers)}/-/0")
         patch.setattr(daemon, "open_store", open_store)
