@@ -31,6 +31,11 @@ _IDLE_CHECK_INTERVAL = 0.1
 _CONFIRM_TIMEOUT = 10.0
 
 
+def _unnamed(connection: str) -> str:
+    """The resource of a connection whose account is not known."""
+    return f"connection {connection}"
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """Connections that were built from a configuration and not yet adopted."""
@@ -127,12 +132,16 @@ class Connections:
         account is known, one of the connection's own."""
         if not self._shared:
             return self._leases.of(STORE_RESOURCE)
-        return self._leases.of(account or f"connection {connection}")
+        return self._leases.of(account or _unnamed(connection))
 
     def resources(self) -> frozenset[str]:
         """Whose lease this process can use: the store's, and those of its connections."""
         leases = (r.lease.resource for r in self.runtimes.values() if r.enabled)
         return frozenset({STORE_RESOURCE, *leases})
+
+    def resources_before(self, resource: str) -> list[str]:
+        """Whose leases the connections of this account had before they knew it."""
+        return [name for r in self._of(resource) if (name := _unnamed(r.name)) != resource]
 
     def _of(self, resource: str) -> list[ConnectionRuntime]:
         return [r for r in list(self.runtimes.values()) if r.lease.resource == resource]

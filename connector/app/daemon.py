@@ -54,6 +54,8 @@ from connector.web.health import Health
 
 _CANCEL_TIMEOUT = 1.0
 _HEARTBEAT_EVERY = 5.0
+_RELOAD_PATIENCE = 15.0
+"""Seconds for which a browser that has connected an account waits until it is in use."""
 _WAKE_EVERY, _WAKE_SHARED_EVERY = 30.0, 1.0
 """Seconds after which lanes with something ready are woken. Other replicas store webhooks as well,
 and on SQLite a process that has lost the lease does; neither can wake them."""
@@ -186,7 +188,7 @@ class App:
             on_taken=self._note_taken,
         )
         self.oauth = oauth_service(
-            self.store, self.clock, lambda: self.config, self._account_changed
+            self.store, self.clock, lambda: self.config, self._account_connected
         )
         self.settings = SettingsService(
             self.store,
@@ -217,6 +219,7 @@ class App:
             settings=self.settings,
             on_executed=partial(self.changes.publish, *TOPICS),
             changing=self.connections.changing,
+            until_confirmed=self.connections.until_confirmed,
             scope=self._command_scope,
         )
         self._following = Following(
@@ -348,13 +351,11 @@ class App:
     async def _apply_settings(self, connection: str) -> None:
         await self._reloader.reload(self.config, only=connection)
 
-    async def _account_changed(self, connection: str, other: bool) -> None:
-        """Use the new tokens. `other`: a person confirmed that the connection belongs to another
-        Klaviyo account from now on."""
-        await self.commands.execute("reload", {})
-        if other:
-            await self.connections.until_confirmed(connection)
-            await self.commands.execute("resume", {"connection": connection})
+    async def _account_connected(self, connection: str, other: bool) -> None:
+        """Use the new tokens, in whichever process works for the connection. `other`: a person
+        confirmed that it belongs to another Klaviyo account from now on."""
+        args = {"connection": connection, "other_account": other}
+        await self.commands.submit_and_wait("reload", args, by="connect", patience=_RELOAD_PATIENCE)
 
     async def _retain(self) -> None:
         """Of several replicas one applies retention."""

@@ -134,7 +134,9 @@ class Takeover:
         preferred = await self._preferred(held) if self._shared and not hurry else {}
         for resource in self._missing():
             lease, holder = self._leases.of(resource), held.get(resource)
-            if lease.acquired is None and not self._may_take(resource, holder, preferred):
+            if lease.acquired is None and not (
+                self._may_take(resource, holder, preferred) and self._is_left(resource, held)
+            ):
                 continue
             dead = holder.holder if holder and is_dead(holder.holder) else None
             if lease.acquired is None and await self._leases.acquire(resource, dead_holder=dead):
@@ -152,7 +154,7 @@ class Takeover:
         return held
 
     def _may_take(self, resource: str, holder: Holder | None, preferred: Mapping[str, str]) -> bool:
-        if holder and not holder.expired and not is_dead(holder.holder):
+        if holder and _is_live(holder):
             self._free_since.pop(resource, None)
             return holder.holder == self._leases.holder
         now = self._clock.monotonic()
@@ -160,6 +162,12 @@ class Takeover:
         return preferred.get(resource, self._leases.holder) == self._leases.holder or (
             now - since >= _GRACE
         )
+
+    def _is_left(self, resource: str, held: Mapping[str, Holder]) -> bool:
+        """Whether no other replica still works for a connection of this account under the lease
+        that the connection had before its account was known."""
+        before = (held.get(name) for name in self._connections.resources_before(resource))
+        return not any(h and _is_live(h) and h.holder != self._leases.holder for h in before)
 
     async def _complete(self, lease: ResourceLease) -> None:
         """Load what other processes may have changed, then allow deliveries. Raises StoreError; the
@@ -263,6 +271,10 @@ class Takeover:
     def _show(self, resources: Collection[str]) -> None:
         for resource in resources:
             self._metrics.set_lease(resource, held=self._leases.of(resource).usable)
+
+
+def _is_live(holder: Holder) -> bool:
+    return not holder.expired and not is_dead(holder.holder)
 
 
 def preferred_holder(resource: str, holders: Iterable[str]) -> str:

@@ -62,16 +62,18 @@ class Commands(Queries):
         settings: SettingsService | None = None,
         on_executed: Callable[[], None] = lambda: None,
         changing: asyncio.Lock | None = None,
+        until_confirmed: Callable[[str], Awaitable[None]] | None = None,
         scope: Callable[[], CommandScope] = lambda: ALL_COMMANDS,
     ) -> None:
-        """`changing` is held by whoever replaces connections. `scope`: whose commands this process
-        carries out."""
+        """`changing` is held by whoever replaces connections, `until_confirmed` waits until Klaviyo
+        has named the account of a connection. `scope`: whose commands this process carries out."""
         super().__init__(store, clock, process=process)
         self._reload = reload
         self._oauth = oauth
         self._settings = settings
         self._on_executed = on_executed
         self._changing = changing or asyncio.Lock()
+        self._until_confirmed = until_confirmed
         self._scope = scope
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._fetched: dict[int, Command] = {}
@@ -250,7 +252,7 @@ class Commands(Queries):
                     )
                     return True, {"discarded": count}
                 case "reload" if self._reload:
-                    return True, await self._reload()
+                    return True, await self._apply(self._reload, args)
                 case "reload":
                     error = "no daemon runs on this store, so there is nothing to reload"
                     return False, {"error": error}
@@ -273,7 +275,9 @@ class Commands(Queries):
                         args["connection"], args["names"], on=args["on"], by=by
                     )
                 case "disconnect" if self._oauth:
-                    return True, await self._oauth.disconnect(args["connection"])
+                    result = await self._oauth.disconnect(args["connection"])
+                    await self._execute("reload", {}, by, report)
+                    return True, result
                 case "approve" | "reject":
                     return await self._decide_approval(
                         args["id"], kind == "approve", args.get("by", "")
@@ -298,6 +302,18 @@ class Commands(Queries):
             # A bug must neither end the loop nor leave the command without a result.
             self._log.exception("command_failed", command=kind)
             return False, {"error": f"{type(error).__name__}, see the log"}
+
+    async def _apply(
+        self, reload: Callable[[], Awaitable[Mapping[str, Any]]], args: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Apply the configuration. `other_account` in `args`: a person confirmed that the
+        `connection` belongs to another Klaviyo account, so the pause for that ends."""
+        result = await reload()
+        if args.get("other_account") and self._until_confirmed:
+            await self._until_confirmed(args["connection"])
+            async with self._changing:
+                await self._pause_or_resume("resume", args["connection"])
+        return result
 
     async def _run_connection_command(
         self, kind: str, args: Mapping[str, Any]

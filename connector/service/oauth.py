@@ -26,7 +26,7 @@ CALLBACK = "/oauth/klaviyo/callback"
 _STATE_TTL = 10 * 60_000
 TICKET_TTL = 15 * 60_000
 
-AfterChange = Callable[[str, bool], Awaitable[None]]
+AfterConnect = Callable[[str, bool], Awaitable[None]]
 """(connection, whether its account was changed by a person): take the new tokens into use."""
 
 
@@ -78,13 +78,13 @@ class OAuthService:
         *,
         config: Callable[[], Config],
         open_server: OpenAuthorizationServer,
-        after_change: AfterChange,
+        after_connect: AfterConnect,
     ) -> None:
         self._store = store
         self._clock = clock
         self._config = config
         self._open_server = open_server
-        self._after_change = after_change
+        self._after_connect = after_connect
         self._log = log.get("oauth")
 
     @property
@@ -262,7 +262,7 @@ class OAuthService:
         account = f"account: {info.account}"
         await self._store.audit.record(AuditEntry(now, found.started_by, "connect", name, account))
         self._log.info("account_connected", connection=name, account=info.account)
-        await self._after_change(name, other)
+        await self._after_connect(name, other)
 
     # ── another account than before ──────────────────────────────────────────────────────────────
 
@@ -319,7 +319,6 @@ class OAuthService:
                 await server.revoke(refresh)
         await self._store.secrets.delete(name, KLAVIYO_OAUTH)
         self._log.info("account_disconnected", connection=name, account=info.account)
-        await self._after_change(name, False)
         return {"disconnected": name, "account": info.account}
 
     async def outcome(self, name: str, since: Millis) -> Mapping[str, Any] | None:

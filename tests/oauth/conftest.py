@@ -138,9 +138,9 @@ class Rig:
         to_klaviyo = (await browser.get(self.start)).headers["location"]
         return str((await browser.get(to_klaviyo)).headers["location"])
 
-    async def event(self) -> None:
-        """The platform posts one event."""
-        headers, body = Traffic(self.jericommerce, "unused").make_event()
+    async def event(self, seed: int = 1) -> None:
+        """The platform posts one event; with the same seed the same one."""
+        headers, body = Traffic(self.jericommerce, "unused", seed=seed).make_event()
         async with caller_of(self.url) as caller:
             answer = await caller.post("/webhooks/acme", content=body, headers=headers)
         assert answer.status_code == 202, answer.text

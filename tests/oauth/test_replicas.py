@@ -1,0 +1,104 @@
+"""Klaviyo accounts that are connected at a replica which does not work for the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from connector.app.configuration import read_config
+from connector.app.daemon import App
+from connector.store.database import open_database
+from connector.store.tables import metadata
+from tests.oauth.conftest import Browser, Rig
+from tests.waiting import async_until, free_port
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`holder` started first and works for everything; `other` answers the browser."""
+
+    rig: Rig
+    holder: App
+    other: App
+
+    def working(self) -> list[App]:
+        return [app for app in (self.holder, self.other) if app.runtimes["acme"].lease.valid()]
+
+    def accounts(self) -> list[str | None]:
+        return [app.runtimes["acme"].account for app in (self.holder, self.other)]
+
+    async def most_working(self) -> int:
+        """How many worked for the connection at a time, until both know its account."""
+        most = 0
+        while self.accounts() != ["SANDBX", "SANDBX"]:
+            most = max(most, len(self.working()))
+            await asyncio.sleep(0.01)
+        return most
+
+
+@pytest.fixture
+async def pair(
+    rig: Rig, postgres_url: str, silenced_logs: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Pair]:
+    # Nothing is handed over by itself.
+    monkeypatch.setattr("connector.app.takeover.preferred_holder", lambda _, holders: max(holders))
+    # Nor is Klaviyo asked again by itself.
+    monkeypatch.setattr("connector.app.accounts.Backoff", lambda *_: lambda rounds: 60.0)
+    text = rig.write().read_text().replace("sqlite:///state.db", postgres_url)
+    file = rig.folder / "connector.toml"
+    async with AsyncExitStack() as stack:
+        found = []
+        for port, name in ((free_port(), "z/1/-/0"), (rig.port, "a/1/-/0")):
+            monkeypatch.setattr("connector.pipeline.lease.holder_name", lambda name=name: name)
+            file.write_text(re.sub(r"(?m)^port = \d+", f"port = {port}", text))
+            config = read_config(file)
+            app = App(config, reread=lambda config=config: config)
+            stack.push_async_callback(app.stop)
+            await app.start()
+            found.append(app)
+        rig.app = found[1]
+        yield Pair(rig, *found)
+    database = open_database(postgres_url)
+    await database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await database.aclose()
+
+
+async def test_an_account_connected_at_another_replica_is_used_by_one(pair: Pair) -> None:
+    lane = pair.holder.runtimes["acme"].events
+    await pair.rig.event()
+    await async_until("the lane is blocked", lambda: lane.state.mode == "blocked")
+    most = asyncio.create_task(pair.most_working())
+    page = await pair.rig.connect()
+    assert page.status_code == 200
+    await pair.rig.until_events(1)
+    await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
+    await async_until("one works for it", lambda: len(pair.working()) == 1)
+    assert await most == 1
+
+
+async def test_another_account_confirmed_at_another_replica_is_used_by_all(pair: Pair) -> None:
+    rig = pair.rig
+    await rig.connect()
+    await rig.event()
+    await rig.until_events(1)
+    await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
+    await async_until("the first works for it", lambda: pair.working() == [pair.holder])
+    rig.klaviyo.account_id = "OTHER1"
+    async with Browser() as browser:
+        page = await browser.authorize(rig.start)
+        assert page.status_code == 409
+        [confirmation] = re.findall(r'name="confirmation" value="([^"]+)"', page.text)
+        form = {"confirmation": confirmation}
+        page = await browser.post(f"{rig.url}/oauth/klaviyo/confirm", data=form)
+        assert page.status_code == 200
+    await async_until("both know it", lambda: pair.accounts() == ["OTHER1", "OTHER1"])
+    assert await rig.app.store.facts.pinned_account("acme") == "OTHER1"
+    await rig.event(seed=2)
+    await rig.until_events(2)
