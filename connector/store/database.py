@@ -12,7 +12,7 @@ import asyncio
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -22,6 +22,7 @@ from connector.store.engine_errors import to_store_error
 from connector.store.sqlite import SqliteDatabase, Work
 
 T = TypeVar("T")
+_READ_ONLY = "25006"
 _CLOSE_TIMEOUT = 1.0
 """Seconds for transactions whose callers were cancelled."""
 
@@ -107,12 +108,20 @@ def postgres_engine(url: str, **options: Any) -> AsyncEngine:
     return create_async_engine(address, **options)
 
 
+def _leave_read_only(context: ExceptionContext) -> None:
+    """A connection that refuses writes may do so for as long as it lives: a server that a failover
+    has made a standby, a default that was set when it began. All of the pool are made anew."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
+
+
 class PostgresDatabase:
     """A pool of asyncpg connections, one transaction for each piece of work. Where the caller is
     cancelled it ends by itself, as on SQLite: cut off, its connection would be lost."""
 
     def __init__(self, url: str) -> None:
         self._engine = postgres_engine(url, pool_size=8, pool_pre_ping=True)
+        event.listen(self.engine, "handle_error", _leave_read_only)
         self._running: set[asyncio.Future[Any]] = set()
 
     @property

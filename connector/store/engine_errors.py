@@ -28,7 +28,9 @@ def to_store_error(error: Exception) -> StoreError:
     data."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     message = str(cause).splitlines()[0][:200] if isinstance(cause, OSError | sqlite3.Error) else ""
-    detail = f"{type(cause).__name__} {message}".strip()
+    # asyncpg's own error, which SQLAlchemy wraps, says more by its name: LockNotAvailableError.
+    named = cause.__cause__ if getattr(cause, "sqlstate", None) and cause.__cause__ else cause
+    detail = f"{type(named).__name__} {message}".strip()
     if is_busy(cause):
         return StoreLocked(Problem.STORE_UNAVAILABLE, detail)
     return StoreError(_problem(error, cause), detail)
