@@ -18,11 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from connector.domain.errors import Problem, StoreError
-from connector.store.engine_errors import to_store_error
+from connector.store.engine_errors import is_collision, to_store_error
 from connector.store.sqlite import SqliteDatabase, Work
 
 T = TypeVar("T")
 _READ_ONLY = "25006"
+_ATTEMPTS = 3
+"""Of a transaction that collides with another process's."""
 _CLOSE_TIMEOUT = 1.0
 """Seconds for transactions whose callers were cancelled."""
 
@@ -140,11 +142,14 @@ class PostgresDatabase:
             running.exception()  # its caller may have been cancelled
 
     async def _transact(self, work: Work[T]) -> T:
-        try:
-            async with self._engine.begin() as connection:
-                return await connection.run_sync(work)
-        except (SQLAlchemyError, OSError) as error:
-            raise to_store_error(error) from error
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                async with self._engine.begin() as connection:
+                    return await connection.run_sync(work)
+            except (SQLAlchemyError, OSError) as error:
+                if not (left and is_collision(error)):
+                    raise to_store_error(error) from error
+        raise AssertionError("the last attempt returns or raises")
 
     async def read(self, work: Work[T], *, brief: bool = False) -> T:
         return await self.write(work)

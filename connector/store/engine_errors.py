@@ -14,6 +14,10 @@ ENGINE_ERRORS = (SQLAlchemyError, sqlite3.Error)
 """What statements raise: those that SQLAlchemy runs, and those that SQLite's driver runs."""
 
 
+_COLLISIONS = frozenset(("23505", "40001", "40P01"))
+"""SQLSTATE of unique_violation, serialization_failure and deadlock_detected."""
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Raise an engine's error as the StoreError that it means."""
@@ -39,6 +43,12 @@ def to_store_error(error: Exception) -> StoreError:
 def is_busy(error: BaseException) -> bool:
     """Whether another connection holds the lock of an SQLite file."""
     return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
+def is_collision(error: BaseException) -> bool:
+    """Whether PostgreSQL ended a transaction, whole and for certain, because another one stored the
+    same row or waited for the same rows at the same time. Repeated, it sees what that one did."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _COLLISIONS
 
 
 def _problem(error: Exception, cause: BaseException) -> Problem:

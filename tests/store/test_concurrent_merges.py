@@ -69,3 +69,18 @@ async def test_nothing_belongs_to_a_person_who_is_gone(
     waiting = await one.action_views.find(limit=1000)
     claim = await harness.must_claim(Millis(NOW))
     assert len({view.person for view in waiting}) == len(claim.entries), "one of each person"
+
+
+async def test_what_two_processes_store_at_once_is_refused_to_neither(
+    two: tuple[SqlStore, SqlStore],
+) -> None:
+    """A redelivery to another replica, and the first events of a new person."""
+    lane = await two[0].lanes.ensure("acme", "klaviyo", "event")
+    for number in range(ROUNDS):
+        same = record(email=f"n{number}@example.com", person=None, key=f"same-{number}")
+        other = record(email=f"n{number}@example.com", person=None, key=f"other-{number}")
+        pages = [Page(lane, "webhook", [it], NOW) for it in (same, same, other)]
+        added = await asyncio.gather(
+            *(two[n % 2].outbox.append([page]) for n, page in enumerate(pages))
+        )
+        assert sum(it.accepted for [it] in added) == 2
