@@ -1,5 +1,5 @@
-"""What makes stores cheap in tests: files are copied, and each statement is compiled once for all
-engines of a process."""
+"""What makes stores cheap in tests: files are copied, each statement is compiled once for all
+engines of a process, and a store is emptied rather than made again."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from connector.store import database, schema, sqlite
 from connector.store.sqlite import sqlite_path
 from connector.store.sqlite_file import SqliteFile
+from connector.store.tables import metadata
 
 
 @contextlib.contextmanager
@@ -78,3 +79,14 @@ def statements_are_shared() -> Iterator[None]:
         patch.setattr(sqlite, "create_engine", on_file)
         patch.setattr(database, "create_async_engine", on_server)
         yield
+
+
+def delete_all(c: Connection) -> None:
+    """Delete every row of the store. Counters go last: triggers count what is deleted."""
+    tables = sorted(metadata.tables, key=lambda name: name == "counts")
+    deletes = [f"DELETE FROM {name};" for name in tables]
+    if c.dialect.name == "postgresql":
+        c.exec_driver_sql("SET LOCAL session_replication_role = replica")  # runs no trigger
+        deletes = [f"DO $$ BEGIN {' '.join(deletes)} END $$"]
+    for statement in deletes:
+        c.exec_driver_sql(statement)

@@ -24,7 +24,7 @@ from connector.sandbox import KlaviyoSandbox
 from connector.service import Commands
 from connector.store.database import open_database
 from connector.store.queues.queue import SqlQueue
-from connector.store.tables import metadata
+from tests.stores import delete_all
 from tests.waiting import async_until
 
 from .start import World, opened
@@ -115,9 +115,7 @@ async def cluster(
         await made.configure()
         yield made
     database = open_database(postgres_url)
-    await database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await database.write(delete_all)
     await database.aclose()
 
 

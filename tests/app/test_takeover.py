@@ -22,8 +22,8 @@ from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import account_label
 from connector.service import Commands
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import metadata
 from tests.store.proxy import CommitProxy, commit_proxy
+from tests.stores import delete_all
 from tests.waiting import async_until
 
 from .start import World, opened
@@ -190,9 +190,7 @@ async def proxy(postgres_url: str) -> AsyncIterator[CommitProxy]:
 async def holder(postgres_url: str) -> AsyncIterator[SqlStore]:
     store = await open_store(postgres_url)
     yield store
-    await store.database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await store.database.write(delete_all)
     await store.aclose()
 
 

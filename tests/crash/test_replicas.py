@@ -14,9 +14,9 @@ from sqlalchemy.engine import make_url
 from connector.runtime.metrics import account_label
 from connector.sandbox import Traffic
 from connector.store.database import open_database
-from connector.store.tables import metadata
 from tests.processes import run
 from tests.store.test_first_start import on_server
+from tests.stores import delete_all
 from tests.waiting import until
 
 from .conftest import ENVIRONMENT, Daemon, Platforms
@@ -26,9 +26,7 @@ TAKES_OVER_WITHIN = 15.0
 
 async def _empty(url: str) -> None:
     database = open_database(url)
-    await database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await database.write(delete_all)
     await database.aclose()
 
 

@@ -12,9 +12,9 @@ from connector.domain.actions import ActionReceipt, Caps, Conflict
 from connector.domain.lanes import Millis
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import metadata
 from connector.testing.contracts.actions import ActionHarness, make_harness, make_request
 from connector.testing.fakes.clock import START
+from tests.stores import delete_all
 
 _NOW = Millis(START)
 
@@ -31,9 +31,7 @@ async def two(
     await first.aclose()
     await second.aclose()
     database = open_database(url)
-    await database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await database.write(delete_all)
     await database.aclose()
 
 

@@ -28,7 +28,7 @@ from connector.domain.records import Checkpoint, Claim, Page, Record, State
 from connector.ports import DeadLetterFilter, Fence, RetryPolicy, Store
 from connector.store.admin import leases
 from connector.store.sql import open_store
-from connector.store.tables import metadata
+from tests.stores import delete_all
 
 from .model import OutboxModel
 
@@ -347,11 +347,6 @@ def _outcome(name: str, seq: int, problem: Problem, after: int, request: str) ->
             return Held(seq, problem, "held")
 
 
-def _empty(connection: Any) -> None:
-    for table in metadata.tables.values():
-        connection.execute(table.delete())
-
-
 def compare(url: Callable[[int], str], scripts: int, steps: int) -> Counter[str]:
     """Run scripts of steps, each on empty stores; how often each kind of step did something."""
     done: Counter[str] = Counter()
@@ -359,11 +354,11 @@ def compare(url: Callable[[int], str], scripts: int, steps: int) -> Counter[str]
         for seed in range(scripts):
             sql = runner.run(open_store(url(seed)))
             try:
-                runner.run(sql.database.write(_empty))
+                runner.run(sql.database.write(delete_all))
                 comparison = Comparison(seed, runner, [OutboxModel(), sql])
                 comparison.run(steps)
                 done += comparison.done
-                runner.run(sql.database.write(_empty))
+                runner.run(sql.database.write(delete_all))
             finally:
                 runner.run(sql.aclose())
     return done

@@ -13,9 +13,9 @@ from connector.domain.records import Page
 from connector.store.admin import integrity
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import metadata
 from connector.testing.contracts.actions import ActionHarness, make_harness, make_request
 from connector.testing.contracts.store import NOW, record
+from tests.stores import delete_all
 
 ROUNDS = 25
 
@@ -33,9 +33,7 @@ async def two(url: str) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
     await first.aclose()
     await second.aclose()
     database = open_database(url)
-    await database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await database.write(delete_all)
     await database.aclose()
 
 

@@ -36,8 +36,10 @@ from connector.store.tables import outbox, people, profiles
 from connector.testing.contracts.profile_harness import (
     claim_reads,
     claim_writes,
+    event_lane,
     lanes,
     make_observation,
+    profile_lane,
 )
 from connector.testing.contracts.store import HORIZON, NOW, acquire_lease, record, take
 
@@ -83,7 +85,7 @@ class Life:
         return await self.store.outbox.append([page])
 
     async def do_settle_events(self) -> Any:
-        events, _, _ = await lanes(self.store)
+        events = await event_lane(self.store)
         claim = await take(self.store, events, self.fence, at=self.now, limit=6)
         if not claim:
             return False
@@ -106,7 +108,7 @@ class Life:
         )
 
     async def do_reads(self) -> Any:
-        _, _, writes = await lanes(self.store)
+        writes = await profile_lane(self.store)
         claim = await claim_reads(self.store, self.fence, self.now)
         if not claim:
             return False
@@ -138,7 +140,7 @@ class Life:
         return settled.changed
 
     async def do_close(self) -> Any:
-        _, _, writes = await lanes(self.store)
+        writes = await profile_lane(self.store)
         failed = {0: (Problem.KLAVIYO_REFUSED, "")}
         receipts = self.store.profile_receipts
         if self.rng.random() < 0.5:

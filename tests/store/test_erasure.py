@@ -23,6 +23,7 @@ from connector.testing.contracts.profile_harness import (
     claim_writes,
     lanes,
     make_observation,
+    profile_lane,
     settle,
 )
 from connector.testing.contracts.store import HORIZON, NOW, acquire_lease, record
@@ -129,7 +130,7 @@ async def test_a_read_in_flight_does_not_restore_an_erased_person(store: SqlStor
     assert claim
     await store.erasure.forget("acme", "adeline", now=NOW)
     [entry] = claim.entries
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     observed = Observed(entry.seq, make_observation(entry.seq, "adeline", LATER, profiles.id))
     await store.reads.settle(claim, [observed], now=LATER, policy=RetryPolicy(HORIZON))
     assert "adeline" not in await dump_tables(store)
@@ -146,7 +147,7 @@ async def _read(store: SqlStore, *names: str) -> None:
     claim = await claim_reads(store, fence)
     assert claim
     assert len(claim.entries) == len(names)
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     outcomes = [
         Observed(e.seq, make_observation(e.seq, e.unique_id, NOW, profiles.id, balance=1))
         for e in claim.entries

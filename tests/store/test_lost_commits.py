@@ -8,8 +8,8 @@ import pytest
 
 from connector.domain.errors import Problem, StoreError
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import metadata
 from connector.testing.contracts.unanswered_claims import QUEUES, TOKEN
+from tests.stores import delete_all
 
 from .proxy import CommitProxy, commit_proxy
 
@@ -24,9 +24,7 @@ async def proxy(postgres_url: str) -> AsyncIterator[CommitProxy]:
 async def store(proxy: CommitProxy) -> AsyncIterator[SqlStore]:
     made = await open_store(proxy.url)
     yield made
-    await made.database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await made.database.write(delete_all)
     await made.aclose()
 
 

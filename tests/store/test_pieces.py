@@ -19,7 +19,10 @@ from connector.ports import BackfillPage, Fence, RetryPolicy
 from connector.store.sql import SqlStore, open_store, store_on
 from connector.store.sqlite import Work
 from connector.testing.contracts.bulk_observations import listed_person
-from connector.testing.contracts.profile_harness import lanes
+from connector.testing.contracts.profile_harness import (
+    lanes,
+    profile_lane,
+)
 from connector.testing.contracts.store import HORIZON, NOW, TTL, acquire_lease, record, take
 
 T = TypeVar("T")
@@ -120,7 +123,7 @@ class StolenLease:
 
 
 async def test_a_claim_whose_lease_ends_on_the_way_is_what_it_has(store: SqlStore) -> None:
-    _, _, writes = await lanes(store)
+    writes = await profile_lane(store)
     fence = await acquire_lease(store)
     listed = [listed_person(f"p{n}", NOW, writes.id, balance=n) for n in range(600)]
     await store.reads.bulk_observe((await lanes(store))[1], listed, now=NOW)

@@ -15,10 +15,10 @@ from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, MinuteCou
 from connector.domain.records import Page, State
 from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence, ProcessState
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
 from connector.testing.contracts.store import NOW, acquire_lease, record
 from connector.testing.contracts.unanswered_claims import QUEUES, TOKEN
+from tests.stores import delete_all
 
 
 class Plans:
@@ -85,9 +85,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     url = f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
     made = await open_store(url)
     yield made
-    await made.database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await made.database.write(delete_all)
     await made.aclose()
 
 

@@ -11,8 +11,8 @@ from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.outcomes import Accepted
 from connector.ports import RetryPolicy
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import metadata
 from connector.testing.contracts.store import HORIZON, NOW, acquire_lease, events, page, record
+from tests.stores import delete_all
 from tests.waiting import async_until
 
 from .pooler import pooler
@@ -28,9 +28,7 @@ def pooled_url(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> I
 async def store(pooled_url: str, postgres_url: str) -> AsyncIterator[SqlStore]:
     opened = await open_store(pooled_url, listen_url=postgres_url)
     yield opened
-    await opened.database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await opened.database.write(delete_all)
     await opened.aclose()
 
 

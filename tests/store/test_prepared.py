@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Connection, event, insert, select, update
@@ -38,11 +38,17 @@ _SEEN = Prepared(
 
 
 @pytest.fixture(params=["by itself", "listened to"])
-async def database(request: pytest.FixtureRequest, store: SqlStore) -> SqlStore:
+def database(request: pytest.FixtureRequest, store: SqlStore) -> Iterator[SqlStore]:
     """The store; where something listens to statements SQLAlchemy runs them."""
-    if request.param == "listened to":
-        event.listen(store.database.engine, "before_cursor_execute", lambda *_: None)
-    return store
+
+    def listener(*_: Any) -> None: ...
+
+    if request.param == "by itself":
+        yield store
+        return
+    event.listen(store.database.engine, "before_cursor_execute", listener)
+    yield store
+    event.remove(store.database.engine, "before_cursor_execute", listener)
 
 
 def _add(c: Connection, count: int) -> list[int]:

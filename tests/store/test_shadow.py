@@ -9,7 +9,7 @@ from connector.store.sql import SqlStore
 from connector.testing.contracts.profile_harness import (
     append_events,
     claim_writes,
-    lanes,
+    profile_lane,
     read,
     settle,
 )
@@ -20,7 +20,7 @@ LATER = Millis(NOW + 10_000)
 
 async def test_people_skipped_in_shadow_are_sent_when_shadow_ends(store: SqlStore) -> None:
     fence = await acquire_lease(store)
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     for name in ("ada", "bo"):
         await append_events(store, name)
         await read(store, fence, name, balance=5)
@@ -52,7 +52,7 @@ async def test_changes_after_a_skip_are_not_sent_while_shadow_lasts(
         assert claim
         [entry] = claim.entries
         await settle(store, claim, Skipped(entry.seq, "shadow"), at=at)
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     assert await store.profiles.end_shadow(profiles.id, now=LATER) == 1
     claim = await claim_writes(store, fence, LATER)
     assert claim

@@ -21,6 +21,7 @@ from connector.store.admin import leases
 from connector.store.database import SqliteDatabase, open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
+from tests.stores import delete_all
 from tests.waiting import PATIENCE
 
 NOW = Millis(1_790_000_000_000)
@@ -38,9 +39,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
 async def on_postgres(postgres_url: str) -> AsyncIterator[SqlStore]:
     store = await open_store(postgres_url)
     yield store
-    await store.database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
+    await store.database.write(delete_all)
     await store.aclose()
 
 

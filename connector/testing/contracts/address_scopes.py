@@ -12,8 +12,8 @@ from connector.testing.contracts.profile_harness import (
     append_events,
     claim_reads,
     claim_writes,
-    lanes,
     make_observation,
+    profile_lane,
 )
 from connector.testing.contracts.store import HORIZON, NOW
 
@@ -26,7 +26,7 @@ async def observe(store: Store, harness: list_harness.ListHarness, name: str) ->
     claim = await claim_reads(store, harness.fence)
     assert claim
     [entry] = claim.entries
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     seen = make_observation(entry.seq, name, NOW, profiles.id, balance=1)
     seen = replace(seen, address=address_hash(UNKNOWN, f"{name}@example.com"))
     outcome = Observed(entry.seq, seen)

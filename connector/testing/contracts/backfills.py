@@ -22,9 +22,12 @@ from connector.testing.contracts.profile_harness import (
     LATER,
     append_events,
     claim_reads,
+    event_lane,
     lanes,
     make_observation,
+    profile_lane,
     read,
+    read_lane,
 )
 from connector.testing.contracts.store import HORIZON, NOW, acquire_lease, record
 
@@ -45,7 +48,7 @@ async def append(
     more: bool = False,
 ) -> int | None:
     """Append a page with these people."""
-    _, reads, _ = await lanes(store)
+    reads = await read_lane(store)
     keys = [PersonKey(None, f"{name}@example.com") for name in names]
     page = BackfillPage(cursor, more, keys=keys, counts={"rows": len(names)})
     return await store.backfills.append_page(run.id, reads, page, now=Millis(at))
@@ -97,7 +100,7 @@ async def observe(
 
 async def write_all(store: Store, fence: Fence, at: int = NOW) -> list[str]:
     """Claim and accept every write; returns the addresses."""
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     claimed = await claim(store, fence, profiles, backfill=None, at=at)
     if claimed is None:
         return []
@@ -111,7 +114,7 @@ class BackfillsContract:
 
     async def test_a_page_and_its_cursor_are_stored_together(self, store: Store) -> None:
         await acquire_lease(store)
-        _, reads, _ = await lanes(store)
+        reads = await read_lane(store)
         run = await begin(store)
         assert await append(store, run, "ada", "bob", cursor="7", more=True) == 2
         found = await reload(store, run)
@@ -123,7 +126,7 @@ class BackfillsContract:
     async def test_a_page_that_cannot_be_stored_leaves_no_cursor(self, store: Store) -> None:
         await acquire_lease(store)
         run = await begin(store)
-        _, reads, _ = await lanes(store)
+        reads = await read_lane(store)
         broken: Any = [PersonKey(None, "ada@example.com"), object()]
         try:
             await store.backfills.append_page(
@@ -142,7 +145,7 @@ class BackfillsContract:
         assert await append(store, run, "ada", "ada", more=True) == 1
         await observe(store, fence, ada={"balance": 1})
         assert await append(store, run, "ada", "bob", at=LATER) == 1
-        _, reads, _ = await lanes(store)
+        reads = await read_lane(store)
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_batch == 1
 
     async def test_only_a_running_backfill_accepts_pages(self, store: Store) -> None:
@@ -206,7 +209,7 @@ class BackfillsContract:
 
     async def test_the_summary_counts_every_persons_outcome(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "same")
         await read(store, fence, "same", balance=1)
         await write_all(store, fence)
@@ -275,7 +278,7 @@ class BackfillsContract:
 
     async def test_a_stopped_run_withdraws_its_reads_until_resumed(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, reads, _ = await lanes(store)
+        reads = await read_lane(store)
         run = await begin(store)
         await append(store, run, "ada", "bob", "cleo")
         await append_events(store, "cleo", at=LATER)
@@ -331,7 +334,7 @@ class BackfillsContract:
 
     async def test_a_dry_run_reads_and_compares_and_stores_nothing(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         person = await read(store, fence, "ada", balance=1)
         await write_all(store, fence)
@@ -366,7 +369,7 @@ class BackfillsContract:
 
     async def test_imported_events_are_not_the_first_live_event(self, store: Store) -> None:
         await acquire_lease(store)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         assert await store.backfills.first_live_event_at(events) is None
         imported = record(email="ada@example.com", occurred_at=NOW - 5_000)
         await store.outbox.append([Page(events, "backfill", [imported], LATER, backfill=True)])
@@ -377,7 +380,7 @@ class BackfillsContract:
 
 async def _hold(store: Store, fence: Fence, name: str, problem: Problem) -> None:
     """A read shows that this person cannot be written."""
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     await append_events(store, name, at=LATER)
     claimed = await claim_reads(store, fence, LATER + 2_000)
     assert claimed

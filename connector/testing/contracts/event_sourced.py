@@ -18,6 +18,7 @@ from connector.testing.contracts.profile_harness import (
     claim_writes,
     lanes,
     make_observation,
+    profile_lane,
     read,
     settle,
     written_fields,
@@ -86,7 +87,7 @@ class EventSourcedContract:
         self, store: Store
     ) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         claim = await claim_reads(store, fence, NOW)
         assert claim
@@ -198,7 +199,7 @@ class EventSourcedContract:
 
     async def test_an_event_does_not_release_a_person_held_by_a_read(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         claim = await claim_reads(store, fence)
         assert claim
@@ -212,7 +213,7 @@ class EventSourcedContract:
 
     async def test_an_event_writes_nothing_for_a_withheld_person(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         claim = await claim_reads(store, fence)
         assert claim

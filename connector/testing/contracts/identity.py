@@ -22,8 +22,10 @@ from connector.testing.contracts.profile_harness import (
     LATER,
     claim_reads,
     claim_writes,
+    event_lane,
     lanes,
     make_observation,
+    profile_lane,
     settle,
     written_fields,
 )
@@ -54,7 +56,7 @@ async def read_shows(
     **changes: Any,
 ) -> None:
     """Settle the only read that is due: it shows these ids and this address."""
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     claim = await claim_reads(store, fence, at)
     assert claim
     [entry] = claim.entries
@@ -108,7 +110,7 @@ class IdentityContract:
         claim = await claim_reads(store, harness.fence)
         assert claim
         first, other = claim.entries
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         shown = make_observation(first.seq, "ada", NOW, profiles.id, balance=1)
         shown = replace(shown, aliases=("crm-1", "uuid", "1000001"), email=_ADA)
         policy = RetryPolicy(HORIZON)
@@ -159,7 +161,7 @@ class IdentityContract:
         assert len((await store.timelines.person(person, 10)).timeline) == 4
 
     async def test_the_number_of_a_merged_person_is_not_used_again(self, store: Store) -> None:
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         await append(store, person="7")
         await append(store, email=_ADA)
         records = [record(email=_ADA, person="7"), record(email=None, person="8")]
@@ -176,7 +178,7 @@ class IdentityContract:
         claim = await claim_reads(store, harness.fence, NOW + 2)
         assert claim
         seq = next(e.seq for e in claim.entries if e.unique_id == "7")
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         shown = replace(make_observation(seq, "ada", NOW + 3, profiles.id), email=_ADA)
         policy = RetryPolicy(HORIZON)
         await store.reads.settle(claim, [Observed(seq, shown)], now=Millis(NOW + 3), policy=policy)
@@ -191,7 +193,7 @@ class IdentityContract:
         await append(store, person="7")
         await append(store, email=_ADA)
         await append(store, person="7", email=_ADA, at=LATER)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         claim = await store.outbox.claim(
             events, harness.fence, now=LATER, limit=10, mode=DeliveryMode.BATCH, mapping=""
         )
@@ -388,7 +390,7 @@ class IdentityContract:
         claim = await claim_reads(store, harness.fence, NOW + 1)
         assert claim
         seq = next(e.seq for e in claim.entries if e.unique_id == "crm-1")
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         shown = replace(
             make_observation(seq, "ada", NOW + 1, profiles.id),
             aliases=("crm-1", "9", "1000001"),
@@ -402,7 +404,7 @@ class IdentityContract:
         for id in ("crm-1", "9", "1000001", _ADA, "old@example.com"):
             assert not await store.timelines.find("acme", id)
             assert (await store.erasure.find("acme", id)).people == 0
-            events, _, _ = await lanes(store)
+            events = await event_lane(store)
             who = {"email": id} if "@" in id else {"person": id, "email": None}
             [appended] = await store.outbox.append(
                 [Page(events, "webhook", [record(**who)], LATER)]

@@ -38,8 +38,8 @@ from connector.testing.contracts.profile_harness import (
     append_events,
     claim_reads,
     claim_writes,
-    lanes,
     make_observation,
+    profile_lane,
 )
 from connector.testing.contracts.store import HORIZON, record
 
@@ -488,7 +488,7 @@ class MembershipsContract:
         self, store: Store
     ) -> None:
         env = await make_harness(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada", at=env.later())
         reads = await claim_reads(store, env.fence, env.later())
         assert reads

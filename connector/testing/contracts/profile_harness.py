@@ -17,17 +17,26 @@ LATER = Millis(NOW + 1000)
 
 async def lanes(store: Store) -> tuple[Lane, Lane, Lane]:
     """The lanes of (events, reads, profiles)."""
-    events = await store.lanes.ensure("acme", "klaviyo", "event")
-    reads = await store.lanes.ensure("acme", "jericommerce", "profile")
-    profiles = await store.lanes.ensure("acme", "klaviyo", "profile")
-    return events, reads, profiles
+    return await event_lane(store), await read_lane(store), await profile_lane(store)
+
+
+async def event_lane(store: Store) -> Lane:
+    return await store.lanes.ensure("acme", "klaviyo", "event")
+
+
+async def read_lane(store: Store) -> Lane:
+    return await store.lanes.ensure("acme", "jericommerce", "profile")
+
+
+async def profile_lane(store: Store) -> Lane:
+    return await store.lanes.ensure("acme", "klaviyo", "profile")
 
 
 async def append_events(
     store: Store, *names: str, at: int = NOW, wait: int = 0, gap: int = 0
 ) -> None:
     """An event for each of these people, which requests a read."""
-    events, reads, _ = await lanes(store)
+    events, reads = await event_lane(store), await read_lane(store)
     records = [record(email=f"{name}@example.com", person=name, refresh=True) for name in names]
     page = Page(
         events,
@@ -42,7 +51,7 @@ async def append_events(
 
 
 async def claim_reads(store: Store, fence: Fence, at: int = NOW) -> Claim | None:
-    _, reads, _ = await lanes(store)
+    reads = await read_lane(store)
     return await store.reads.claim(
         reads, fence, now=Millis(at), limit=100, mode=DeliveryMode.BATCH, mapping=""
     )
@@ -56,7 +65,7 @@ async def claim_writes(
     mode: DeliveryMode = DeliveryMode.BATCH,
     limit: int = 100,
 ) -> Claim | None:
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     return await store.profiles.claim(
         profiles, fence, now=Millis(at), limit=limit, mode=mode, mapping=""
     )
@@ -78,7 +87,7 @@ def make_observation(person: int, name: str, at: int, lane: LaneId, **changes: A
 
 async def read(store: Store, fence: Fence, name: str, at: int = NOW, **changes: Any) -> int:
     """Claim the only read that is due and settle it with these changes; returns the person."""
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     claim = await claim_reads(store, fence, at)
     assert claim
     [entry] = claim.entries

@@ -25,8 +25,10 @@ from connector.testing.contracts.profile_harness import (
     append_events,
     claim_reads,
     claim_writes,
+    event_lane,
     lanes,
     make_observation,
+    profile_lane,
     read,
     settle,
     written_fields,
@@ -103,7 +105,7 @@ class ProfilesContract:
 
     async def test_a_profile_waits_while_an_event_may_carry_its_fields(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
         sent = await store.outbox.claim(
@@ -120,7 +122,7 @@ class ProfilesContract:
     ) -> None:
         """Also one whose holder has died, although it is sent again at once."""
         fence = await acquire_lease(store)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
         for at, ends in ((NOW, "ambiguous"), (NOW + 31_000, "recovered")):
@@ -143,7 +145,7 @@ class ProfilesContract:
 
     async def test_a_job_confirms_only_through_its_receipt(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         people = []
         for name in ("ada", "bob", "cy"):
             await append_events(store, name)
@@ -168,7 +170,7 @@ class ProfilesContract:
 
     async def test_an_import_job_without_a_known_result_is_sent_again(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         person = await read(store, fence, "ada", balance=1)
         claim = await claim_writes(store, fence)
@@ -189,7 +191,7 @@ class ProfilesContract:
 
     async def test_a_lost_job_counts_until_a_write_succeeds(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         person = await read(store, fence, "ada", balance=1)
         claim = await claim_writes(store, fence)
@@ -208,7 +210,7 @@ class ProfilesContract:
 
     async def test_each_lost_request_has_its_own_age(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         for at, name in ((NOW, "ada"), (NOW + 2_000, "bob")):
             await append_events(store, name, at=at)
             person = await read(store, fence, name, at, balance=1)
@@ -225,7 +227,7 @@ class ProfilesContract:
         self, store: Store
     ) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         person = await read(store, fence, "ada", balance=1)
         claim = await claim_writes(store, fence)
@@ -243,7 +245,7 @@ class ProfilesContract:
     async def test_an_unset_in_flight_when_its_holder_died_is_repeated(self, store: Store) -> None:
         """The earlier confirmation no longer holds: the unset may have been applied."""
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         person = await read(store, fence, "ada", tier="Gold")
         claim = await claim_writes(store, fence)
@@ -351,7 +353,7 @@ class ProfilesContract:
 
     async def test_a_new_account_starts_empty_and_receives_everything(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         person = await read(store, fence, "ada", balance=1, tier="Gold")
         claim = await claim_writes(store, fence)
@@ -363,7 +365,7 @@ class ProfilesContract:
 
     async def test_mapping_versions_are_counted(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
         assert await store.profiles.count_outdated(profiles.id, "v1") == 0

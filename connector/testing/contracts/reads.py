@@ -16,8 +16,10 @@ from connector.testing.contracts.profile_harness import (
     append_events,
     claim_reads,
     claim_writes,
+    event_lane,
     lanes,
     make_observation,
+    profile_lane,
     read,
 )
 from connector.testing.contracts.store import HORIZON, NOW, TTL, acquire_lease, record, take
@@ -99,7 +101,7 @@ class ReadsContract:
 
     async def test_an_event_waits_only_for_a_read_that_can_be_in_time(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         outcomes: Sequence[tuple[str, Callable[[int], Outcome], int]] = (
             ("ada", lambda seq: Retry(seq, Problem.PLATFORM_UNAVAILABLE, 0.5), 0),
             ("bob", lambda seq: Retry(seq, Problem.PLATFORM_UNAVAILABLE, 60.0), 1),
@@ -126,7 +128,7 @@ class ReadsContract:
 
     async def test_an_event_waits_for_its_persons_read(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         await append_events(store, "ada", wait=1000)
         assert (await store.outbox.ready(events.id, now=NOW, limit=9)).batch == 0
         person = await read(store, fence, "ada", balance=7)
@@ -148,7 +150,7 @@ class ReadsContract:
 
     async def test_an_address_from_a_read_releases_the_events(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         await _append_event(store, "ada")
         await _append_event(store, "ada")
         await _read_address(store, fence, "ada@example.com")
@@ -160,7 +162,7 @@ class ReadsContract:
     async def test_waiting_events_go_to_the_newest_address(self, store: Store) -> None:
         """Except the events received after the read was sent: a later read is newer for them."""
         fence = await acquire_lease(store)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         await _append_event(store, "ada")
         await _read_address(store, fence, "old@example.com")
         await _append_event(store, "ada", at=LATER, refresh=True)
@@ -195,7 +197,7 @@ class ReadsContract:
     async def test_no_record_of_a_withheld_person_keeps_an_address(self, store: Store) -> None:
         """Their events lose the address, so that the lane skips and counts them."""
         fence = await acquire_lease(store)
-        events, _, _ = await lanes(store)
+        events = await event_lane(store)
         await _append_event(store, "ada")
         await _read_address(store, fence, "ada@example.com", balance=1)
         await _append_event(store, "ada", at=LATER, refresh=True)
@@ -236,7 +238,7 @@ async def _read_address(
 async def _settle_read(
     store: Store, claim: Claim, email: str | None, at: int, **changes: Any
 ) -> None:
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     [entry] = claim.entries
     observation = replace(make_observation(entry.seq, "x", at, profiles.id, **changes), email=email)
     if email is None:
@@ -252,7 +254,7 @@ async def _settle_read(
 
 async def _claimed_after(store: Store, fence: Fence, name: str, *, at: int) -> Sequence[Entry]:
     """The entries of one more event."""
-    events, _, _ = await lanes(store)
+    events = await event_lane(store)
     await _append_event(store, name, at=at)
     claim = await take(store, events, fence, at=at)
     return claim.entries if claim else []

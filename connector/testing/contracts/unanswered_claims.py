@@ -12,7 +12,11 @@ from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.records import Claim
 from connector.ports import Fence, Queue, Store
 from connector.testing.contracts import actions, list_harness, profile_harness
-from connector.testing.contracts.profile_harness import append_events, lanes
+from connector.testing.contracts.profile_harness import (
+    append_events,
+    profile_lane,
+    read_lane,
+)
 from connector.testing.contracts.store import NOW, acquire_lease, page, record
 
 TOKEN = 4711
@@ -51,7 +55,7 @@ async def _events(store: Store) -> QueueWithTwo:
 
 async def _reads(store: Store) -> QueueWithTwo:
     await append_events(store, "ada", "bob")
-    _, reads, _ = await lanes(store)
+    reads = await read_lane(store)
     return QueueWithTwo(store.reads, reads, await acquire_lease(store), NOW)
 
 
@@ -60,7 +64,7 @@ async def _profiles(store: Store) -> QueueWithTwo:
     for name in ("ada", "bob"):
         await append_events(store, name)
         await profile_harness.read(store, fence, name, balance=1)
-    _, _, profiles = await lanes(store)
+    profiles = await profile_lane(store)
     return QueueWithTwo(store.profiles, profiles, fence, NOW)
 
 

@@ -17,8 +17,8 @@ from connector.testing.contracts.profile_harness import (
     append_events,
     claim_reads,
     claim_writes,
-    lanes,
     make_observation,
+    profile_lane,
     read,
     settle,
     written_fields,
@@ -55,7 +55,7 @@ class UnsetFieldsContract:
     """One behaviour per test."""
 
     async def test_a_field_is_held_once_too_many_people_lose_it(self, store: Store) -> None:
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         note = store.unset_fields.note
         few = {"tier": FLOOR, "club": 1}
         assert not await note(profiles.id, few, writes=FLOOR, earlier_writes=900, now=NOW)
@@ -68,7 +68,7 @@ class UnsetFieldsContract:
 
     async def test_a_held_field_is_left_out_and_the_rest_is_written(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         person = await written(store, fence, "ada", tier="Gold", balance=1)
         await hold(store, profiles.id)
         await observe(store, fence, "ada", LATER, tier=None, balance=2)
@@ -88,7 +88,7 @@ class UnsetFieldsContract:
 
     async def test_what_an_event_shows_of_a_held_person_is_written(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         person = await written(store, fence, "ada", tier="Gold", balance=1)
         await hold(store, profiles.id)
         await observe(store, fence, "ada", LATER, tier=None, balance=1)
@@ -106,7 +106,7 @@ class UnsetFieldsContract:
 
     async def test_a_claim_passes_over_those_who_wait(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         names = [f"p{n}" for n in range(12)]
         for name in names:
             await written(store, fence, name, tier="Gold", club="A")
@@ -121,7 +121,7 @@ class UnsetFieldsContract:
 
     async def test_a_released_field_is_removed_from_all_who_waited(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await written(store, fence, "ada", tier="Gold", club="A")
         await hold(store, profiles.id)
         await hold(store, profiles.id, "club")
@@ -142,7 +142,7 @@ class UnsetFieldsContract:
 
     async def test_another_account_ends_the_hold(self, store: Store) -> None:
         fence = await acquire_lease(store)
-        _, _, profiles = await lanes(store)
+        profiles = await profile_lane(store)
         await written(store, fence, "ada", tier="Gold", balance=1)
         await hold(store, profiles.id)
         await observe(store, fence, "ada", LATER, tier=None, balance=1)
