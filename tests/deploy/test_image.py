@@ -1,8 +1,10 @@
 """The image, tested without a container engine: the steps of its Dockerfile are executed below a
-folder, and the result is run from another one."""
+folder, and the result is run from another one. What the lock file pins is there before pip looks
+for it, as in a cached layer: `make` has installed it here, by the same hashes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -10,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -90,7 +94,7 @@ def test_the_build_context_has_exactly_what_the_dockerfile_copies() -> None:
     assert all((ROOT / name).exists() for name in sent)
 
 
-# ── its steps executed (about 20 s, most of it pip) ──────────────────────────────────────────────
+# ── its steps executed ───────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
             for source in sources:
                 _copy(ROOT / source, Path(here, image.moved(target)))
         elif step.instruction == "RUN" and step.stage == 0:
+            if "requirements.lock" in step.text:
+                _copy_requirements(image.at("/opt/connector"))
             command = re.sub(r"^python\b", shlex.quote(sys.executable), image.moved(step.text))
             done = subprocess.run(
                 command,
@@ -151,6 +157,20 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
             )
             assert done.returncode == 0, f"{step.text}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     return image
+
+
+def _copy_requirements(environment: Path) -> None:
+    """Copy the locked packages of this environment. Those that it lacks pip will fetch."""
+    [target] = environment.glob("lib/python*/site-packages")
+    here = Path(sysconfig.get_path("purelib"))
+    names = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.M)
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            for file in metadata.distribution(name).files or []:
+                source, copy = Path(file.locate()), target / file
+                if ".." not in file.parts and source.is_relative_to(here) and source.is_file():
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(source, copy)
 
 
 NOWHERE = "http://127.0.0.1:9"
