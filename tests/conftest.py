@@ -12,6 +12,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from connector.app.daemon import freeze_heap
 from connector.runtime import log
 from connector.store import schema
 from tests.paths import ROOT
@@ -27,6 +28,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """A process runs neighbours, so that what a module sets up is seldom set up twice."""
     if config.getoption("numprocesses", None) and config.getoption("dist", "no") == "no":
         config.option.dist = "worksteal"
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: the garbage collector need not look at it again."""
+    freeze_heap()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -423,6 +423,8 @@ async def test_a_member_removed_manually_is_reported_or_added_again(
 # ── approvals ────────────────────────────────────────────────────────────────────────────────────
 
 LOW_LEAVE_LIMIT = VIP + "max_leave_floor = 2\n"
+EACH_MINUTE = 'every = "1m"\n'
+EIGHT_SCANS = 8 * 60.0
 
 
 async def test_an_empty_scan_of_a_nonempty_audience_removes_no_one(start: Start) -> None:
@@ -442,7 +444,7 @@ async def test_an_empty_scan_of_a_nonempty_audience_removes_no_one(start: Start)
 
 @pytest.mark.parametrize("approved", [True, False])
 async def test_many_removals_wait_for_approval(start: Start, approved: bool) -> None:
-    env = await start(LOW_LEAVE_LIMIT, people={"vip": ["ada", "bob", "cyd", "dan"]})
+    env = await start(LOW_LEAVE_LIMIT + EACH_MINUTE, people={"vip": ["ada", "bob", "cyd", "dan"]})
     await env.start()
     await env.run_for(20)
     env.toy.audiences["vip"] = ["ada"]
@@ -453,7 +455,7 @@ async def test_many_removals_wait_for_approval(start: Start, approved: bool) -> 
     await env.run_for(5)
     assert env.members_of() == (["ada"] if approved else ["ada", "bob", "cyd", "dan"])
     assert await env.open_approvals() == []
-    await env.run_for(2 * 3600)
+    await env.run_for(EIGHT_SCANS)
     assert env.members_of() == (["ada"] if approved else ["ada", "bob", "cyd", "dan"])
     assert await env.open_approvals() == []
     if not approved:
@@ -462,7 +464,7 @@ async def test_many_removals_wait_for_approval(start: Start, approved: bool) -> 
         assert await env.open_approvals() == [("removal", "vip → VIP")]
         await env.decide(approved=False)
         env.toy.audiences["vip"] = []
-        await env.run_for(2 * 3600)
+        await env.run_for(EIGHT_SCANS)
         assert await env.open_approvals() == [("removal", "vip → VIP")]
         [approval] = await env.store.approvals.find()
         assert approval.detail == {
@@ -479,7 +481,7 @@ async def test_many_removals_wait_for_approval(start: Start, approved: bool) -> 
 async def test_a_first_sync_that_triggers_live_flows_waits_for_approval(
     start: Start, answer: bool
 ) -> None:
-    env = await start(people={"vip": ["ada", "bob"]})
+    env = await start(VIP + EACH_MINUTE, people={"vip": ["ada", "bob"]})
     id = env.add_to_list("bob")
     env.klaviyo.flows.add("Welcome", "live", "Added to List", id)
     await env.start()
@@ -507,7 +509,7 @@ async def test_a_first_sync_that_triggers_live_flows_waits_for_approval(
         assert await env.store.approvals.find(pending=False) == []
         return
     assert "asks again" in (await env.group("VIP")).detail
-    await env.run_for(2 * 3600)
+    await env.run_for(EIGHT_SCANS)
     assert await env.open_approvals() == []
     await env.sync()
     assert await env.open_approvals() == [("first_sync", "VIP")]
