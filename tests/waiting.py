@@ -5,29 +5,41 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-_INTERVAL = 0.02
+_FIRST_INTERVAL, _INTERVAL = 0.001, 0.02
+"""Seconds between two looks: most of what is waited for happens at once."""
 PATIENCE = 90.0
 """Seconds until what does not happen is a failure: many times what a quiet machine needs."""
 
 
+def _intervals(seconds: float) -> Iterator[float]:
+    """Waits that are `seconds` long together."""
+    waited, interval = 0.0, _FIRST_INTERVAL
+    while waited < seconds:
+        yield interval
+        waited += interval
+        interval = min(2 * interval, _INTERVAL)
+
+
 def until(what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait until `condition` is true; fails with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(_INTERVAL)
+    """Wait until `condition` is true; fails with `what` after `seconds`, not counting the time that
+    `condition` takes."""
+    for interval in _intervals(seconds):
+        if condition():
+            return
+        time.sleep(interval)
+    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 async def async_until(
     what: str, condition: Callable[[], object], seconds: float = PATIENCE
 ) -> None:
     """`until` for a test that shares the event loop with what it waits for."""
-    for _ in range(round(seconds / _INTERVAL)):
+    for interval in _intervals(seconds):
         if condition():
             return
-        await asyncio.sleep(_INTERVAL)
+        await asyncio.sleep(interval)
     raise AssertionError(f"not within {seconds} s: {what}")
 
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import SecretStr
 
-from connector.app import takeover
+from connector.app import accounts, takeover
 from connector.app.configuration import read_config
 from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
@@ -200,6 +200,7 @@ async def rig(
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.01)
     monkeypatch.setattr(supervisor, "_MAX_DELAY", 0.01)
     monkeypatch.setattr(supervisor, "_MAX_STORE_DELAY", 0.01)
+    monkeypatch.setattr(accounts, "_TIMEOUT", 1.0)  # `acme` never has an answer
     monkeypatch.setattr(takeover, "_PASS_SECONDS", 0.01)
     monkeypatch.setattr(import_jobs, "MIN_POLL_SECONDS", 0.01)
     monkeypatch.setattr(notify, "CHECK_INTERVAL", 0.01)
