@@ -22,7 +22,7 @@ from connector.runtime import log
 
 _TIMEOUT = 8.0
 """Seconds after which a connection that was named before runs on without the answer."""
-_RETRY_MAX = 60.0
+_RETRY_BASE, _RETRY_MAX = 2.0, 60.0
 
 
 class _Replaced(Exception):
@@ -50,7 +50,7 @@ class AccountLookups:
         self._clock = clock
         self._restart = restart
         self._rounds = 0
-        self._backoff = Backoff(2.0, _RETRY_MAX)
+        self._backoff = Backoff(_RETRY_BASE, _RETRY_MAX)
         self._log = log.get("accounts")
 
     async def idle(self) -> bool:

@@ -22,7 +22,11 @@ ACCOUNTS = "/api/accounts"
 
 
 @pytest.fixture
-async def world(tmp_path: Path, silenced_logs: None) -> AsyncIterator[World]:
+async def world(
+    tmp_path: Path, silenced_logs: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    monkeypatch.setattr(accounts, "_RETRY_BASE", 0.05)
+    monkeypatch.setattr(accounts, "_RETRY_MAX", 0.2)
     async with opened(tmp_path) as made:
         yield made
 
@@ -105,6 +109,7 @@ async def test_an_account_in_question_stays_so_over_a_restart_without_an_answer(
     async with world.running():
         await async_until("the lanes are paused", lambda: "paused" in modes(world))
     other.faults.add("accounts", "status", status=503)
+    monkeypatch.setattr(accounts, "_TIMEOUT", 0.1)
     async with world.running():
         await async_until("it runs as assumed", lambda: world.app.connections.running)
         assert "paused" in modes(world)
@@ -112,9 +117,7 @@ async def test_an_account_in_question_stays_so_over_a_restart_without_an_answer(
         assert other.recorded(id) == 0
 
 
-async def test_another_account_that_is_noticed_late_pauses_the_lanes(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_another_account_that_is_noticed_late_pauses_the_lanes(world: World) -> None:
     world.answer()
     async with world.running():
         await async_until("it is named", lambda: world.app.connections.running)
