@@ -30,6 +30,16 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.dist = "worksteal"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest begins: at the end it would run alone."""
+
+    def timeout(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("timeout")
+        return mark.args[0] if mark else 0.0
+
+    items.sort(key=timeout, reverse=True)
+
+
 def pytest_collection_finish() -> None:
     """What was collected stays: the garbage collector need not look at it again."""
     freeze_heap()

@@ -237,6 +237,7 @@ def container(image: Image, tmp_path: Path) -> tuple[Image, dict[str, str]]:
     }
 
 
+@pytest.mark.timeout(600)
 def test_it_runs_with_the_container_config_passes_its_healthcheck_and_stops(
     container: tuple[Image, dict[str, str]], tmp_path: Path
 ) -> None:
