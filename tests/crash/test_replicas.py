@@ -76,9 +76,15 @@ def holder_of(daemons: Sequence[Daemon]) -> Daemon | None:
 
 def find_holder(daemons: Sequence[Daemon]) -> tuple[Daemon, Daemon]:
     """The replica that holds the account's lease, and another one."""
-    until("one holds the account", lambda: holder_of(daemons))
-    holder = holder_of(daemons)
-    assert holder
+    found: list[Daemon] = []
+
+    def is_held() -> bool:
+        holder = holder_of(daemons)
+        found.extend([holder] if holder else [])
+        return bool(found)
+
+    until("one holds the account", is_held)
+    [holder] = found
     return holder, next(daemon for daemon in daemons if daemon is not holder)
 
 
