@@ -9,6 +9,9 @@ from itertools import combinations
 
 from connector.mapping.render import CompiledMapping
 
+_NAMED = 3
+"""Names in a message: connections of one platform share all of theirs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Writer:
@@ -60,4 +63,5 @@ def _conflicts_between(first: Writer, second: Writer) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
+    listed = ", ".join(f'"{name}"' for name in names[:_NAMED])
+    return listed + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

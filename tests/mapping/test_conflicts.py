@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 
 import pytest
@@ -84,3 +85,11 @@ def test_the_shipped_mappings_can_share_one_account() -> None:
     assert len(there) >= 2
     writers = [writer(name, "K", of=load(MAPPINGS / f"{name}.toml").mapping) for name in there]
     assert find_conflicts(writers) == []
+
+
+def test_of_many_fields_three_are_named() -> None:
+    shipped = load(MAPPINGS / "yotpo.toml").mapping
+    fields, metrics = find_conflicts([writer("a", "K", of=shipped), writer("b", "K", of=shipped)])
+    for fault in (fields, metrics):
+        assert fault.count('"') == 2 * 3
+        assert re.search(r'", "[^"]+" and \d+ more, which', fault)
