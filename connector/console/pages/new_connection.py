@@ -134,6 +134,7 @@ async def _form(
         status=422 if answer else 200,
         platform=platform,
         connection=connection,
+        free_name=setup.free_name(source),
         groups=groups[:1],
         klaviyo=groups[1].settings,
         access=await setup.klaviyo(connection) if connection else None,

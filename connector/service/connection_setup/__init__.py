@@ -3,6 +3,7 @@ credentials are accepted, the address of its webhook, and what can be linked."""
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,6 +136,13 @@ class ConnectionSetup:
         """Connections that were made at run time and are not active."""
         config = self._config()
         return [c for c in config.connections if not c.enabled and self.is_ours(c.name)]
+
+    def free_name(self, source: str) -> str:
+        """A name for a new connection of this platform that no other one has."""
+        base = re.sub(r"[^a-z0-9]+", "-", source.rpartition(":")[2].lower()).strip("-")
+        taken = {c.name for c in self._config().connections}
+        names = (base, *(f"{base}-{number}" for number in range(2, len(taken) + 2)))
+        return next(name for name in names if name not in taken)
 
     def is_ours(self, name: str) -> bool:
         """Whether the connection was made at run time."""
