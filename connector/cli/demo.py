@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 import signal
+import socket
 import statistics
 import sys
 import tempfile
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +24,8 @@ from connector.app.configuration import read_config
 from connector.app.daemon import App
 from connector.cli import demo_tour, demo_view, terminal
 from connector.cli.demo_panel import Panel
-from connector.config import Connection
+from connector.cli.demo_shop import Shop, both_accounts
+from connector.config import Config, Connection
 from connector.config.shipped import shipped_mappings
 from connector.domain.outcomes import Request
 from connector.platforms import registry
@@ -29,6 +33,7 @@ from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
 from connector.sandbox.demo_platforms import DEMO_PLATFORMS, DemoPlatform, PlatformSandbox
 from connector.sandbox.jericommerce.server import JeriCommerceSandbox
+from connector.sandbox.serve import HOST
 
 _CONFIG = """\
 [store]
@@ -36,6 +41,7 @@ url = "sqlite:///state/demo.db"
 
 [server]
 port = {port}
+public_url = "http://127.0.0.1:{port}"
 
 [delivery]
 probe_every = "5s"     # how soon a lane notices that Klaviyo is well again
@@ -51,13 +57,15 @@ mapping = "mappings/{mapping}.toml"
 
 [connections.settings]
 {settings}
-[connections.klaviyo]
-base_url = "{klaviyo}"
-private_key = "pk_sandbox"
-
 [connections.actions]
 secret = "{secret}"
 """
+_ENV = """\
+KLAVIYO_BASE_URL={klaviyo}
+KLAVIYO_PRIVATE_KEY={key}
+CONNECTOR_ENCRYPTION_KEY={encryption_key}
+"""
+_KEY = "pk_sandbox"
 _SECRET = "demo_flow_secret_of_{source}"
 _STRICT = "tour"
 """The name of the mapping that the tour needs."""
@@ -80,20 +88,21 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     """
     folder = Path(tempfile.mkdtemp(prefix="connector-demo-"))
     console = terminal.console()
-    klaviyo = KlaviyoSandbox()
+    klaviyo, shop = KlaviyoSandbox(key=_KEY), Shop()
     print("starting the sandboxes of Klaviyo and the platforms …", file=sys.stderr)
     doubles = {demo_platform.source: demo_platform.make() for demo_platform in DEMO_PLATFORMS}
     servers = await serve(
-        {"klaviyo": (klaviyo.app, 0)} | {name: (double.app, 0) for name, double in doubles.items()}
+        {"klaviyo": (both_accounts(klaviyo.app, shop), 0), "shop": (shop.app, 0)}
+        | {name: (double.app, 0) for name, double in doubles.items()}
     )
     shutil.copytree(shipped_mappings(), folder / "mappings")
     (folder / "mappings" / f"{_STRICT}.toml").write_text(demo_tour.MAPPING)
-    path = _write(folder, port, servers.url)
-    config = read_config(path)
+    path = _write(folder, port or _free_port(), servers.url)
+    config = _read(path)
     log_file = (folder / "demo.log").open("a")
     log.configure(level="warning", stream=log_file)
-    app = App(config, reread=lambda: read_config(path, complete=False))
-    panel = Panel(klaviyo, lambda: app.commands.latest_status())
+    app = App(config, reread=lambda: _read(path, complete=False))
+    panel = Panel(klaviyo, lambda: app.commands.latest_status(), shop, servers.url("shop"))
     try:
         print("starting the connector: store, lease, connections …", file=sys.stderr)
         await app.start()
@@ -116,11 +125,13 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
         await _prepare_tour(doubles[demo_tour.SOURCE], url)
         tour = servers.url("panel")
         await _watch(console, app, klaviyo, platforms, (url, tour), folder, seconds)
+        await shop.aclose()
         panel.heal()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(app.until_idle(), 30)
         return await print_summary(console, app, klaviyo, platforms)
     finally:
+        await shop.aclose()
         await app.stop()
         await servers.aclose()
         log.configure(level="warning")
@@ -142,12 +153,30 @@ def _write(folder: Path, port: int, url: Callable[[str], str]) -> Path:
             source=demo_platform.source,
             mapping=_STRICT if demo_platform.source == demo_tour.SOURCE else demo_platform.source,
             settings=settings,
-            klaviyo=url("klaviyo"),
             secret=_SECRET.format(source=demo_platform.source),
         )
     path = folder / "connector.toml"
     path.write_text(text)
+    env = _ENV.format(
+        klaviyo=url("klaviyo"),
+        key=_KEY,
+        encryption_key=urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+    )
+    (folder / ".env").write_text(env)
     return path
+
+
+def _read(path: Path, *, complete: bool = True) -> Config:
+    """The demo's configuration. The environment of the process has no part in it: it may name a
+    real account."""
+    return read_config(path, environ={}, complete=complete)
+
+
+def _free_port() -> int:
+    """The webhooks' addresses name the port before the connector listens."""
+    with socket.socket() as found:
+        found.bind((HOST, 0))
+        return int(found.getsockname()[1])
 
 
 def _unique_id(connection: Connection) -> Callable[[Webhook], str]:
@@ -183,7 +212,8 @@ async def _watch(
         loop.call_later(seconds, stop.set)
     names = ", ".join(platform.demo_platform.title for platform in platforms)
     console.print(f"connector demo: sandboxes of {names} → connector ({url}) → Klaviyo sandbox")
-    console.print(f"console: {url}/   what to try, and buttons that break Klaviyo: {tour}/")
+    console.print(f"console: {url}/")
+    console.print(f"tour:    {tour}/   what to try, a shop to connect, Klaviyo to break")
     console.print(f"metrics: {url}/metrics   files: {folder}   stop: Ctrl-C\n")
     sending = [asyncio.create_task(platform.traffic.run(stop)) for platform in platforms]
     started_at = loop.time()

@@ -1,21 +1,25 @@
-"""The page of the demo with what to try, and with buttons that break and heal Klaviyo's sandbox.
+"""The pages of the demo: what to try, buttons that break and heal Klaviyo's sandbox, and a shop to
+connect.
 
-It is served on a port of its own: the console knows nothing of sandboxes.
+They are served on a port of their own: the console knows nothing of sandboxes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from typing import Any
+from urllib.parse import parse_qs
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from connector.cli.demo_shop import API_KEY, GUID, KLAVIYO_KEY, SOURCE, Shop
 from connector.cli.demo_tour import STEPS
 from connector.sandbox import KlaviyoSandbox
 from connector.service.status import Status
@@ -62,24 +66,42 @@ BREAKS: Mapping[str, Break] = {
 
 
 class Panel:
-    """`app` is the page. `status` is that of the connector, whose console is at `console`."""
+    """`app` are the pages. `status` is that of the connector, whose console is at `console`. The
+    platform of the `shop` is at `shop_url`."""
 
-    def __init__(self, klaviyo: KlaviyoSandbox, status: Callable[[], Awaitable[Status]]) -> None:
+    def __init__(
+        self,
+        klaviyo: KlaviyoSandbox,
+        status: Callable[[], Awaitable[Status]],
+        shop: Shop,
+        shop_url: str = "",
+    ) -> None:
         self.console = ""
         self.broken: str | None = None
         self._klaviyo = klaviyo
         self._status = status
+        self._shop = shop
+        self._shop_url = shop_url
+        self._pages = Environment(
+            loader=PackageLoader("connector.cli", "demo_pages"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+        )
         self.app = Starlette(
             routes=[
                 Route("/", self._show),
                 Route("/break/{name}", self._break, methods=["POST"]),
                 Route("/heal", self._heal, methods=["POST"]),
+                Route("/shop", self._show_shop),
+                Route("/shop", self._send_events, methods=["POST"]),
             ]
         )
 
     def heal(self) -> None:
         """Let Klaviyo answer as usual."""
-        self._klaviyo.faults.clear()
+        for account in (self._klaviyo, self._shop.klaviyo):
+            account.faults.clear()
         self.broken = None
 
     async def _break(self, request: Request) -> Response:
@@ -87,7 +109,8 @@ class Panel:
         if name not in BREAKS or not _from_here(request):
             return Response(status_code=404)
         self.heal()
-        self._klaviyo.faults.parse({"endpoint": "*", **BREAKS[name].fault})
+        for account in (self._klaviyo, self._shop.klaviyo):
+            account.faults.parse({"endpoint": "*", **BREAKS[name].fault})
         self.broken = name
         return RedirectResponse("/", 303)
 
@@ -97,37 +120,60 @@ class Panel:
         self.heal()
         return RedirectResponse("/", 303)
 
-    async def _show(self, _: Request) -> Response:
+    async def _show(self, request: Request) -> Response:
         status, state = await self._status(), self._klaviyo.state()
-        style = (files("connector.cli") / "demo_panel.css").read_text()
-        steps = "".join(
-            f'<li><b><a href="{self.console}{escape(step.path)}">{escape(step.title)}</a></b>'
-            f'<p class="soft">{escape(step.text)}</p></li>'
-            for step in STEPS
+        return self._page(
+            request,
+            "tour.html",
+            title="Tour of the demo",
+            verdict=status.verdict.text,
+            events=state["events"],
+            profiles=state["profiles"],
+            steps=STEPS,
+            breaks=BREAKS,
+            broken=self.broken,
         )
-        breaks = "".join(
-            f"<li{' class=on' if name == self.broken else ''}>"
-            f'<form method="post" action="/break/{name}"><button>{escape(each.label)}</button>'
-            f'<span class="soft">{escape(each.text)}</span></form></li>'
-            for name, each in BREAKS.items()
+
+    async def _show_shop(self, request: Request) -> Response:
+        return self._shop_page(request, self._shop.address)
+
+    async def _send_events(self, request: Request) -> Response:
+        if not _from_here(request):
+            return Response(status_code=404)
+        given = (await request.body()).decode()
+        [address] = parse_qs(given).get("address", [""])[:1]
+        beginning = f"{self.console}/webhooks/"
+        if not address.strip().startswith(beginning):
+            fault = f"This is no webhook address of the connector: those begin with {beginning}"
+            return self._shop_page(request, address, fault)
+        await self._shop.send_to(address.strip())
+        return RedirectResponse("/shop", 303)
+
+    def _shop_page(self, request: Request, given: str, fault: str = "") -> Response:
+        shop = self._shop
+        return self._page(
+            request,
+            "shop.html",
+            title="Your shop",
+            source=SOURCE,
+            guid=GUID,
+            api_key=API_KEY,
+            shop_url=self._shop_url,
+            klaviyo_key=KLAVIYO_KEY,
+            customers=shop.customers(),
+            address=shop.address,
+            sent=shop.sent,
+            accepted=shop.accepted,
+            given=given,
+            fault=fault,
         )
-        now = f"Broken: {BREAKS[self.broken].label}" if self.broken else "Klaviyo is well"
-        return HTMLResponse(
-            "<!doctype html><html lang=en><head><meta charset=utf-8>"
-            '<meta name=viewport content="width=device-width, initial-scale=1">'
-            '<meta http-equiv=refresh content=3><link rel=icon href="data:,">'
-            f"<title>Tour of the demo</title><style>{style}</style></head><body><main>"
-            "<h1>Tour of the demo</h1>"
-            f'<p class=soft>Three platforms send events through <a href="{self.console}/">the '
-            "connector's console</a> to a sandbox of Klaviyo. Nothing leaves this machine.</p>"
-            f"<p class=verdict>{escape(status.verdict.text)}. At Klaviyo: {state['events']:,} "
-            f"events, {state['profiles']:,} profiles.</p>"
-            f"<h2>Try</h2><ol>{steps}</ol>"
-            f"<h2>Break and heal Klaviyo: {escape(now)}</h2><ul>{breaks}"
-            '<li><form method="post" action="/heal"><button class=heal>Heal</button>'
-            "<span class=soft>Klaviyo answers as usual; what waited is sent.</span></form></li>"
-            "</ul></main></body></html>"
+
+    def _page(self, request: Request, template: str, **values: Any) -> Response:
+        style = (files("connector.cli") / "demo_pages" / "style.css").read_text()
+        text = self._pages.get_template(template).render(
+            console=self.console, path=request.url.path, style=Markup(style), **values
         )
+        return HTMLResponse(text, 422 if values.get("fault") else 200)
 
 
 def _from_here(request: Request) -> bool:

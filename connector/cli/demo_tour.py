@@ -24,11 +24,12 @@ unknown = "dead-letter"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something to try: `path` is a page of the console."""
+    """Something to try: `path` is a page of the console, or of the demo itself."""
 
     title: str
     text: str
     path: str
+    of_demo: bool = False
 
 
 STEPS = (
@@ -56,10 +57,18 @@ STEPS = (
         "/people",
     ),
     Step(
+        "Add a connection",
+        "A shop that is not connected yet is ready: its credentials, a place to paste the "
+        "webhook's address, and what arrives at Klaviyo.",
+        "/shop",
+        of_demo=True,
+    ),
+    Step(
         "Break Klaviyo",
         "With the buttons of this page. Watch the overview: what happened, what it affects, and "
         "how it recovers without losing an event.",
-        "/",
+        "#break",
+        of_demo=True,
     ),
 )
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from connector.cli.demo_panel import BREAKS, Panel
+from connector.cli.demo_shop import Shop
 from connector.sandbox import KlaviyoSandbox
 from connector.service import Commands
 from connector.testing.fakes.clock import FakeClock
@@ -35,7 +36,7 @@ async def remote(klaviyo: KlaviyoSandbox) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def panel(klaviyo: KlaviyoSandbox) -> AsyncIterator[httpx.AsyncClient]:
     commands = Commands(memory_store(), FakeClock())
-    app = Panel(klaviyo, commands.latest_status).app
+    app = Panel(klaviyo, commands.latest_status, Shop()).app
     async with client(app, "http://panel.test", follow_redirects=True) as http:
         yield http
 
