@@ -6,7 +6,7 @@ They are served on a port of their own: the console knows nothing of sandboxes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -29,23 +29,24 @@ _SAME_SITE = ("same-origin", "none", None)
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A way in which Klaviyo fails until it is healed. `fault`: as in connector.sandbox.faults."""
+    """A way in which Klaviyo fails until it is healed. `fault`: as in connector.sandbox.faults;
+    without one the account's keys are revoked."""
 
     label: str
     text: str
-    fault: Mapping[str, Any]
+    fault: Mapping[str, Any] | None = None
 
 
 BREAKS: Mapping[str, Break] = {
     "key": Break(
-        "Refuse the key (401)",
-        "Every lane stops, nothing is lost, and one request tests the key every 5 s.",
+        "Reject the key (401)",
+        "Every lane is blocked, nothing is lost, and one request tests the key every 5 s.",
         {"kind": "status", "status": 401},
     ),
-    "scope": Break(
-        "Revoke the permission (403)",
-        "As after a scope was taken away: the lanes are blocked until a test succeeds.",
-        {"kind": "status", "status": 403},
+    "revoked": Break(
+        "Revoke the key",
+        "As when a person deletes it at Klaviyo: the key is rejected (K401) until you enter a new "
+        "one.",
     ),
     "throttle": Break(
         "Storm of 429",
@@ -79,6 +80,9 @@ class Panel:
         self.console = ""
         self.broken: str | None = None
         self._klaviyo = klaviyo
+        self._accounts = (klaviyo, shop.klaviyo)
+        self._revocations = 0
+        self._new_keys: Sequence[str] = ()
         self._status = status
         self._shop = shop
         self._shop_url = shop_url
@@ -100,17 +104,30 @@ class Panel:
 
     def heal(self) -> None:
         """Let Klaviyo answer as usual."""
-        for account in (self._klaviyo, self._shop.klaviyo):
+        for account in self._accounts:
             account.faults.clear()
+            account.revoked_keys.clear()
         self.broken = None
+
+    def _revoke_keys(self) -> None:
+        """Revoke all keys and make a new one of each account."""
+        self._revocations += 1
+        self._new_keys = [f"pk_{name}_{self._revocations + 1}" for name in ("sandbox", "shop")]
+        for account, key in zip(self._accounts, self._new_keys, strict=True):
+            account.revoked_keys |= account.keys
+            account.keys.add(key)
 
     async def _break(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in BREAKS or not _from_here(request):
             return Response(status_code=404)
         self.heal()
-        for account in (self._klaviyo, self._shop.klaviyo):
-            account.faults.parse({"endpoint": "*", **BREAKS[name].fault})
+        fault = BREAKS[name].fault
+        if fault is None:
+            self._revoke_keys()
+        else:
+            for account in self._accounts:
+                account.faults.parse({"endpoint": "*", **fault})
         self.broken = name
         return RedirectResponse("/", 303)
 
@@ -132,6 +149,7 @@ class Panel:
             steps=STEPS,
             breaks=BREAKS,
             broken=self.broken,
+            new_keys=self._new_keys,
         )
 
     async def _show_shop(self, request: Request) -> Response:
@@ -159,7 +177,7 @@ class Panel:
             guid=GUID,
             api_key=API_KEY,
             shop_url=self._shop_url,
-            klaviyo_key=KLAVIYO_KEY,
+            klaviyo_key=self._new_keys[1] if self._new_keys else KLAVIYO_KEY,
             customers=shop.customers(),
             address=shop.address,
             sent=shop.sent,

@@ -42,7 +42,7 @@ async def panel(klaviyo: KlaviyoSandbox) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize(
-    ("name", "status"), [("key", 401), ("scope", 403), ("throttle", 429), ("error", 500)]
+    ("name", "status"), [("key", 401), ("revoked", 401), ("throttle", 429), ("error", 500)]
 )
 async def test_klaviyo_is_broken_until_it_is_healed(
     panel: httpx.AsyncClient, remote: httpx.AsyncClient, name: str, status: int
@@ -70,3 +70,21 @@ async def test_another_site_in_the_same_browser_breaks_nothing(
     assert (await panel.post("/break/key", headers=elsewhere)).status_code == 404
     assert (await panel.post("/break/other")).status_code == 404
     assert (await remote.get("/api/accounts")).status_code == 200
+
+
+async def test_a_revoked_key_stays_rejected_and_a_new_one_is_offered(
+    klaviyo: KlaviyoSandbox, panel: httpx.AsyncClient, remote: httpx.AsyncClient
+) -> None:
+    first = (await panel.post("/break/revoked")).text
+    assert "pk_sandbox_2" in first
+    again = (await panel.post("/break/revoked")).text
+    assert "pk_sandbox_3" in again
+
+    async def status(key: str) -> int:
+        headers = {"authorization": f"Klaviyo-API-Key {key}"}
+        return (await remote.get("/api/accounts", headers=headers)).status_code
+
+    assert [await status(f"pk_sandbox{n}") for n in ("", "_2", "_3")] == [401, 401, 200]
+    await panel.post("/heal")
+    assert [await status(f"pk_sandbox{n}") for n in ("", "_2", "_3")] == [200, 200, 200]
+    assert klaviyo.state()["violations"] == {}

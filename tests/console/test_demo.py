@@ -78,3 +78,26 @@ async def test_a_visitor_adds_a_connection_with_what_the_pages_say(
     found += await faults_of(shop)
     assert found == []
     await context.close()
+
+
+@pytest.mark.timeout(180)
+async def test_a_revoked_key_is_replaced_by_the_one_that_the_tour_names(
+    demo: dict[str, str], browser: Browser
+) -> None:
+    context = await browser.new_context(bypass_csp=True)
+    tour, page = await context.new_page(), await context.new_page()
+    await page.goto(f"{demo['console']}/connections/yotpo")
+    await expect(page.get_by_text("Working").first).to_be_visible()
+    await tour.goto(demo["tour"])
+    await tour.get_by_role("button", name="Revoke the key").click()
+    found = await faults_of(tour)
+    await expect(page.locator("main")).to_contain_text("Klaviyo rejected the key")
+    await page.get_by_role("link", name="Settings").click()
+    key = await tour.locator("code").first.inner_text()
+    await page.get_by_label("Private key").fill(key)
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("1 changed, and in effect.")).to_be_visible()
+    await page.get_by_role("link", name="State").click()
+    await expect(page.get_by_text("Working").first).to_be_visible()
+    assert found == []
+    await context.close()

@@ -100,6 +100,11 @@ def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota, b
         yield f"{label} profile_count", _XS, True
 
 
+def key_rejected() -> Response:
+    """The response to a private key that is not one of the account's."""
+    return errors(401, [("Missing or invalid private key.", {"pointer": "/data/"})])
+
+
 def reject(
     scope: Scope, headers: dict[bytes, bytes], authorized: bool, violations: Counter[str]
 ) -> Response | None:
@@ -113,7 +118,7 @@ def reject(
         violations["authorization"] += 1
         if given.startswith(b"Bearer "):
             return refusal(401)
-        return errors(401, [("Missing or invalid private key.", {"pointer": "/data/"})])
+        return key_rejected()
     revision = headers.get(b"revision")
     if revision is None:
         violations["revision"] += 1

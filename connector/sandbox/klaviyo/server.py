@@ -35,7 +35,14 @@ from connector.sandbox.klaviyo.jobs import Job, Jobs
 from connector.sandbox.klaviyo.list_api import ListApi
 from connector.sandbox.klaviyo.lists import Lists
 from connector.sandbox.klaviyo.oauth import OAuthServer, required_scopes
-from connector.sandbox.klaviyo.operations import CONSENT, QUOTAS, extra_quotas, operation, reject
+from connector.sandbox.klaviyo.operations import (
+    CONSENT,
+    QUOTAS,
+    extra_quotas,
+    key_rejected,
+    operation,
+    reject,
+)
 from connector.sandbox.klaviyo.pointers import pointers_to
 from connector.sandbox.klaviyo.profiles import ProfileApi
 from connector.sandbox.klaviyo.related import relations
@@ -45,10 +52,13 @@ from connector.sandbox.klaviyo.state import Memory
 from connector.sandbox.klaviyo.write_ledger import Ledger
 from connector.sandbox.limits import Header, Limits
 
+_SCHEME = "Klaviyo-API-Key"
+
 
 class KlaviyoSandbox(AccountControl):
     """One Klaviyo account. `app`: the ASGI app. `faults`: the injected faults. `oauth`: the app's
-    authorization server. `now`: the clock, in seconds since 1970.
+    authorization server. `keys`: the private keys; one in `revoked_keys` is answered 401, which
+    breaks no rule. `now`: the clock, in seconds since 1970.
 
     Behaviour that no public page states is an option; the default is the strictest reading.
     `bulk_repeat`: a unique id from an earlier request makes a bulk request of events fail, or is
@@ -76,7 +86,8 @@ class KlaviyoSandbox(AccountControl):
     ) -> None:
         self.faults = Faults()
         self.violations: Counter[str] = Counter()
-        self._authorization = f"Klaviyo-API-Key {key}".encode()
+        self.keys = {key}
+        self.revoked_keys: set[str] = set()
         self.oauth = OAuthServer(now)
         self._limits = Limits(now) if limits else None
         self._app_limits = Limits(now)
@@ -160,8 +171,11 @@ class KlaviyoSandbox(AccountControl):
         self.jobs.settle()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"authorization")
+        scheme, _, key = (given or b"").decode("latin-1").partition(" ")
+        if scheme == _SCHEME and key in self.revoked_keys:
+            return key_rejected(), ()
         scopes = self.oauth.scopes_of(given)
-        authorized = scopes is not None or given == self._authorization
+        authorized = scopes is not None or (scheme == _SCHEME and key in self.keys)
         rejected = reject(scope, headers, authorized, self.violations)
         if rejected is not None:
             return rejected, ()
