@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import getpass
 import os
 import sys
@@ -32,7 +31,6 @@ T = TypeVar("T")
 
 _TIMEOUT = 60.0
 _POLL_INTERVAL = 0.1
-_NAMES_SHOWN = 20
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -105,13 +103,9 @@ def connection(config: Config, name: str) -> Connection:
 
 def unknown(what: str, name: str, available: Iterable[str]) -> typer.BadParameter:
     """A name that does not exist, with the closest and all that do."""
-    names = sorted(set(available))
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ""
-    listed = ", ".join(names[:_NAMES_SHOWN]) or "none"
-    if len(names) > _NAMES_SHOWN:
-        listed += f" and {len(names) - _NAMES_SHOWN:,} more"
-    return typer.BadParameter(f"no {what} {name!r}{hint}; available: {listed}")
+    from connector.domain.wording import offered
+
+    return typer.BadParameter(f"no {what} {name!r}{offered(name, available)}")
 
 
 def known_problem(code: str) -> Problem:

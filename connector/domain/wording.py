@@ -1,6 +1,11 @@
-"""Numbers and durations in the words of a message."""
+"""Numbers, durations and names in the words of a message."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_NAMES_SHOWN = 20
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -25,3 +30,21 @@ def format_age(seconds: float | None) -> str:
         if float(shown) < limit / size:
             return f"{shown} {unit}"
     return f"{seconds / 86_400:.1f} d"
+
+
+def closest(name: str, available: Iterable[str], most: int = 3) -> list[str]:
+    """The most similar names, best first, whatever their capitals."""
+    folded = {each.casefold(): each for each in available}
+    found = difflib.get_close_matches(name.casefold(), folded, n=most)
+    return [folded[each] for each in found]
+
+
+def offered(name: str, available: Iterable[str]) -> str:
+    """What follows a name that does not exist: `, did you mean 'b'?; available: a, b`."""
+    names = sorted(set(available))
+    close = closest(name, names, 1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(names[:_NAMES_SHOWN]) or "none"
+    if len(names) > _NAMES_SHOWN:
+        listed += f" and {len(names) - _NAMES_SHOWN:,} more"
+    return f"{hint}; available: {listed}"

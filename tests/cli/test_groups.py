@@ -79,9 +79,13 @@ def test_audiences_of_a_platform_without_them_are_a_fault(call: Call, folder: Fo
 def test_check_looks_up_every_name(call: Call, folder: Folder, segment: str) -> None:
     result = call("check", at=folder)
     assert f"ok      acme: segment {segment}: S" in result.out
-    folder.config.write_text(folder.config.read_text() + SEGMENT.format(name="Nowhere"))
+    mistyped = segment.upper()
+    folder.config.write_text(folder.config.read_text() + SEGMENT.format(name=mistyped))
     result = call("check", at=folder)
     assert result.code == 1
-    [line] = [line for line in result.out.splitlines() if "Nowhere" in line]
+    [line] = [line for line in result.out.splitlines() if mistyped in line]
     assert line.startswith("FAULT")
     assert "L33" in line
+    assert f"did you mean '{segment}'" in line
+    result = call("segments", "sync", "acme", mistyped, at=folder)
+    assert f"did you mean '{segment}'" in result.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,15 +21,27 @@ async def show(request: Request) -> Response:
     found = await commands.backfills(request.query_params.get("connection") or None)
     status = await commands.latest_status()
     running = {run.id for run in status.backfills}
+    connections = sorted(status.connections)
+    chosen = request.query_params.get("connection", "")
     return await page(
         visit,
         "backfills.html",
         running=status.backfills,
         ended=[run for run in found if run["id"] not in running][:_HISTORY],
-        connections=sorted(status.connections),
-        chosen=request.query_params.get("connection", ""),
+        connections=connections,
+        chosen=chosen,
+        names=await _names(visit, chosen or (connections[0] if len(connections) == 1 else "")),
         progress=_progress,
     )
+
+
+async def _names(visit: Visit, connection: str) -> list[str]:
+    """The lists and segments of the connection's account, where one is chosen."""
+    if not connection or not visit.principal.is_operator:
+        return []
+    remote = visit.services.setup.names
+    lists, segments = await asyncio.gather(remote.lists(connection), remote.segments(connection))
+    return sorted({*lists.names.values(), *segments.names.values()}, key=str.casefold)
 
 
 def _progress(run: BackfillStatus) -> float | None:

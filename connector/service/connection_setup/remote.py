@@ -4,13 +4,14 @@ look, and what linking two of them would mean."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from connector.domain.errors import Blocked, ConnectorError, DeliveryError
 from connector.ports import AffectedResources, Clock
 from connector.service.runtime import ConnectionRuntime, RemoteDirectory
 from connector.sync.flow_guard import FLOWS_UNKNOWN
+from connector.sync.group_names import offer
 
 _FRESH = 60.0
 _WAIT = 4.0
@@ -38,7 +39,8 @@ class Names:
 class LinkPreview:
     """What linking would mean, before it is done. `here` people are in the source, or at least
     that many if `more`; `there` are on the list now, None where the list does not exist yet or
-    Klaviyo does not say. `flows` are the live flows that a join starts, or why they are unknown."""
+    Klaviyo does not say. `flows` are the live flows that a join starts, or why they are unknown.
+    `near` are names like that of a source that does not exist."""
 
     source: str
     target: str
@@ -48,6 +50,7 @@ class LinkPreview:
     exists: bool = False
     flows: Sequence[str] | str = ()
     faults: Sequence[str] = ()
+    near: Sequence[str] = ()
 
 
 class RemoteNames:
@@ -114,25 +117,31 @@ async def _pages(directory: RemoteDirectory, kind: str) -> AsyncIterator[Mapping
 async def preview_audience(directory: RemoteDirectory, audience: str, list_: str) -> LinkPreview:
     """What keeping this audience as this list would mean. Changes nothing."""
     faults: list[str] = []
+    near: Sequence[str] = ()
     here: int | None = None
     more, there, exists = False, None, False
     flows: Sequence[str] | str = ()
     try:
-        here, more = await _count_audience(directory, audience)
-    except (DeliveryError, KeyError) as error:
-        faults.append(f"audience {audience}: {_text(error)}")
+        ids = await _audience_ids(directory, audience)
+        if len(ids) == 1:
+            here, more = await _count_audience(directory, ids[0])
+        else:
+            fault, near = await _not_one(directory, "audience", audience, ids)
+            faults.append(fault)
+    except DeliveryError as error:
+        faults.append(f"audience {audience}: {error.detail}")
     try:
         found = await directory.groups.find("list", list_)
         if len(found) > 1:
-            ids = ", ".join(sorted(found))
-            faults.append(f"list {list_}: {len(found)} have this name: give one of the ids {ids}")
+            fault, _ = await _not_one(directory, "list", list_, found)
+            faults.append(fault)
         elif found:
             [id] = found
             exists, there = True, await directory.groups.count("list", id)
             flows = await _flows(directory, AffectedResources(lists=frozenset({id})))
     except DeliveryError as error:
         faults.append(f"list {list_}: {error.detail}")
-    return LinkPreview(audience, list_, here, more, there, exists, flows, faults)
+    return LinkPreview(audience, list_, here, more, there, exists, flows, faults, near)
 
 
 async def preview_segment(directory: RemoteDirectory, segment: str, target: str) -> LinkPreview:
@@ -140,9 +149,8 @@ async def preview_segment(directory: RemoteDirectory, segment: str, target: str)
     try:
         found = await directory.groups.find("segment", segment)
         if len(found) != 1:
-            count = "none has" if not found else f"{len(found)} have"
-            fault = f"segment {segment}: {count} this name: choose one of the list, or give its id"
-            return LinkPreview(segment, target, faults=[fault])
+            fault, near = await _not_one(directory, "segment", segment, found)
+            return LinkPreview(segment, target, faults=[fault], near=near)
         [id] = found
         here = await directory.groups.count("segment", id)
     except DeliveryError as error:
@@ -150,18 +158,28 @@ async def preview_segment(directory: RemoteDirectory, segment: str, target: str)
     return LinkPreview(segment, target, here=here, exists=True)
 
 
-async def _count_audience(directory: RemoteDirectory, audience: str) -> tuple[int, bool]:
-    """How many people are in it, and whether there are more. Raises KeyError where it does not
-    exist."""
-    if directory.audiences is None:
-        raise KeyError("the platform has no audiences")
-    names = await directory.audiences.names()
-    ids = [id for id, name in names.items() if audience in (id, name)]
-    if len(ids) != 1:
-        raise KeyError("there is none" if not ids else f"{len(ids)} have this name: give the id")
+async def _not_one(
+    directory: RemoteDirectory, kind: str, name: str, ids: Collection[str]
+) -> tuple[str, Sequence[str]]:
+    """What is wrong with a name that not exactly one group has, and the names that are like it."""
+    if ids:
+        listed = ", ".join(sorted(ids))
+        return f"{kind} {name}: {len(ids)} have this name: give one of the ids {listed}", []
+    instead = await offer(name, _pages(directory, kind))
+    return f"there is no {kind} {name}{instead.text}", instead.near
+
+
+async def _audience_ids(directory: RemoteDirectory, audience: str) -> list[str]:
+    names = await directory.audiences.names() if directory.audiences else {}
+    return [id for id, name in names.items() if audience in (id, name)]
+
+
+async def _count_audience(directory: RemoteDirectory, id: str) -> tuple[int, bool]:
+    """How many people are in it, and whether there are more."""
+    assert directory.audiences is not None
     count, cursor = 0, None
     while True:
-        page = await directory.audiences.members(ids[0], cursor)
+        page = await directory.audiences.members(id, cursor)
         count += len(page.members)
         if not page.more or count >= _COUNT_LIMIT:
             return count, page.more
@@ -175,7 +193,3 @@ async def _flows(directory: RemoteDirectory, affected: AffectedResources) -> Seq
         if error.status != 403:
             raise
         return FLOWS_UNKNOWN
-
-
-def _text(error: DeliveryError | KeyError) -> str:
-    return error.detail if isinstance(error, DeliveryError) else str(error.args[0])

@@ -20,6 +20,7 @@ from connector.sync.backfill.sources import (
     PLATFORM_LISTING,
 )
 from connector.sync.backfill.worker import BackfillWorker
+from connector.sync.group_names import offer
 
 CommandResult = tuple[bool, Mapping[str, Any]]
 """(whether it was done, what came of it or `error`)."""
@@ -125,7 +126,8 @@ class BackfillCommands:
             kind = KLAVIYO_GROUPS[source]
             found = await self._groups.find(kind, str(what))
             if not found:
-                return f"Klaviyo has no {kind} with the name or id {what!r}; check the spelling"
+                instead = await offer(str(what), self._groups.all(kind))
+                return f"Klaviyo has no {kind} with the name or id {what!r}{instead.text}"
             if len(found) > 1:
                 return f"{len(found)} {kind}s have this name; give the id, one of {sorted(found)}"
             run_args["group"] = next(iter(found))

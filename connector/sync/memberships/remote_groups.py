@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from connector.domain.attention import Check
@@ -11,6 +11,7 @@ from connector.domain.lanes import Millis
 from connector.domain.memberships import Group
 from connector.ports import Audiences, Clock, MemberGroups, MembersPage, TargetGroups
 from connector.runtime import log
+from connector.sync.group_names import offer
 
 _CREATE_AGAIN_AFTER = 30.0
 """Seconds in which the remote side may still create a group whose call had no answer."""
@@ -26,6 +27,10 @@ class RemoteGroups(Protocol):
 
     async def find(self, name: str) -> Mapping[str, str]:
         """Id → name of the groups with this name, else of the group with this id."""
+        ...
+
+    def all(self) -> AsyncIterator[Mapping[str, str]]:
+        """Id → name of every group, page by page."""
         ...
 
     async def create(self, name: str) -> str | None:
@@ -58,6 +63,9 @@ class PlatformAudiences:
             return {name: names[name]}
         return {id: title for id, title in names.items() if title == name}
 
+    async def all(self) -> AsyncIterator[Mapping[str, str]]:
+        yield await self._audiences.names()
+
     async def create(self, name: str) -> str | None:
         return None
 
@@ -82,6 +90,9 @@ class KlaviyoLists:
     async def find(self, name: str) -> Mapping[str, str]:
         return await self._groups.find("list", name)
 
+    def all(self) -> AsyncIterator[Mapping[str, str]]:
+        return self._groups.all("list")
+
     async def create(self, name: str) -> str | None:
         return await self._groups.create_list(name) if self._creates else None
 
@@ -104,6 +115,9 @@ class KlaviyoSegments:
 
     async def find(self, name: str) -> Mapping[str, str]:
         return await self._groups.find("segment", name)
+
+    def all(self) -> AsyncIterator[Mapping[str, str]]:
+        return self._groups.all("segment")
 
     async def create(self, name: str) -> str | None:
         return None
@@ -145,9 +159,12 @@ class GroupResolver:
             # The look-up came first, so a create call whose answer was lost is not repeated.
             created = await self._create(group.name)
             if created is None:
+                if group.problem is Problem.GROUP_NOT_FOUND:
+                    return None  # it is looked up each minute, and names are read once
+                instead = await offer(group.name, self._remote.all())
                 detail = (
                     f"there is no {group.kind} {group.name}, so it is not synced: create it or "
-                    "correct its name in the configuration"
+                    f"correct its name{instead.text}"
                 )
                 await self._groups.set_problem(group.id, Problem.GROUP_NOT_FOUND, detail)
                 return None
@@ -200,5 +217,6 @@ async def check_groups(
         elif name in created_on_demand:
             checks.append(Check(subject, "ok", "is created by the first sync"))
         else:
-            checks.append(Check(subject, "fault", "there is none", Problem.GROUP_NOT_FOUND))
+            detail = "there is none" + (await offer(name, remote.all())).text
+            checks.append(Check(subject, "fault", detail, Problem.GROUP_NOT_FOUND))
     return checks

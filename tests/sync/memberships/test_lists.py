@@ -278,7 +278,9 @@ async def test_a_missing_audience_is_reported(start: Start) -> None:
     env = await start(VIP.replace('"vip"', '"vop"'))
     await env.start()
     await env.run_for(20)
-    assert (await env.group("vop")).problem is Problem.GROUP_NOT_FOUND
+    found = await env.group("vop")
+    assert found.problem is Problem.GROUP_NOT_FOUND
+    assert "did you mean 'vip'" in found.detail
 
 
 async def test_a_deleted_list_holds_only_its_own_people(start: Start) -> None:
