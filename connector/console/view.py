@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from starlette.responses import HTMLResponse, Response
 from connector import __version__
 from connector.console.chart import HEIGHT, WIDTH
 from connector.console.session import Visit
+from connector.domain.remedies import in_console
 from connector.domain.wording import counted, format_age
 from connector.service.status import Status
 
@@ -57,15 +59,22 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second * 60:,.0f}/min"
 
 
-def commands(text: str) -> Markup:
-    """Text whose `commands` are marked as such."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:
-        return escape(text)
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
-        for place, part in enumerate(parts)
-    )
+_MARK = re.compile(r"`([^`]*)`|\[([^]]*)\]\((/[^()]*)\)")
+
+
+def advice(text: str) -> Markup:
+    """What to do as a sentence: its `commands` and [pages](/path) are marked as such."""
+    found, end = Markup(""), 0
+    for mark in _MARK.finditer(text):
+        found += escape(text[end : mark.start()])
+        command, label, path = mark.groups()
+        if path is None:
+            found += Markup("<code>{}</code>").format(command)
+        else:
+            found += Markup('<a href="{}">{}</a>').format(path, label)
+        end = mark.end()
+    found += escape(text[end:])
+    return found if found.startswith("<") else found[:1].upper() + found[1:]
 
 
 _TOKEN = secrets.token_hex(16)
@@ -88,11 +97,12 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"duration": duration, "number": number, "rate": rate, "commands": commands}
+    found.filters |= {"duration": duration, "number": number, "rate": rate, "advice": advice}
     found.globals |= {
         "asset": asset,
         "version": __version__,
         "counted": counted,
+        "in_console": in_console,
         "chart_size": (WIDTH, HEIGHT),
     }
     return found

@@ -7,6 +7,7 @@ from typing import Literal
 
 from connector.domain.errors import Problem, StoreError, StoreLocked
 from connector.domain.lanes import Millis
+from connector.domain.remedies import at_command_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,13 @@ class Check:
 class AttentionItem:
     """Something that needs a person. `key` identifies it: the same problem keeps the same key.
 
-    `text` says what happened and what it affects, without the code. `todo` says what to do; the
-    problem's remedy where it is not given. `waits` is True where the remote side is away and the
-    connector retries by itself: such an item needs a person only once it has lasted for
-    `[[notify]] patience`. `since`: when it began, in ms since 1970; `retry_in`: seconds until the
-    next attempt; both where they are known. `remote`: the destination that it waits for.
+    `text` says what happened and what it affects, without the code; where it is about one
+    connection, it begins with its name. `todo` says what to do, with the slots of
+    connector.domain.remedies; the problem's advice where it is not given. `waits` is True where the
+    remote side is away and the connector retries by itself: such an item needs a person only once
+    it has lasted for `[[notify]] patience`. `since`: when it began, in ms since 1970; `retry_in`:
+    seconds until the next attempt; both where they are known. `remote`: the destination that it
+    waits for.
     """
 
     key: str
@@ -39,8 +42,13 @@ class AttentionItem:
     remote: str = ""
 
     @property
+    def advice(self) -> str:
+        return self.todo or (self.problem.advice if self.problem else "")
+
+    @property
     def remedy(self) -> str:
-        return self.todo or (self.problem.remedy if self.problem else "")
+        """What to do at the command line."""
+        return at_command_line(self.advice)
 
     @property
     def waits(self) -> bool:

@@ -23,24 +23,27 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
-from connector.domain.remedies import ADVICE, WAITS_FOR_REMOTE
+from connector.domain.remedies import ADVICE, WAITS_FOR_REMOTE, at_command_line
 
 Scope = Literal["target", "lane", "account"]
 
 
 class Problem(StrEnum):
     """A problem code. The value is the code. In one line each: `meaning` says what happened,
-    `effect` what it affects, `remedy` what a person does about it."""
+    `effect` what it affects, `remedy` what a person does about it at the command line. `advice` is
+    the remedy with its slots, see connector.domain.remedies."""
 
     meaning: str
     effect: str
     remedy: str
+    advice: str
 
     def __new__(cls, code: str, meaning: str) -> Problem:
         member = str.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
-        member.effect, member.remedy = ADVICE[code]
+        member.effect, member.advice = ADVICE[code]
+        member.remedy = at_command_line(member.advice)
         return member
 
     @property

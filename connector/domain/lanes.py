@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Literal, NamedTuple, NewType
 
 from connector.domain.errors import Problem
+from connector.domain.remedies import Page, by
 
 Millis = NewType("Millis", int)
 """A time in ms since 1970 UTC, or a duration in ms."""
@@ -55,15 +56,20 @@ class LaneKind:
         return f"{self.label} {self.arrow} {destination}"
 
 
-_NEXT_CHANGE = "the next change, or `connector refresh CONNECTION PERSON`, tries again"
+_REFRESH = by(Page.PEOPLE, "with `connector refresh CONNECTION PERSON`")
+_NEXT_CHANGE = f"the next change, or a refresh {_REFRESH}, tries again"
+_AUDIENCE_SYNC = "`connector audiences sync CONNECTION NAME`"
+_SEGMENT_SYNC = "`connector segments sync CONNECTION NAME`"
 
 EVENTS = LaneKind(
     "event",
     "klaviyo",
     "outbox",
     "events",
-    "dead letter",
-    "`connector dead-letters list`, then fix the cause and retry, or discard",
+    "failed event",
+    "look at them "
+    + by(Page.FAILED, "with `connector dead-letters list`")
+    + ", then fix the cause and retry, or discard",
 )
 PROFILES = LaneKind("profile", "klaviyo", "profiles", "profiles", "refused profile", _NEXT_CHANGE)
 READS = LaneKind("profile", "platform", "reads", "people", "refused read", _NEXT_CHANGE, arrow="←")
@@ -73,7 +79,7 @@ LIST_MEMBERS = LaneKind(
     "memberships",
     "memberships",
     "refused membership",
-    "`connector audiences sync CONNECTION NAME` tries again",
+    f"the next full sync{by(Page.NONE, f', or {_AUDIENCE_SYNC},')} tries again",
 )
 SEGMENT_MEMBERS = LaneKind(
     "membership",
@@ -81,7 +87,7 @@ SEGMENT_MEMBERS = LaneKind(
     "memberships",
     "memberships",
     "refused membership",
-    "`connector segments sync CONNECTION NAME` tries again",
+    f"the next full sync{by(Page.NONE, f', or {_SEGMENT_SYNC},')} tries again",
 )
 ACTIONS = LaneKind(
     "action",
@@ -89,7 +95,8 @@ ACTIONS = LaneKind(
     "actions",
     "actions",
     "refused action",
-    "`connector actions list`; request them again if they are still wanted",
+    "request them again if they are still wanted"
+    + by(Page.NONE, "; `connector actions list` shows them"),
     counts_names=True,
 )
 

@@ -1,16 +1,82 @@
 """What each problem affects, and what to do about it: one line each, by problem code.
 
-`connector.domain.errors.Problem` gives them as `effect` and `remedy`; the pages in docs/problems/
-say more. A test compares both.
+A remedy is one sentence for the command line and the console. Where they differ it has a slot,
+which `by` writes: `at_command_line` fills it with commands, `in_console` with the page that has a
+button for it. `connector.domain.errors.Problem` gives `effect` and `remedy` as they are at the
+command line; the pages in docs/problems/ say more. A test compares both.
 """
 
 from __future__ import annotations
 
+import re
+from enum import StrEnum
 from typing import Final, NamedTuple
+from urllib.parse import quote, urlencode
+
+
+class Page(StrEnum):
+    """A page of the console, by its label. NONE: what only the command line has."""
+
+    STATE = "State"
+    FIELDS = "Fields and metrics"
+    LINKS = "Lists and segments"
+    SETTINGS = "Settings"
+    NEEDS_YOU = "Needs you"
+    FAILED = "Failed"
+    BACKFILLS = "Backfills"
+    PEOPLE = "People"
+    BUILDER = "Webhook builder"
+    NONE = ""
+
+    def path(self, connection: str, cause: str) -> str:
+        """Its path. "" where it is a page of a connection and none is named."""
+        about = {"connection": connection, "cause": cause}
+        query = urlencode({key: value for key, value in about.items() if value})
+        if self in _TABS:
+            return f"/connections/{quote(connection)}{_TABS[self]}" if connection else ""
+        if self in (Page.FAILED, Page.BACKFILLS, Page.BUILDER) and query:
+            return f"{_PATHS[self]}?{query}"
+        return _PATHS[self]
+
+
+_TABS = {Page.STATE: "", Page.FIELDS: "/fields", Page.LINKS: "/links", Page.SETTINGS: "/settings"}
+_PATHS = {
+    Page.NEEDS_YOU: "/attention",
+    Page.FAILED: "/dead-letters",
+    Page.BACKFILLS: "/backfills",
+    Page.PEOPLE: "/people",
+    Page.BUILDER: "/webhook-builder",
+}
+_SLOT = re.compile(r"\{(" + "|".join(re.escape(page) for page in Page) + r"):([^{}]*)\}")
+
+
+def by(page: Page, command: str) -> str:
+    """A slot of a remedy: done on this page, or as the words of `command` say."""
+    return f"{{{page}:{command}}}"
+
+
+def at_command_line(remedy: str, connection: str = "") -> str:
+    """The remedy with its commands in backticks."""
+    text = _SLOT.sub(lambda slot: slot[2], remedy)
+    return text.replace("CONNECTION", connection) if connection else text
+
+
+def in_console(remedy: str, connection: str = "", cause: str = "") -> str:
+    """The remedy with `[label](path)` of the pages where it is done; only the label where the
+    connection is not known. `cause`: of the failed records that it is about."""
+
+    def link(slot: re.Match[str]) -> str:
+        page = Page(slot[1])
+        if page is Page.NONE:
+            return ""
+        path = page.path(connection, cause)
+        return f"under [{page}]({path})" if path else f"under {page}"
+
+    return _SLOT.sub(link, remedy)
 
 
 class Advice(NamedTuple):
-    """`effect`: what happens meanwhile. `remedy`: what a person does."""
+    """`effect`: what happens meanwhile. `remedy`: what a person does, with slots."""
 
     effect: str
     remedy: str
@@ -25,7 +91,16 @@ _RETRIED = "records wait and are retried with growing delays; intake continues"
 _AMBIGUOUS = "events are sent again singly, and Klaviyo drops repeats; profile writes are repeated"
 _CALL_REFUSED = "the call was not stored, and Klaviyo does not repeat it"
 _LINK_STOPPED = "nothing is read and no one is removed; other links continue"
-_PLATFORM_KEY = "put valid credentials into `.env`, then `connector reload`"
+_ENTER = by(Page.SETTINGS, "in `.env`, then `connector reload`")
+_IN_FILE = by(Page.SETTINGS, "in `[connections.settings]`, then `connector reload`")
+_RESUME = by(Page.STATE, "with `connector resume CONNECTION`")
+_REFRESH = by(Page.PEOPLE, "with `connector refresh CONNECTION PERSON`")
+_CONNECT = "connect Klaviyo " + by(Page.SETTINGS, "with `connector connect CONNECTION`")
+_DECIDE = "approve or reject " + by(
+    Page.NEEDS_YOU, "with `connector approvals approve ID` or `reject ID`"
+)
+_IN_LINKS = by(Page.LINKS, "in the file, then `connector reload`")
+_AGAIN = "start it again " + by(Page.BACKFILLS, "with the same command")
 
 ADVICE: Final[dict[str, Advice]] = {
     "C10": Advice(
@@ -82,22 +157,23 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "W401": Advice(
         "the webhook was answered 401 and not stored; the platform repeats it a few times",
-        "copy the secret from the platform's integration page into `.env`, then `connector reload`",
+        f"enter the secret of the platform's integration page {_ENTER}",
     ),
     "W413": Advice(
         "the webhook was answered 413 and not stored", "find the sender; the limit is fixed"
     ),
     "A10": Advice(
         "the action waits for a person and is not sent again; everything else continues",
-        "check at the platform, then `connector actions applied ID`, `again ID` or `refuse ID`",
+        "check at the platform, then decide "
+        + by(Page.NEEDS_YOU, "with `connector actions applied ID`, `again ID` or `refuse ID`"),
     ),
     "A20": Advice(
         "further adjustments of the person are held; an approval waits",
-        "check for a loop, then `connector approvals approve ID` or `reject ID`",
+        f"check for a loop, then {_DECIDE}",
     ),
     "A30": Advice(
         "adjustments beyond the cap are held; an approval waits",
-        "`connector approvals approve ID` or `reject ID`",
+        _DECIDE,
     ),
     "A40": Advice(
         "the action is held, and released once the person is known",
@@ -111,8 +187,13 @@ ADVICE: Final[dict[str, Advice]] = {
         "the action is refused and not repeated; other people's are sent",
         "usually nothing: too few points, or a closed account",
     ),
-    "A400": Advice(_CALL_REFUSED, "build the body with `connector webhook-builder`"),
-    "A401": Advice(_CALL_REFUSED, "use the same secret in the flow and in `[connections.actions]`"),
+    "A400": Advice(
+        _CALL_REFUSED, "build the body " + by(Page.BUILDER, "with `connector webhook-builder`")
+    ),
+    "A401": Advice(
+        _CALL_REFUSED,
+        "use the same secret in the flow and " + by(Page.SETTINGS, "in `[connections.actions]`"),
+    ),
     "A409": Advice(
         "the call was not stored; the earlier action is unchanged",
         "give each flow step a key of its own",
@@ -131,17 +212,25 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "I30": Advice(
         "the other person's profile is not written; events of both are sent",
-        "give each person an address of their own at the platform, "
-        "then `connector refresh CONNECTION PERSON`",
+        f"give each person an address of their own at the platform, then refresh them {_REFRESH}",
     ),
     "M10": Advice(_DEAD_BEFORE, "fix the mapping or report the detail, then retry the cause"),
-    "M20": Advice(_DEAD_BEFORE, "add the event to the mapping, reload, retry the cause"),
+    "M20": Advice(
+        _DEAD_BEFORE,
+        "let the event through "
+        + by(Page.FAILED, "with an entry in the mapping, `connector reload`")
+        + ", then retry the cause",
+    ),
     "E10": Advice(
-        _DEAD_BEFORE, "disable the event in the mapping or fix it at the platform; else discard"
+        _DEAD_BEFORE,
+        f"disable the event {by(Page.FIELDS, 'in the mapping')} or fix it at the platform; "
+        "else discard",
     ),
     "E11": Advice(
         _DEAD_BEFORE,
-        "find the long text with `connector dead-letters show ID`; shorten it at its source",
+        "find the long text "
+        + by(Page.FAILED, "with `connector dead-letters show ID`")
+        + "; shorten it at its source",
     ),
     "E12": Advice(_DEAD_BEFORE, "shorten the list at its source, or discard"),
     "E13": Advice(_DEAD_BEFORE, "flatten the value at its source, or discard"),
@@ -156,8 +245,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "the record is a dead letter; the others of its request are sent",
         "read which field Klaviyo names, fix it, retry the cause",
     ),
-    "K401": Advice(_BLOCKED, "put a valid private key into `.env`, then `connector reload`"),
-    "K403": Advice(_BLOCKED, "create a key with the missing scope, then `connector reload`"),
+    "K401": Advice(_BLOCKED, f"enter a valid private key {_ENTER}"),
+    "K403": Advice(_BLOCKED, f"create a key with the missing scope and enter it {_ENTER}"),
     "K404": Advice(
         "the lane is stopped and tried every [delivery] probe_every; intake continues",
         "correct `[connections.klaviyo] base_url`, then `connector reload`",
@@ -175,34 +264,37 @@ ADVICE: Final[dict[str, Advice]] = {
     "K503": Advice(_RETRIED, "nothing; look at Klaviyo's status page"),
     "K600": Advice(
         "deliveries of the connection are paused; intake continues",
-        "if the change is intended: `connector resume CONNECTION`; else restore the old key",
+        f"if the change is intended, resume {_RESUME}; else restore the old key",
     ),
     "K610": Advice(
         "all lanes of the connection to Klaviyo are blocked; intake continues",
-        "`connector connect CONNECTION`",
+        _CONNECT,
     ),
     "K620": Advice(
         "all lanes of the connection to Klaviyo are blocked; intake continues",
-        "`connector connect CONNECTION`",
+        _CONNECT,
     ),
     "K630": Advice("nothing yet", "enable the connection and run the daemon"),
     "P400": Advice(
         "the read is given up; the event is sent without fresh fields",
-        "fix the address at the platform, then `connector refresh CONNECTION PERSON`",
+        f"fix the address at the platform, then refresh the person {_REFRESH}",
     ),
-    "P401": Advice(_READS_BLOCKED, _PLATFORM_KEY),
+    "P401": Advice(_READS_BLOCKED, f"enter valid credentials {_ENTER}"),
     "P403": Advice(
         _READS_BLOCKED, "give the key the missing permission, or create one that has it"
     ),
     "P404": Advice(
         _READS_BLOCKED,
-        "correct `program` or `base_url` in `[connections.settings]`, then `connector reload`",
+        f"correct the program or the base URL {_IN_FILE}",
     ),
-    "P429": Advice(_RETRIED, "nothing; if it is often, lower `rate_per_second`"),
+    "P429": Advice(
+        _RETRIED,
+        f"nothing; if it is often, lower the rate {by(Page.SETTINGS, '(`rate_per_second`)')}",
+    ),
     "P503": Advice(_RETRIED, "nothing; look at the platform's status page"),
     "P410": Advice(
         "reads are held and no further person counts as gone; events are sent without fresh fields",
-        "correct `program` and `base_url`, then `connector reload`",
+        f"correct the program and the base URL {_IN_FILE}",
     ),
     "J10": Advice(
         "its people are written again, one by one", "nothing: its profiles are sent again"
@@ -216,7 +308,7 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "J40": Advice(
         "nothing more is written for the person until something new is observed",
-        "fix the data, then `connector refresh CONNECTION PERSON`",
+        f"fix the data, then refresh the person {_REFRESH}",
     ),
     "N10": Advice(_RETRIED, "fix name resolution on this machine"),
     "N20": Advice(_RETRIED, "check firewall, address and certificate"),
@@ -239,39 +331,39 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "B10": Advice(
         "the run failed or did not begin; everything else continues",
-        "fix or move the file, run the command again",
+        f"fix or move the file, then {_AGAIN}",
     ),
     "B20": Advice(
         "the run has stopped; live traffic continues",
-        "nothing, or run the command again to be asked again",
+        f"nothing, or {_AGAIN} to be asked again",
     ),
     "B30": Advice(
         "the run has failed at its cursor; live traffic continues",
-        "fix what the text names, run the command again",
+        f"fix what the text names, then {_AGAIN}",
     ),
     "L10": Advice(
         "the lane is held and one record is tried every [delivery] probe_every; intake continues",
-        "find the cause, fix it, `connector reload`; or `connector resume CONNECTION`",
+        "find the cause, fix it, then resume "
+        + by(Page.STATE, "with `connector reload` or `connector resume CONNECTION`"),
     ),
     "L20": Advice(
         "the record is a dead letter; the lane continues",
         "read the last reason in the detail; when it is resolved, retry the cause",
     ),
-    "L30": Advice(
-        "no one is removed; joins continue", "`connector approvals list`, then approve or reject"
-    ),
+    "L30": Advice("no one is removed; joins continue", _DECIDE),
     "L31": Advice(
         "people who would join are held; no one leaves",
-        "`connector approvals list`, then approve or reject",
+        _DECIDE,
     ),
     "L32": Advice(
         "they stay off the list; all other members are synchronised",
         'add them back at Klaviyo, or set `on_manual_removal = "re-add"`',
     ),
-    "L33": Advice(_LINK_STOPPED, "correct the name, `connector reload`"),
-    "L34": Advice(_LINK_STOPPED, "use the id, `connector reload`"),
+    "L33": Advice(_LINK_STOPPED, f"correct the name {_IN_LINKS}"),
+    "L34": Advice(_LINK_STOPPED, f"use the id {_IN_LINKS}"),
     "L35": Advice(
-        "everything else of the connection continues", "remove the entry from the configuration"
+        "everything else of the connection continues",
+        f"remove the entry {by(Page.LINKS, 'from the configuration')}",
     ),
     "L36": Advice(
         "its scan waits and no one is removed; members found so far are synchronised",
@@ -279,14 +371,12 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "L37": Advice(
         "the field stays as it is; everything else of these people is written",
-        "`connector approvals list`, then approve or reject",
+        _DECIDE,
     ),
-    "L40": Advice(
-        "nothing is sent; webhooks are received and stored", "`connector resume CONNECTION`"
-    ),
+    "L40": Advice("nothing is sent; webhooks are received and stored", f"resume {_RESUME}"),
     "L41": Advice(
         "the records are held until the module or the live mode is on again",
-        "switch it on again and reload, or discard it",
+        f"switch it on again {by(Page.STATE, 'and `connector reload`')}, or discard the records",
     ),
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import EVENTS
+from connector.domain.remedies import Page, by
 from connector.domain.wording import counted, format_age
 from connector.ports import Approval, Backlog
 
@@ -62,7 +63,7 @@ def _stopped(b: Backlog) -> AttentionItem | None:
         f"lane {label}",
         f"{label} is {b.state.mode}: {problem.meaning}{why}",
         problem,
-        todo=problem.remedy.replace("CONNECTION", b.lane.connection),
+        todo=problem.advice.replace("CONNECTION", b.lane.connection),
         since=b.state.since or None,
         remote=b.lane.destination,
     )
@@ -76,8 +77,8 @@ def _dead(b: Backlog, causes: Mapping[str, int]) -> AttentionItem:
     if len(causes) == 1:
         [code] = causes
         problem = Problem.from_code(code)
-        then = f"then `connector dead-letters retry --cause {code}`, or discard"
-        todo = f"{problem.remedy}; {then if kind is EVENTS else kind.dead_remedy}"
+        then = by(Page.NONE, f"; then `connector dead-letters retry --cause {code}`, or discard")
+        todo = problem.advice + (then if kind is EVENTS else f"; {kind.dead_remedy}")
         return AttentionItem(f"dead {label}", f"{text}: {problem.meaning}", problem, todo)
     if causes:
         listed = [f"{count:,} {code}" for code, count in sorted(causes.items())]
@@ -87,5 +88,6 @@ def _dead(b: Backlog, causes: Mapping[str, int]) -> AttentionItem:
 
 def of_approval(approval: Approval) -> AttentionItem:
     text = f"{approval.connection}: {approval.what} of {approval.subject} waits for your approval"
-    todo = f"`connector approvals approve {approval.id}`, or `reject {approval.id}`"
+    commands = f"with `connector approvals approve {approval.id}` or `reject {approval.id}`"
+    todo = f"approve or reject {by(Page.NEEDS_YOU, commands)}"
     return AttentionItem(f"approval {approval.id}", text, todo=todo)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from connector.domain.lanes import (
     MinuteCount,
 )
 from connector.domain.records import State
+from connector.domain.remedies import at_command_line, in_console
 from connector.domain.wording import counted, format_age
 from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import Backlog, Store
@@ -102,8 +104,8 @@ async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> view
         replicas=[views.Replica(account=a, holder=h) for a, h in sorted(facts.holders.items())],
         public_url=report.public_url,
         reachable=bool(host) and not is_loopback(host),
-        attention=[attention_view(item) for item in facts.attention],
-        degraded=[attention_view(item) for item in facts.degraded],
+        attention=[attention_view(item, connections) for item in facts.attention],
+        degraded=[attention_view(item, connections) for item in facts.degraded],
         connections=connections,
         dead_letters=[_dead_letters(*group) for group in groups],
         approvals=[
@@ -121,12 +123,17 @@ async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> view
     )
 
 
-def attention_view(item: AttentionItem) -> views.Attention:
+def attention_view(item: AttentionItem, connections: Collection[str]) -> views.Attention:
+    name = re.split("[: ]", item.text, maxsplit=1)[0]
+    connection = name if name in connections else ""
+    code = item.problem.value if item.problem else ""
     return views.Attention(
         key=item.key,
         text=item.text,
-        code=item.problem.value if item.problem else None,
+        code=code or None,
         remedy=item.remedy,
+        in_console=in_console(item.advice, connection, code),
+        connection=connection,
         since=item.since,
         retry_in=item.retry_in,
     )
@@ -206,6 +213,7 @@ def _dead_letters(connection: str, state: State, code: str, count: int) -> views
         problem=code,
         meaning=problem.meaning if problem else "",
         remedy=problem.remedy if problem else "",
+        in_console=in_console(problem.advice, connection, code) if problem else "",
         count=count,
     )
 
@@ -283,6 +291,7 @@ class _Connection:
             since = item.since if item else None
         elif problem:
             reason = f"{problem.meaning}: {reason}" if reason else problem.meaning
+        advice = item.advice if item else problem.advice if problem else ""
         activity = self._facts.report.lanes.get(int(b.lane.id), _NO_LANE)
         per_second = activity.per_second if self._facts.running else 0.0
         waiting = b.ready + b.claimed
@@ -293,7 +302,8 @@ class _Connection:
             state=self._state(name, degraded=item is not None),
             problem=problem.value if problem else None,
             reason=reason,
-            remedy=(item.remedy if item else problem.remedy if problem else ""),
+            remedy=at_command_line(advice),
+            in_console=in_console(advice, b.lane.connection),
             since=since,
             retry_in=item.retry_in if item else None,
             ready=b.ready,

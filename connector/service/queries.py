@@ -10,7 +10,6 @@ from connector import __version__
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import ACTIONS, PROFILES, READS, Millis
-from connector.domain.wording import counted
 from connector.pipeline.holder import is_alive, is_dead
 from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import (
@@ -325,9 +324,9 @@ class Queries:
                 stuck.setdefault(action.problem, []).append(action.id)
         for code, ids in sorted(stuck.items()):
             problem = Problem.from_code(code)
-            shown = ", ".join(map(str, sorted(ids)[:_IDS_SHOWN])) + (
-                " …" if len(ids) > _IDS_SHOWN else ""
-            )
-            text = f"{name}: {counted(len(ids), 'action')} ({shown}): {problem.meaning}"
+            shown = ", ".join(map(str, sorted(ids)[:_IDS_SHOWN]))
+            more = f" and {len(ids) - _IDS_SHOWN:,} more" if len(ids) > _IDS_SHOWN else ""
+            which = "action" if len(ids) == 1 else "actions"
+            text = f"{name}: {which} {shown}{more}: {problem.meaning}"
             found.append(AttentionItem(f"{code} {name}", text, problem))
         return found

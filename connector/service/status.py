@@ -16,6 +16,9 @@ Level = Literal["ok", "degraded", "attention", "stopped"]
 LaneStateName = Literal["running", "degraded", "paused", "held", "blocked", "stopped"]
 
 
+_IN_CONSOLE = "What to do in the console; a page is written `[label](path)`."
+
+
 class View(BaseModel):
     """Part of a document that people and scripts read. Fields are added, never renamed."""
 
@@ -46,7 +49,9 @@ class Attention(View):
     key: str = Field(description="The same while the problem is the same.")
     text: str = Field(description="What happened and what it affects.")
     code: str | None = Field(description="Problem code, see `connector problem CODE`.")
-    remedy: str = Field(description="What to do.")
+    remedy: str = Field(description="What to do, with commands.")
+    in_console: str = Field(description=_IN_CONSOLE)
+    connection: str = Field(description="The connection that it is about; empty for all.")
     since: int | None = Field(description="Since when, where it is known.")
     retry_in: float | None = Field(description="Seconds until the next attempt, where known.")
 
@@ -62,7 +67,8 @@ class LaneStatus(View):
     )
     problem: str | None = Field(description="Code of why it does not run as it should.")
     reason: str = Field(description="The same in words; empty while it runs.")
-    remedy: str = Field(description="What to do; empty while it runs.")
+    remedy: str = Field(description="What to do, with commands; empty while it runs.")
+    in_console: str = Field(description=_IN_CONSOLE)
     since: int | None = Field(description="Since when it is in this state, where it is known.")
     retry_in: float | None = Field(description="Seconds until the next attempt, where known.")
     ready: int = Field(description="Entries that wait to be sent.")
@@ -203,6 +209,7 @@ class DeadLetters(View):
     problem: str
     meaning: str
     remedy: str
+    in_console: str = Field(description=_IN_CONSOLE)
     count: int
 
 

@@ -22,6 +22,7 @@ from connector.domain.errors import ConfigError, DeliveryError, Problem, StoreEr
 from connector.domain.hosts import is_loopback
 from connector.domain.lanes import QuotaUsage
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
+from connector.domain.remedies import at_command_line
 from connector.domain.wording import counted
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
@@ -364,7 +365,7 @@ class _CredentialChecks:
                 Check(
                     "Klaviyo access",
                     "fault" if problem is ended else "warning",
-                    f"{text}; what to do: {todo}",
+                    f"{text}; what to do: {at_command_line(todo)}",
                     problem,
                 )
                 for problem, text, todo in problems

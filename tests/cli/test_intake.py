@@ -34,7 +34,7 @@ def test_check_finds_a_secret_that_is_empty_or_short(
     result = call("check", "--offline", at=folder)
     assert result.code == 1
     assert f"FAULT   acme: settings.webhook_secret W401: {why}" in result.out
-    assert "→ copy the secret from the platform's integration page" in result.out
+    assert "→ enter the secret of the platform's integration page" in result.out
     folder.config.write_text(text.replace('name = "acme"', 'name = "acme"\nenabled = false'))
     assert call("check", "--offline").code == 0
 

@@ -17,7 +17,8 @@ def lane(state: str = "running", ready: int = 0) -> LaneStatus:
         {
             **{"lane": "events → klaviyo", "destination": "klaviyo", "kind": "event"},
             **{"state": state, "problem": None, "reason": "", "remedy": "", "since": None},
-            **{"retry_in": None, "ready": ready, "in_flight": 0, "held": 0, "dead": 0},
+            **{"in_console": "", "retry_in": None},
+            **{"ready": ready, "in_flight": 0, "held": 0, "dead": 0},
             **{"oldest_seconds": None, "per_second": 0.0, "eta_seconds": None},
             "last_delivered": NOW - 12_000,
         }
@@ -49,7 +50,9 @@ def item(number: int) -> Attention:
         key=f"lane {number}",
         text=f"shop-{number} events → klaviyo is blocked: Klaviyo rejected the key",
         code="K401",
-        remedy="put a valid private key into `.env`, then `connector reload`",
+        remedy="enter a valid private key in `.env`, then `connector reload`",
+        in_console="",
+        connection=f"shop-{number}",
         since=NOW - 60_000,
         retry_in=None,
     )
@@ -96,7 +99,7 @@ def test_what_needs_a_person_is_whole_with_fifty_connections_at_80_by_24() -> No
     text = " ".join(" ".join(lines).split())
     for n in range(3):
         assert f"shop-{n} events → klaviyo is blocked: Klaviyo rejected the key" in text
-    assert text.count("→ put a valid private key into `.env`, then `connector reload`") == 3
+    assert text.count("→ enter a valid private key in `.env`, then `connector reload`") == 3
     assert lines[0] == "3 things need you, 7 wait"
     assert lines[-1].endswith("more lines: ↓ or space")
 

@@ -117,7 +117,7 @@ async def test_the_overview_is_sent_what_changed_and_asks_for_nothing(site: Site
     page.on("request", lambda request: asked.append(request.url))
     await site.console.api.dead_letters("d")
     site.console.api.changes.publish("dead-letters")
-    await expect(page.locator("#todo")).to_contain_text("4 dead letters")
+    await expect(page.locator("#todo")).to_contain_text("4 failed events")
     assert asked == []
 
 

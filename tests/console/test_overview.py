@@ -10,8 +10,10 @@ import orjson
 
 from connector.console.chart import HEIGHT, chart
 from connector.console.pages.overview import card, cards
-from connector.console.view import SharedPage, commands
-from connector.service.status import Attention, ConnectionStatus, LaneStatus, Status, Throughput
+from connector.console.view import SharedPage, advice
+from connector.domain.attention import AttentionItem
+from connector.service.overview import attention_view
+from connector.service.status import ConnectionStatus, LaneStatus, Status, Throughput
 from connector.testing.fakes.clock import FakeClock
 from connector.web.access import Principal
 
@@ -27,6 +29,7 @@ def lane(**changes: object) -> LaneStatus:
         "problem": None,
         "reason": "",
         "remedy": "",
+        "in_console": "",
         "since": None,
         "retry_in": None,
         "ready": 0,
@@ -81,8 +84,8 @@ def test_a_card_says_how_long_what_waits_will_take_and_that_it_does_not_move() -
 
 def test_what_needs_a_person_is_counted_for_its_own_connection_only() -> None:
     items = [
-        Attention(key=text, text=text, code=None, remedy="", since=None, retry_in=None)
-        for text in ("acme-2: 1 action", "acme-2 events → klaviyo: stopped", "acme: one")
+        attention_view(AttentionItem(text, text), {"acme", "acme-2"})
+        for text in ("acme-2: 1 action", "acme-2 events → klaviyo: stopped", "acme: one", "store")
     ]
     status = Status.model_construct(
         attention=items, connections={"acme": connection(lane()), "acme-2": connection(lane())}
@@ -90,9 +93,11 @@ def test_what_needs_a_person_is_counted_for_its_own_connection_only() -> None:
     assert {found.name: found.needs_you for found in cards(status)} == {"acme": 1, "acme-2": 2}
 
 
-def test_commands_in_a_remedy_are_marked_and_nothing_else_is() -> None:
-    assert commands("run `a <b>`, or <c>") == "run <code>a &lt;b&gt;</code>, or &lt;c&gt;"
-    assert commands("a lone ` stays") == "a lone ` stays"
+def test_commands_and_pages_in_a_remedy_are_marked_and_nothing_else_is() -> None:
+    assert advice("run `a <b>`, or <c>") == "Run <code>a &lt;b&gt;</code>, or &lt;c&gt;"
+    assert advice("a lone ` stays") == "A lone ` stays"
+    assert advice("look [<here>](/people?q=1)") == 'Look <a href="/people?q=1">&lt;here&gt;</a>'
+    assert "href" not in advice("[elsewhere](https://example.com)")
 
 
 def visit(token: str) -> Any:
@@ -121,7 +126,7 @@ def test_a_tab_is_sent_the_regions_that_differ_from_those_it_has() -> None:
 
     def sent(document: Any, seen: Any, token: str = "t") -> dict[str, str]:
         def values() -> dict[str, Any]:
-            return {"document": document, "cards": [], "where": str}
+            return {"document": document, "cards": [], "page_of": str}
 
         found: dict[str, str] = orjson.loads(page.updates(visit(token), document, values, seen))
         return found

@@ -9,6 +9,7 @@ import pytest
 
 from connector.config.models import Console as ConsoleConfig
 from connector.domain.errors import Problem
+from connector.domain.remedies import Page
 from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter, ProcessState
 from connector.service.process import ConnectionReport, ProcessReport
 from tests.web.api.conftest import ApiHarness
@@ -42,6 +43,15 @@ async def test_a_page_has_one_heading_landmarks_and_nothing_inline(
     assert not _INLINE.search(answer.text)
     assert "'unsafe" not in answer.headers["content-security-policy"]
     assert len(answer.content) < 60_000
+
+
+@pytest.mark.parametrize("place", [page for page in Page if page is not Page.NONE])
+async def test_a_remedy_names_a_page_as_the_navigation_does(
+    console: ConsoleHarness, place: Page
+) -> None:
+    page = (await console.browser().get("/connections/acme")).text
+    path = place.path("acme", "").partition("?")[0]
+    assert re.search(f'<a href="{path}"[^>]*>{place}<', page)
 
 
 async def test_pages_and_their_assets_load_nothing_from_elsewhere(console: ConsoleHarness) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from starlette.routing import Route
 from connector.console.chart import Chart, chart
 from connector.console.session import Visit
 from connector.console.view import SharedPage
-from connector.domain.errors import Problem, StoreError
+from connector.domain.errors import StoreError
 from connector.domain.lanes import KLAVIYO
 from connector.service.status import Attention, ConnectionStatus, LaneStatus, QuotaStatus, Status
 from connector.web.access import AccessDenied
@@ -34,10 +33,6 @@ _WORDS = {
 }
 """State of a lane → what a marketer reads."""
 _WORST_FIRST = ("stopped", "blocked", "held", "degraded", "paused", "running", "off")
-
-
-_DECIDED = frozenset((Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON))
-"""Problems that a decision under "Needs you" ends, as an approval does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,40 +98,34 @@ def card(name: str, connection: ConnectionStatus, needs_you: int = 0) -> Card:
 
 def cards(status: Status) -> list[Card]:
     """The connections in trouble first."""
-    open_items = Counter(_connection_of(item) for item in status.attention)
+    open_items = Counter(item.connection for item in status.attention)
     found = [
         card(name, connection, open_items[name]) for name, connection in status.connections.items()
     ]
     return sorted(found, key=lambda x: (_WORST_FIRST.index(x.state), -x.failed, x.name))
 
 
-def _connection_of(item: Attention) -> str:
-    """Texts about a connection begin with its name."""
-    return re.split("[: ]", item.text, maxsplit=1)[0]
-
-
-def _where(status: Status) -> Callable[[Attention], str]:
-    """The page on which a person can do something about an item: failed records by their cause,
-    decisions, else the connection."""
+def _page_of(status: Status) -> Callable[[Attention], str]:
+    """The page on which a person can do something about an item whose text links to none: failed
+    records by their cause, else the connection."""
     failed = {(group.connection, group.problem) for group in status.dead_letters}
 
-    def where(item: Attention) -> str:
-        name = _connection_of(item)
-        if (name, item.code) in failed:
-            return "/dead-letters?" + urlencode({"connection": name, "cause": item.code})
-        decided = item.code in _DECIDED or item.key.startswith("approval ")
-        return (
-            f"/connections/{name}" if name in status.connections and not decided else "/attention"
-        )
+    def page_of(item: Attention) -> str:
+        if "](" in item.in_console:
+            return ""
+        if (item.connection, item.code) in failed:
+            query = {"connection": item.connection, "cause": item.code}
+            return "/dead-letters?" + urlencode(query)
+        return f"/connections/{item.connection}" if item.connection else ""
 
-    return where
+    return page_of
 
 
 _page = SharedPage("overview.html", regions=("needs-you", "verdict", "todo", "cards"))
 
 
 def _values(status: Status) -> dict[str, Any]:
-    return {"document": status, "cards": cards(status), "where": _where(status)}
+    return {"document": status, "cards": cards(status), "page_of": _page_of(status)}
 
 
 async def show(request: Request) -> Response:

@@ -15,6 +15,7 @@ from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, ConnectorError
 from connector.domain.hosts import is_loopback
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
+from connector.domain.remedies import in_console
 from connector.mapping import load as load_mapping
 from connector.ports import AuditEntry, Clock, Platform, Store
 from connector.service.connection_setup.form import Entered, Group, entered, groups_of
@@ -58,7 +59,8 @@ class WebhookAddress:
 
 @dataclass(frozen=True, slots=True)
 class KlaviyoAccess:
-    """How Klaviyo is reached. `account` and `problems` are those of an OAuth connection."""
+    """How Klaviyo is reached. `account` and `problems` are those of an OAuth connection; a problem
+    says what to do in the console (connector.domain.remedies)."""
 
     auth: str
     connected: bool = False
@@ -213,7 +215,7 @@ class ConnectionSetup:
             return KlaviyoAccess("oauth", app=app)
         info = GrantInfo.load(row.info)
         problems = [
-            f"{text}: {todo}"
+            f"{text}: {in_console(todo, connection.name)}"
             for _, text, todo in grant_problems(info, connection.name, self._clock.now())
         ]
         account = f"{info.account} {info.account_name}".strip()

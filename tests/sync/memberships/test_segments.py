@@ -141,7 +141,7 @@ async def test_a_member_the_platform_refuses_does_not_block_the_others(start: St
     assert segment_members(env) == ["bob"]
     [item] = await env.commands.attention()
     assert item.text.startswith("acme memberships → toy: 1 refused membership")
-    assert item.remedy.endswith("`connector segments sync CONNECTION NAME` tries again")
+    assert item.remedy.endswith("`connector segments sync CONNECTION NAME`, tries again")
     env.toy.result_for = lambda email: MembershipResult("confirmed")
     await env.sync("segments", "Winback")
     assert segment_members(env) == ["ada", "bob"]
