@@ -217,8 +217,10 @@ ADVICE: Final[dict[str, Advice]] = {
     "M10": Advice(_DEAD_BEFORE, "fix the mapping or report the detail, then retry the cause"),
     "M20": Advice(
         _DEAD_BEFORE,
-        "let the event through "
-        + by(Page.FAILED, "with an entry in the mapping, `connector reload`")
+        "open the record "
+        + by(Page.FAILED, "with `connector dead-letters show ID`")
+        + ", let its event through"
+        + by(Page.NONE, " by an entry in the mapping and `connector reload`")
         + ", then retry the cause",
     ),
     "E10": Advice(

@@ -142,7 +142,7 @@ def attention_view(item: AttentionItem, connections: Collection[str]) -> views.A
 def verdict(facts: Facts) -> views.Verdict:
     """One line that says whether a person is needed, and what waits."""
     waiting = sum(b.ready + b.claimed for b in facts.backlogs)
-    waits = f"{waiting:,} {'waits' if waiting == 1 else 'wait'}"
+    waits = f"{counted(waiting, 'record')} {'waits' if waiting == 1 else 'wait'}"
     if not facts.running:
         if facts.seen_at is None:
             since = "Not started yet"

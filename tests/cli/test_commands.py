@@ -387,7 +387,7 @@ def test_text_status_shows_the_holder_and_the_backlog(call: Call, folder: Folder
     folder.ingest("ana@example.com", None)
     result = call("status", at=folder)
     assert result.code == 0
-    assert result.out.startswith("Not started yet, 1 waits\n")
+    assert result.out.startswith("Not started yet, 1 record waits\n")
     assert "no process runs on this store; start it: connector run" in result.out
     assert re.search(r"events → klaviyo +stopped +1 +0 +1 +0 ", result.out)
     assert "1  acme  held  I10" in result.out

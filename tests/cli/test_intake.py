@@ -75,7 +75,7 @@ def test_a_remote_side_that_is_away_is_degraded_and_healthy(call: Call, folder: 
     folder.start()
     until("it is degraded", lambda: status(call, folder)["verdict"]["level"] == "degraded")
     found = status(call, folder)
-    assert re.match(r"Klaviyo is away, 4 wait, retrying", found["verdict"]["text"])
+    assert re.match(r"Klaviyo is away, 4 records wait, retrying", found["verdict"]["text"])
     assert found["attention"] == []
     [item] = found["degraded"]
     assert item["code"] == "N20"

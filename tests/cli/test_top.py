@@ -62,7 +62,7 @@ def status(items: int, connections: dict[str, ConnectionStatus]) -> Status:
     return Status(
         version="0.1.0",
         at=NOW,
-        verdict=Verdict(level="attention", text=f"{items} things need you, 7 wait"),
+        verdict=Verdict(level="attention", text=f"{items} things need you, 7 records wait"),
         running=True,
         stopped_since=None,
         holder="host/1/-/a",
@@ -100,7 +100,7 @@ def test_what_needs_a_person_is_whole_with_fifty_connections_at_80_by_24() -> No
     for n in range(3):
         assert f"shop-{n} events → klaviyo is blocked: Klaviyo rejected the key" in text
     assert text.count("→ enter a valid private key in `.env`, then `connector reload`") == 3
-    assert lines[0] == "3 things need you, 7 wait"
+    assert lines[0] == "3 things need you, 7 records wait"
     assert lines[-1].endswith("more lines: ↓ or space")
 
 
@@ -112,7 +112,7 @@ def test_connections_in_trouble_are_first_and_all_can_be_scrolled_to() -> None:
     for position in range(screen.last_position + 1):
         lines = shown(screen, terminal, position)
         assert len(lines) <= 24
-        assert lines[0] == "1 things need you, 7 wait"
+        assert lines[0] == "1 things need you, 7 records wait"
         for line in lines:
             name = line.partition(" ")[0]
             if name in connections and name not in names:
@@ -131,7 +131,7 @@ def test_more_than_a_screen_of_what_needs_a_person_scrolls_too() -> None:
         for line in shown(screen, terminal, position)
     )
     assert all(f"shop-{n} events" in text for n in range(40))
-    assert shown(screen, terminal)[0] == "40 things need you, 7 wait"
+    assert shown(screen, terminal)[0] == "40 things need you, 7 records wait"
 
 
 def test_a_wide_terminal_shows_when_each_lane_delivered_last() -> None:

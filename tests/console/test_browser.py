@@ -134,7 +134,7 @@ async def test_records_are_retried_with_the_keyboard_alone(site: Site) -> None:
     await expect(page.get_by_role("heading", name="Retry 3 records?")).to_be_visible()
     await page.get_by_role("button", name="Retry all matching").focus()
     await enter(page)
-    await expect(page.get_by_role("status").first).to_contain_text("3 will be sent again.")
+    await expect(page.get_by_role("status").first).to_contain_text("3 records will be sent again.")
 
 
 async def test_everything_works_without_script(site: Site) -> None:

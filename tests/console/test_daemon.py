@@ -111,7 +111,7 @@ async def test_a_record_that_failed_is_fixed_by_a_change_of_the_mapping(
         text = (await browser.get(page)).text
         assert "The mapping has changed: 3 of these 3 would now pass" in text
         fields = {"what": "retry", "all": "yes", "cause": "M20", "count": "3", "confirmed": "yes"}
-        assert "3 will be sent again." in (await browser.submit(page, page, **fields)).text
+        assert "3 records will be sent again." in (await browser.submit(page, page, **fields)).text
         await daemon.until(lambda: len(daemon.klaviyo.unique_ids()) == 3)
 
 

@@ -63,3 +63,4 @@ async def test_a_backfill_offers_the_names_of_its_connection(site: Site) -> None
     start = {"connection": "acme", "source": "klaviyo-segment", "what": "VPI"}
     refused = await site.browser.submit("/backfills", "/backfills", **start)
     assert "did you mean &#39;VIP&#39;?; available: Lapsed, VIP" in refused.text
+    assert refused.url.query == b"connection=acme", "the next start is of the same one"

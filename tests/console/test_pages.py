@@ -76,7 +76,7 @@ async def test_records_are_retried_after_a_second_page(console: ConsoleHarness) 
     asked = await browser.submit(query, "/dead-letters", **fields)
     assert "<h1>Retry 3 records?</h1>" in asked.text
     done = await browser.submit(query, "/dead-letters", confirmed="yes", **fields)
-    assert "3 will be sent again." in done.text
+    assert "3 records will be sent again." in done.text
     assert await console.api.store.dead_letters.count(ANY_DEAD_LETTER) == 1
 
 
@@ -110,7 +110,7 @@ async def test_a_retry_of_many_shows_how_far_it_has_come() -> None:
     assert '<progress max="100" value="9.3"' in text
     done = {"retried": 21_400, "waiting_for_an_address": 0}
     await queue.finish(id, ok=True, result=done, now=now)
-    assert "21,400 will be sent again." in (await browser.get(page)).text
+    assert "21,400 records will be sent again." in (await browser.get(page)).text
     other = await queue.submit("forget", {"person": "ana@example.com"}, by="ana", key="", now=now)
     assert "ana@" not in (await browser.get(f"/dead-letters?command={other}")).text
     assert (await browser.get("/dead-letters?command=x")).status_code == 404
@@ -126,7 +126,7 @@ async def test_discarding_asks_once_and_keeps_the_others(console: ConsoleHarness
     assert "This cannot be undone." in asked.text
     assert await console.api.store.dead_letters.count(ANY_DEAD_LETTER) == 2
     done = await browser.submit("/dead-letters", "/dead-letters", confirmed="yes", **fields)
-    assert "1 discarded." in done.text
+    assert "1 record discarded." in done.text
     [left] = await console.api.store.dead_letters.find(DeadLetterFilter())
     assert left.id == second
 

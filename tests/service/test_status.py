@@ -92,13 +92,14 @@ def slow(now: Millis) -> AttentionItem:
 
 async def test_a_store_that_no_process_has_worked_on_says_so(rig: Rig) -> None:
     found = await rig.status()
-    assert (found.verdict.level, found.verdict.text) == ("stopped", "Not started yet, 3 wait")
+    assert found.verdict.level == "stopped"
+    assert found.verdict.text == "Not started yet, 3 records wait"
 
 
 async def test_all_is_well_in_one_line(rig: Rig) -> None:
     await rig.run()
     found = await rig.status()
-    assert (found.verdict.level, found.verdict.text) == ("ok", "All well, 3 wait")
+    assert (found.verdict.level, found.verdict.text) == ("ok", "All well, 3 records wait")
 
 
 async def test_a_pause_by_a_person_is_named_and_needs_no_one(rig: Rig) -> None:
@@ -106,7 +107,7 @@ async def test_a_pause_by_a_person_is_named_and_needs_no_one(rig: Rig) -> None:
     state = LaneState("paused", Problem.PAUSED, "", rig.clock.now())
     await rig.store.lanes.set_state(rig.lane.id, state)
     found = await rig.status()
-    assert found.verdict.text == "All well, 3 wait; acme is paused"
+    assert found.verdict.text == "All well, 3 records wait; acme is paused"
     assert found.attention == []
 
 
@@ -114,7 +115,7 @@ async def test_a_remote_side_that_is_away_degrades_until_patience_ends(rig: Rig)
     await rig.run(attention=(slow(rig.clock.now()),))
     found = await rig.status()
     assert found.verdict.level == "degraded"
-    assert found.verdict.text == "Klaviyo is away, 3 wait, retrying in 12.0 s"
+    assert found.verdict.text == "Klaviyo is away, 3 records wait, retrying in 12.0 s"
     assert (found.attention, [x.code for x in found.degraded]) == ([], ["K503"])
     [lane] = found.connections["acme"].lanes
     assert (lane.state, lane.problem, lane.retry_in) == ("degraded", "K503", 12.0)
@@ -125,7 +126,7 @@ async def test_a_remote_side_that_is_away_degrades_until_patience_ends(rig: Rig)
     await rig.clock.advance(1.0)
     found = await rig.status()
     assert [x.code for x in found.attention] == ["K503"]
-    assert found.verdict.text == "1 thing needs you, 3 wait"
+    assert found.verdict.text == "1 thing needs you, 3 records wait"
 
 
 async def test_since_when_a_source_cannot_be_read_comes_from_the_process(rig: Rig) -> None:
@@ -143,7 +144,7 @@ async def test_what_needs_a_person_has_text_code_and_remedy(rig: Rig) -> None:
     assert item.text == "acme events → klaviyo is blocked: Klaviyo rejected the key: HTTP 401"
     assert (item.code, item.remedy) == ("K401", Problem.KLAVIYO_KEY.remedy)
     assert item.since == rig.clock.now()
-    assert found.verdict.text == "1 thing needs you, 3 wait"
+    assert found.verdict.text == "1 thing needs you, 3 records wait"
     [lane] = found.connections["acme"].lanes
     assert (lane.state, lane.reason) == ("blocked", "Klaviyo rejected the key: HTTP 401")
 
@@ -163,7 +164,7 @@ async def test_nothing_runs_when_the_process_is_gone(rig: Rig) -> None:
     await rig.clock.advance(14 * 60.0)
     found = await rig.status()
     assert (found.running, found.holder, found.replicas) == (False, None, [])
-    assert found.verdict.text == "Stopped 14 min ago, 3 wait"
+    assert found.verdict.text == "Stopped 14 min ago, 3 records wait"
     assert found.stopped_since == rig.clock.now() - 14 * 60_000
     assert {lane.state for lane in found.connections["acme"].lanes} == {"stopped"}
     assert {lane.per_second for lane in found.connections["acme"].lanes} == {0.0}

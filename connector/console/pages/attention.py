@@ -9,12 +9,15 @@ from starlette.routing import Route
 
 from connector.console.session import Visit, error_text
 from connector.console.view import page
+from connector.domain.remedies import Page
 
 _DECISIONS = {
     "applied": ("It was applied", "The points were booked: nothing is sent."),
     "again": ("Send again", "It is sent once more. If it was applied before, it counts twice."),
     "refuse": ("Refuse", "It is never sent. This cannot be undone."),
 }
+_HERE = f"({Page.NEEDS_YOU.path('', '')})"
+"""What is decided on this page is shown with its buttons, and need not be named once more."""
 _ANSWERS = {
     "approve": ("Approve", "It continues now."),
     "reject": ("Reject", "It does not happen."),
@@ -29,6 +32,7 @@ async def show(request: Request) -> Response:
         visit,
         "attention.html",
         document=status,
+        todo=[item for item in status.attention if _HERE not in item.in_console],
         actions=[
             action
             for action in await commands.actions(None, stuck=True, limit=50)

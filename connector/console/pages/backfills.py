@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -64,7 +65,8 @@ async def start(request: Request) -> Response:
     done, result = await visit.run("backfill", args)
     label = "Dry run" if args["dry_run"] else "Backfill"
     message = f"{label} of {name} started." if done else error_text(result)
-    return visit.redirect("/backfills", message, failed=not done)
+    there = f"/backfills?{urlencode({'connection': name})}"
+    return visit.redirect(there, message, failed=not done)
 
 
 async def stop(request: Request) -> Response:

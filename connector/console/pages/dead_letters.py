@@ -16,6 +16,7 @@ from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.domain.errors import Problem
 from connector.domain.messages import Fault, Skip
+from connector.domain.wording import counted
 from connector.ports import Command, DeadLetterDetail
 from connector.service.dead_letters import filter_of
 from connector.service.mapping_trials import CAUSES
@@ -42,10 +43,14 @@ async def show(request: Request) -> Response:
         raise HTTPException(404) from None
     found = list(await commands.dead_letters(which, _PAGE + 1, before=before))
     status = await commands.latest_status()
+    causes = {group.problem: group.meaning for group in status.dead_letters if group.problem}
+    if given.get("cause"):
+        causes.setdefault(given["cause"], "")
     return await page(
         visit,
         "dead_letters.html",
         groups=status.dead_letters,
+        causes=dict(sorted(causes.items())),
         trials=await _trials(visit, status),
         progress=_progress(command),
         given=given,
@@ -185,10 +190,10 @@ def _args(form: FormData) -> dict[str, Any]:
 
 def _message(what: str, result: Any) -> str:
     if what == "discard":
-        return f"{result['discarded']:,} discarded."
+        return f"{counted(result['discarded'], 'record')} discarded."
     waiting = result["waiting_for_an_address"]
     more = f" {waiting:,} still wait for an e-mail address." if waiting else ""
-    return f"{result['retried']:,} will be sent again.{more}"
+    return f"{counted(result['retried'], 'record')} will be sent again.{more}"
 
 
 routes = [
