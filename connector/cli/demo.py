@@ -102,7 +102,9 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     log_file = (folder / "demo.log").open("a")
     log.configure(level="warning", stream=log_file)
     app = App(config, reread=lambda: _read(path, complete=False))
-    panel = Panel(klaviyo, lambda: app.commands.latest_status(), shop, servers.url("shop"))
+    [person, *_] = doubles[demo_tour.SOURCE].people
+    steps = demo_tour.steps(person.email)
+    panel = Panel(klaviyo, lambda: app.commands.latest_status(), shop, servers.url("shop"), steps)
     try:
         print("starting the connector: store, lease, connections …", file=sys.stderr)
         await app.start()

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from connector.cli.demo_shop import API_KEY, GUID, KLAVIYO_KEY, SOURCE, Shop
-from connector.cli.demo_tour import STEPS
+from connector.cli.demo_tour import Step
 from connector.sandbox import KlaviyoSandbox
 from connector.service.status import Status
 
@@ -29,10 +29,11 @@ _SAME_SITE = ("same-origin", "none", None)
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A way in which Klaviyo fails until it is healed. `fault`: as in connector.sandbox.faults;
-    without one the account's keys are revoked."""
+    """A way in which Klaviyo fails until it is healed. `state`: what it does then. `fault`: as in
+    connector.sandbox.faults; without one the account's keys are revoked."""
 
     label: str
+    state: str
     text: str
     fault: Mapping[str, Any] | None = None
 
@@ -40,26 +41,31 @@ class Break:
 BREAKS: Mapping[str, Break] = {
     "key": Break(
         "Reject the key (401)",
+        "Klaviyo rejects the key",
         "Every lane is blocked, nothing is lost, and one request tests the key every 5 s.",
         {"kind": "status", "status": 401},
     ),
     "revoked": Break(
         "Revoke the key",
+        "the key is revoked",
         "As when a person deletes it at Klaviyo: the key is rejected (K401) until you enter a new "
         "one.",
     ),
     "throttle": Break(
         "Storm of 429",
+        "Klaviyo answers 429",
         "Klaviyo asks to come back in 5 s, again and again; the connector obeys.",
         {"kind": "status", "status": 429, "retry_after": 5},
     ),
     "error": Break(
         "Answer 500",
+        "Klaviyo answers 500",
         "What may have arrived is sent again with the same id, so nothing is recorded twice.",
         {"kind": "status", "status": 500},
     ),
     "slow": Break(
         "Be slow (3 s)",
+        "Klaviyo is slow",
         "Every answer takes 3 s; events arrive late and complete.",
         {"kind": "stall", "seconds": 3.0, "applied": True},
     ),
@@ -67,8 +73,8 @@ BREAKS: Mapping[str, Break] = {
 
 
 class Panel:
-    """`app` are the pages. `status` is that of the connector, whose console is at `console`. The
-    platform of the `shop` is at `shop_url`."""
+    """`app` are the pages. `status` is that of the connector, whose console is at `console`, and
+    `steps` are what to try there. The platform of the `shop` is at `shop_url`."""
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class Panel:
         status: Callable[[], Awaitable[Status]],
         shop: Shop,
         shop_url: str = "",
+        steps: Sequence[Step] = (),
     ) -> None:
         self.console = ""
         self.broken: str | None = None
@@ -86,6 +93,7 @@ class Panel:
         self._status = status
         self._shop = shop
         self._shop_url = shop_url
+        self._steps = steps
         self._pages = Environment(
             loader=PackageLoader("connector.cli", "demo_pages"),
             autoescape=True,
@@ -146,7 +154,7 @@ class Panel:
             verdict=status.verdict.text,
             events=state["events"],
             profiles=state["profiles"],
-            steps=STEPS,
+            steps=self._steps,
             breaks=BREAKS,
             broken=self.broken,
             new_keys=self._new_keys,

@@ -121,7 +121,7 @@ def _page_of(status: Status) -> Callable[[Attention], str]:
     return page_of
 
 
-_page = SharedPage("overview.html", regions=("needs-you", "verdict", "todo", "cards"))
+_page = SharedPage("overview.html", regions=("needs-you", "verdict", "todo", "cards", "process"))
 
 
 def _values(status: Status) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _notes(step: Step, target: FlowTarget) -> tuple[str, ...]:
         counts = "Counts once per event, however often Klaviyo repeats the call."
     else:
         kept = written_duration(target.key_retention)
-        counts = f"Counts once per person in {kept} ([retention] action_keys)."
+        counts = f"Counts once per person in {kept}."
     changed = (
         f"For a different amount or text, use another name than {step.name!r}: a key with different"
         " content is rejected (409)."
