@@ -93,7 +93,7 @@ async def test_a_revoked_key_is_replaced_by_the_one_that_the_tour_names(
     found = await faults_of(tour)
     await expect(page.locator("main")).to_contain_text("Klaviyo rejected the key")
     await page.locator("#state").get_by_role("link", name="Settings").click()
-    key = await tour.locator("code").first.inner_text()
+    key = await tour.locator("li.on code").first.inner_text()
     await page.get_by_label("Private key").fill(key)
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_text("1 changed, and in effect.")).to_be_visible()
