@@ -4,7 +4,8 @@ that are named:
     .venv/bin/connector demo --port 8790        # in another terminal
     .venv/bin/python docs/screenshots.py http://127.0.0.1:8790 [NAME ...]
 
-Needs Debian's Chromium (`make browser`). The pages are shown as they are; nothing is staged.
+Needs Debian's Chromium (`make browser`). The pages are shown as they are: to show a linked
+list, link the audience Gold in the demo first.
 """
 
 from __future__ import annotations
