@@ -88,7 +88,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     """
     folder = Path(tempfile.mkdtemp(prefix="connector-demo-"))
     console = terminal.console()
-    klaviyo, shop = KlaviyoSandbox(key=_KEY), Shop()
+    klaviyo, shop = KlaviyoSandbox(), Shop()
     print("starting the sandboxes of Klaviyo and the platforms …", file=sys.stderr)
     doubles = {demo_platform.source: demo_platform.make() for demo_platform in DEMO_PLATFORMS}
     servers = await serve(
