@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 FOR ?=
 OPTIONS ?=
 
+# Each module is compiled once, not by every process that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help browser demo test check bench campaign format lock clean
 

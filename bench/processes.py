@@ -87,10 +87,14 @@ def postgresql(folder: Path) -> Iterator[tuple[Any, int]]:
         server.cleanup()
 
 
+_LEFT_OUT = ("CONNECTOR_", "KLAVIYO_", "PYTHONDONTWRITEBYTECODE")
+
+
 def environment(folder: Path) -> dict[str, str]:
-    """The environment with this tree on PYTHONPATH and without the connector's variables."""
+    """The environment with this tree on PYTHONPATH and without the connector's variables. Modules are
+    compiled once, as those of an installed package are."""
     root = str(Path(__file__).resolve().parent.parent)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CONNECTOR_", "KLAVIYO_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_LEFT_OUT)}
     return kept | {"PYTHONPATH": root, "TMPDIR": str(folder)}
 
 

@@ -112,7 +112,7 @@ def postgres_engine(url: str, **options: Any) -> AsyncEngine:
 
 def _leave_read_only(context: ExceptionContext) -> None:
     """A connection that refuses writes may do so for as long as it lives: a server that a failover
-    has made a standby, a default that was set when it began. All of the pool are made anew."""
+    has made a standby, a default that was set when it began. All of the pool are replaced."""
     if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
         context.is_disconnect = True
 

@@ -35,7 +35,9 @@ class PostgresServer:
         """Another program that runs these."""
         program = str(self._server.bin_path / "psql")
         silent = subprocess.DEVNULL
-        return subprocess.Popen([program, url or self.url, "-c", commands], stdout=silent)
+        return subprocess.Popen(
+            [program, url or self.url, "-c", commands], stdout=silent, stderr=silent
+        )
 
     @contextmanager
     def snapshot_held(self) -> Iterator[None]:
