@@ -91,8 +91,8 @@ _LEFT_OUT = ("CONNECTOR_", "KLAVIYO_", "PYTHONDONTWRITEBYTECODE")
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment with this tree on PYTHONPATH and without the connector's variables. Modules are
-    compiled once, as those of an installed package are."""
+    """The environment with this tree on PYTHONPATH and without the connector's variables. Modules
+    are compiled once, as those of an installed package are."""
     root = str(Path(__file__).resolve().parent.parent)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_LEFT_OUT)}
     return kept | {"PYTHONPATH": root, "TMPDIR": str(folder)}
