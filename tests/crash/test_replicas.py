@@ -105,12 +105,13 @@ def test_another_replica_takes_over_from_a_stopped_and_a_killed_one(
 
     stopped.start()
     stopped.wait_until_ready()
-    killed, other = find_holder(both)
     platforms.klaviyo.faults.add("events", "stall", applied=True, seconds=30.0, count=1)
     headers, body = traffic.make_event()
-    assert killed.post(headers, body) == 202
+    assert stopped.post(headers, body) == 202
     id = f"jericommerce:{json.loads(body)['id']}"
     until("it is in flight", lambda: platforms.klaviyo.recorded(id) == 1)
+    # Not before: until then the account may go over to the replica that has come back.
+    killed, other = find_holder(both)
     killed.kill()
     deliver(other, platforms, traffic)
     # The event in flight was sent again, singly, and Klaviyo recognised it.
