@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tests.waiting import PATIENCE
+
 
 class Posting(ABC):
     """Posts new requests inside `in_progress`, each again until it is acknowledged.
@@ -37,4 +39,4 @@ class Posting(ABC):
             yield
         finally:
             self.stopped.set()
-            self._thread.join(10)
+            self._thread.join(PATIENCE)
