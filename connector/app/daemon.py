@@ -32,6 +32,7 @@ from connector.app.reload import Reloader
 from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.domain.errors import StoreError
+from connector.domain.lanes import Millis
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, ProcessLeases
 from connector.pipeline.store_outage import until_available
@@ -47,7 +48,8 @@ from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime
 from connector.service.changes import StoreChanges
 from connector.service.oauth import OAuthService
-from connector.service.process import Process, read_report
+from connector.service.process import Process, has_ended, read_report
+from connector.service.replicas import merge
 from connector.service.settings import SettingsService
 from connector.store.sql import SqlStore, open_store
 from connector.web.health import Health
@@ -126,11 +128,11 @@ class App:
         if not self._shared:
             await self._takeover.take_all(timeout)
         await until_available(self._merge_settings, self.clock, timeout=timeout)
-        await until_available(self._resume_report, self.clock, timeout=timeout)
         await until_available(self._reencrypt, self.clock, timeout=timeout)
         await until_available(self._build_connections, self.clock, timeout=timeout)
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
+        await until_available(self._resume_reports, self.clock, timeout=timeout)
         await until_available(self._heartbeat, self.clock, timeout=timeout)
         if self._shared:
             await self._take_shared(lease_timeout)
@@ -276,7 +278,7 @@ class App:
             self._started = False
             self._process.resources = frozenset
             with contextlib.suppress(StoreError):
-                await self.store.process_reports.withdraw(self.leases.holder)
+                await self.commands.save_report()
             await self.commands.stop()
             delay = min(server.drain_delay, server.shutdown_timeout)
             await asyncio.gather(self._hand_everything_over(), self.clock.sleep(delay))
@@ -381,9 +383,15 @@ class App:
             every=5.0,
         )
 
-    async def _resume_report(self) -> None:
-        if before := await self.store.process_reports.latest():
-            self._process.resume(read_report(before.document))
+    async def _resume_reports(self) -> None:
+        """Continue the counts of processes that have ended. On SQLite no other one runs."""
+        reports, now = self.store.process_reports, self.clock.now()
+        known = await reports.since(Millis(0))
+        ended = [s.holder for s in known if not self._shared or has_ended(s, now)]
+        if taken := await reports.take(ended):
+            newest_first = sorted(taken, key=lambda state: -state.saved_at)
+            before = {state.holder: read_report(state.document) for state in newest_first}
+            self._process.resume(merge(before, {}))
 
     async def _build_connections(self) -> None:
         self.connections.adopt(await self.connections.build(self.config))

@@ -168,8 +168,13 @@ class ProcessReports(Protocol):
         """The newest report; None where no process has run."""
         ...
 
-    async def withdraw(self, holder: str) -> None:
-        """The process offers nothing any more."""
+    async def withdraw(self, state: ProcessState) -> None:
+        """As `save`, unless the report was taken: the process stops and offers nothing."""
+        ...
+
+    async def take(self, holders: Collection[str]) -> Sequence[ProcessState]:
+        """Delete the reports of these processes, and return those that there were: only one of
+        several callers gets each."""
         ...
 
     async def prune(self, *, before: Millis) -> int:

@@ -109,7 +109,8 @@ class Commands(Queries):
         document = (await process.report()).model_dump_json()
         now, offers = self._clock.now(), process.resources()
         state = ProcessState(process.holder, now, offers, document)
-        await self._store.process_reports.save(state)
+        reports = self._store.process_reports
+        await (reports.save if offers else reports.withdraw)(state)
 
     async def _note_attention(self) -> None:
         """Remember since when something has waited. Raises StoreError."""

@@ -17,11 +17,14 @@ from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.wording import counted
-from connector.ports import Clock
+from connector.pipeline.holder import is_dead
+from connector.ports import Clock, ProcessState
 from connector.ports.workers import Worker
 from connector.runtime.activity import Activity, Refusals
 from connector.service.runtime import ConnectionRuntime
 
+ALIVE_MS: Final = 15_000
+"""A process has ended, or cannot report, if its last report is older."""
 DEFAULT_PATIENCE: Final = 600.0
 """Seconds that a remote side may be away before it is a matter for a person."""
 _WRONG_SECRET_AFTER = 3
@@ -217,6 +220,13 @@ class Process:
             if lane.delivered_at is not None:
                 activity.delivered[LaneId(id)] = Millis(lane.delivered_at)
         self.since = {key: Millis(at) for key, at in before.since.items()}
+
+
+def has_ended(state: ProcessState, now: Millis) -> bool:
+    """Whether the process that reported this has ended or stops, as far as can be told: it has
+    withdrawn, this machine proves it, or it has been silent. A process that no lease is left for
+    runs: it takes webhooks."""
+    return not state.offers or is_dead(state.holder) or state.saved_at < now - ALIVE_MS
 
 
 def read_report(document: str, *, age: float = 0.0) -> ProcessReport:

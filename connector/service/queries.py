@@ -29,7 +29,14 @@ from connector.ports import (
 from connector.service import attention, grants
 from connector.service.mapping_trials import MappingTrials
 from connector.service.overview import Facts, build
-from connector.service.process import Process, ProcessReport, aged, read_report
+from connector.service.process import (
+    ALIVE_MS,
+    Process,
+    ProcessReport,
+    aged,
+    has_ended,
+    read_report,
+)
 from connector.service.replicas import merge
 from connector.service.runtime import ConnectionRuntime, PersonNow
 from connector.service.settings import HIDDEN
@@ -42,8 +49,6 @@ _COUNT_LIMIT = 100_000
 _NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
 """Why actions wait for a person. Actions held by a cap have an approval instead."""
 _IDS_SHOWN = 10
-_ALIVE_MS = 15_000
-"""A process has ended, or cannot report, if its last report is older."""
 _SILENT_AFTER_MS = 60_000
 _LOCKED_AFTER_MS = 12_000
 """More than twice the time between two reports."""
@@ -137,18 +142,18 @@ class Queries:
         """The reports of the processes that run as one, or that of the one that ran last; when the
         newest was made; who holds which lease now."""
         now, holders = await self._now(), await self.holders()
-        states = await self._store.process_reports.since(Millis(now - _ALIVE_MS))
+        states = await self._store.process_reports.since(Millis(now - ALIVE_MS))
         if not states and (latest := await self._store.process_reports.latest()):
             states = [latest]
         reports = {s.holder: read_report(s.document, age=(now - s.saved_at) / 1000) for s in states}
         seen_at = states[0].saved_at if states else None
         if self._process is not None:
             own = {self._process.holder: await self._process.report()}
-            others = {h: r for h, r in reports.items() if h in holders.values()}
+            others = {s.holder: reports[s.holder] for s in states if not has_ended(s, now)}
             return merge({**own, **others, **own}, holders), self._clock.now(), holders
         if not reports:
             return ProcessReport(version="", public_url=""), None, holders
-        running = {h: r for h, r in reports.items() if h in holders.values()}
+        running = {s.holder: reports[s.holder] for s in states if not has_ended(s, now)}
         return merge(running or dict([next(iter(reports.items()))]), holders), seen_at, holders
 
     async def _now(self) -> Millis:

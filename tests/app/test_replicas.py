@@ -287,3 +287,31 @@ async def test_a_setting_is_followed_although_the_store_failed_meanwhile(
         "the other has switched it off", lambda: "profiles" not in two.runtimes[name].modules
     )
     assert failures == [0]
+
+
+async def test_what_each_replica_refused_is_counted_once_by_all(cluster: Cluster) -> None:
+    async def counts() -> list[int]:
+        found = []
+        for app in cluster.running:
+            await app.commands.save_report()
+        for app in cluster.running:
+            connection = (await app.commands.status()).connections["shop0"]
+            found.append(sum(refusal.count for refusal in connection.refusals))
+        return found
+
+    def refuse(app: App, count: int) -> None:
+        activity = app.metrics.activity
+        for _ in range(count):
+            activity.record_refused("shop0", "signature", app.clock.now())
+
+    one, two = await cluster.start(), await cluster.start()
+    refuse(one, 3)
+    refuse(two, 2)
+    assert await counts() == [5, 5]
+    three = await cluster.start()
+    # No account may be left for it.
+    refuse(three, 1)
+    assert await counts() == [6, 6, 6]
+    await cluster.stop(one)
+    await cluster.start()
+    assert await counts() == [6, 6, 6]

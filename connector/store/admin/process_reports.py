@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
@@ -39,6 +39,15 @@ def _load(row: Any) -> ProcessState:
     return ProcessState(holder, saved_at, frozenset(orjson.loads(offers)), document)
 
 
+def _values(state: ProcessState) -> dict[str, Any]:
+    return {
+        "holder": state.holder,
+        "saved_at": state.saved_at,
+        "offers": orjson.dumps(sorted(state.offers)).decode(),
+        "document": state.document,
+    }
+
+
 class SqlProcessReports:
     """connector.ports.ProcessReports."""
 
@@ -46,13 +55,7 @@ class SqlProcessReports:
         self._database = database
 
     async def save(self, state: ProcessState) -> None:
-        values = {
-            "holder": state.holder,
-            "saved_at": state.saved_at,
-            "offers": orjson.dumps(sorted(state.offers)).decode(),
-            "document": state.document,
-        }
-        await self._database.write(lambda c: _SAVE.run(c, **values))
+        await self._database.write(lambda c: _SAVE.run(c, **_values(state)))
 
     async def since(self, saved_at: Millis) -> Sequence[ProcessState]:
         def work(c: Connection) -> list[ProcessState]:
@@ -69,11 +72,15 @@ class SqlProcessReports:
 
         return await self._database.read(work)
 
-    async def withdraw(self, holder: str) -> None:
-        statement = (
-            update(process_reports).where(process_reports.c.holder == holder).values(offers="[]")
-        )
-        await self._database.write(lambda c: c.execute(statement))
+    async def withdraw(self, state: ProcessState) -> None:
+        values = _values(state)
+        statement = update(process_reports).where(process_reports.c.holder == state.holder)
+        await self._database.write(lambda c: c.execute(statement.values(values)))
+
+    async def take(self, holders: Collection[str]) -> Sequence[ProcessState]:
+        statement = delete(process_reports).where(process_reports.c.holder.in_(list(holders)))
+        taken = statement.returning(*_COLUMNS)
+        return await self._database.write(lambda c: [_load(row) for row in c.execute(taken)])
 
     async def prune(self, *, before: Millis) -> int:
         newest = select(func.max(process_reports.c.saved_at)).scalar_subquery()

@@ -30,8 +30,11 @@ class ProcessReportsContract:
     async def test_a_process_that_withdraws_offers_nothing(self, store: Store) -> None:
         reports = store.process_reports
         await reports.save(_state("one", 0, "store"))
-        await reports.withdraw("one")
-        assert await reports.latest() == _state("one")
+        await reports.withdraw(_state("one", 1))
+        assert await reports.latest() == _state("one", 1)
+        await reports.take(["one"])
+        await reports.withdraw(_state("one", 2))
+        assert await reports.latest() is None
 
     async def test_old_reports_are_deleted_but_the_newest(self, store: Store) -> None:
         reports = store.process_reports
@@ -39,3 +42,11 @@ class ProcessReportsContract:
         await reports.save(_state("two", 1))
         assert await reports.prune(before=Millis(_NOW + 10)) == 1
         assert await reports.latest() == _state("two", 1)
+
+    async def test_a_report_is_taken_once(self, store: Store) -> None:
+        reports = store.process_reports
+        await reports.save(_state("one"))
+        await reports.save(_state("two", 1))
+        assert await reports.take(["one", "other"]) == [_state("one")]
+        assert await reports.take(["one", "other"]) == []
+        assert await reports.since(_NOW) == [_state("two", 1)]
