@@ -175,6 +175,10 @@ class SettingsService:
             modules = list(self._config().connection(connection).modules)
         except KeyError:
             raise ConfigError([f"no connection {connection!r}"]) from None
+        if unknown := [name for name in names if name not in _MODULES.values()]:
+            allowed = ", ".join(dict.fromkeys(_MODULES.values()))
+            label = f"connections.{connection}.modules"
+            raise ConfigError([f'{label}: found "{n}", allowed {allowed}' for n in unknown])
         kept = [name for name in modules if name not in names]
         wanted = list(dict.fromkeys([*modules, *names])) if on else kept
         result = await self.change(connection, {"modules": wanted}, by=by)

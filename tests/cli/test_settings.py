@@ -75,6 +75,9 @@ def test_modules_are_switched_by_command(call: Call, folder: Folder, daemon: boo
     assert newest["what"] == "setting_changed"
     assert newest["subject"] == "modules"
     assert newest["by"]
+    unknown = call("modules", "acme", "off", "event", at=folder)
+    assert unknown.code == 2
+    assert 'found "event", allowed events' in unknown.out + unknown.err
 
 
 def test_a_change_is_in_effect_in_the_running_daemon_and_after_a_restart(
