@@ -10,6 +10,7 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.domain.lanes import MAX_ID
 from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Points adjustments and pushes requested by flows.")
 
-Number = Annotated[int, typer.Argument(help="The action's number in the list.")]
+Number = Annotated[int, typer.Argument(min=1, max=MAX_ID, help="The action's number in the list.")]
 
 
 @app.command("list")

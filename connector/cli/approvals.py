@@ -9,12 +9,15 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.domain.lanes import MAX_ID
 from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.config import Config
 
-Number = Annotated[int, typer.Argument(help="The number of the approval in the list.")]
+Number = Annotated[
+    int, typer.Argument(min=1, max=MAX_ID, help="The number of the approval in the list.")
+]
 
 app = typer.Typer(no_args_is_help=True, help="Changes that wait for a person's approval.")
 

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from connector.cli import session, terminal
 from connector.cli.format import format_time
+from connector.domain.lanes import MAX_ID
 from connector.domain.wording import counted, format_age
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def list_(
 @app.command()
 def show(
     context: typer.Context,
-    id: Annotated[int, typer.Argument(help="Number of the backfill in the list.")],
+    id: Annotated[
+        int, typer.Argument(min=1, max=MAX_ID, help="Number of the backfill in the list.")
+    ],
     as_json: session.AsJson = False,
 ) -> None:
     """Show one backfill. Its progress, results and notes."""

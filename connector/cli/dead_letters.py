@@ -10,6 +10,7 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.domain.lanes import MAX_ID
 from connector.domain.wording import counted
 from connector.runtime.printable import one_line
 
@@ -68,7 +69,7 @@ def _plain(dead_letter: DeadLetter) -> dict[str, Any]:
 @app.command()
 def show(
     context: typer.Context,
-    id: Annotated[int, typer.Argument(help="Number of the record in the list.")],
+    id: Annotated[int, typer.Argument(min=1, max=MAX_ID, help="Number of the record in the list.")],
 ) -> None:
     """Show one record. What was received, the problem, the request and the response."""
     found = session.run(_show(session.read_any(context.obj), id))
@@ -88,7 +89,9 @@ async def _show(config: Any, id: int) -> DeadLetterDetail | None:
 @app.command()
 def retry(
     context: typer.Context,
-    ids: Annotated[list[int] | None, typer.Argument(help="Numbers of the records.")] = None,
+    ids: Annotated[
+        list[int] | None, typer.Argument(min=1, max=MAX_ID, help="Numbers of the records.")
+    ] = None,
     cause: Annotated[str | None, typer.Option(help="All records with this problem code.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All records.")] = False,
     detach: session.Detach = False,
@@ -106,7 +109,7 @@ def retry(
 @app.command()
 def discard(
     context: typer.Context,
-    ids: Annotated[list[int], typer.Argument(help="Numbers of the records.")],
+    ids: Annotated[list[int], typer.Argument(min=1, max=MAX_ID, help="Numbers of the records.")],
     reason: Annotated[str, typer.Option(help="Why; kept with the record.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     detach: session.Detach = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple, NewType
+from typing import Final, Literal, NamedTuple, NewType
 
 from connector.domain.errors import Problem
 from connector.domain.remedies import Page, by
@@ -30,6 +30,8 @@ connector.pipeline.lane_queues and connector.store.admin.reports.
 """
 
 LaneId = NewType("LaneId", int)
+MAX_ID: Final = 2**63 - 1
+"""The largest number that a stored row can have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Any
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Scope
 
-MAX_ID = 2**63 - 1
+from connector.domain.lanes import MAX_ID
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 

@@ -608,3 +608,21 @@ def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> N
     assert platforms.klaviyo.profile(email)["properties"]["balance"] == 777
     # The lease is released: the next command need not wait.
     assert call("pause", "acme", at=folder).code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "actions applied",
+        "approvals approve",
+        "dead-letters discard",
+        "dead-letters retry",
+        "dead-letters show",
+    ],
+)
+def test_a_number_that_no_row_can_have_is_a_wrong_argument(
+    call: Call, folder: Folder, words: str
+) -> None:
+    result = call(*words.split(), "99999999999999999999", at=folder)
+    assert result.code == 2
+    assert "less than or equal to 9223372036854775807" in result.err

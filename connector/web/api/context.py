@@ -11,6 +11,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from connector.config import Config
+from connector.domain.lanes import MAX_ID
 from connector.ports import ActionPosition
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.encryption import Seal
@@ -18,7 +19,7 @@ from connector.service import Commands
 from connector.service.webhook_builder import FlowTarget
 from connector.web.access import Access, Principal
 from connector.web.api.problems import ApiError
-from connector.web.storable import MAX_ID, is_storable, read_id
+from connector.web.storable import is_storable, read_id
 
 T = TypeVar("T")
 

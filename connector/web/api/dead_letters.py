@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, model_validator
 
+from connector.domain.lanes import MAX_ID
 from connector.ports import DeadLetter, DeadLetterFilter
 from connector.service.dead_letters import filter_of
 from connector.web.api.context import (
@@ -24,7 +25,6 @@ from connector.web.api.context import (
 )
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
-from connector.web.storable import MAX_ID
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"], responses=RESPONSES)
 
