@@ -223,8 +223,8 @@ class Process:
 
 
 def has_ended(state: ProcessState, now: Millis) -> bool:
-    """Whether the process that reported this has ended or stops, as far as can be told: it has
-    withdrawn, this machine proves it, or it has been silent. A process that no lease is left for
+    """Whether the process that reported this has ended or stops, as far as is known: it has
+    withdrawn, this machine proves it, or it has been silent. A process for which no lease is left
     runs: it takes webhooks."""
     return not state.offers or is_dead(state.holder) or state.saved_at < now - ALIVE_MS
 
