@@ -176,7 +176,7 @@ async def check(config: Config, *, offline: bool = False, retry_for: float = 0.0
 
 async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> list[Check]:
     found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
-    found += _filesystem(config.store.url)
+    found += await asyncio.to_thread(_durability, config.store.url)
     found += _readable_by_others(config)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         unreachable = (
@@ -237,11 +237,13 @@ def _store(url: str, auto_migrates: bool) -> list[Check]:
     ] or [Check("store", "ok")]
 
 
-def _filesystem(url: str) -> list[Check]:
-    """Whether the file system of the store is durable. Its folder may not exist yet."""
+def _durability(url: str) -> list[Check]:
+    """Whether what was committed survives a crash. The folder of a file may not exist yet."""
     path = file_of(url)
     if path is None:
-        return []
+        lost = "a crash of the database loses webhooks that were answered 202: turn it on"
+        settings = integrity.undurable_settings(url)
+        return [Check("store", "warning", f"{name} is off; {lost}") for name in settings]
     folder = next(above for above in path.absolute().parents if above.exists())
     fault = filesystem.unsuitable(folder, filesystem.read_mountinfo())
     return [Check("store", "warning", fault)] if fault else []

@@ -214,3 +214,14 @@ async def test_postgresql_needs_no_vacuum(postgres_url: str) -> None:
     store = await open_store(postgres_url)
     assert await store.maintenance.free_pages(100) == 0
     await store.aclose()
+
+
+async def test_settings_that_lose_commits_are_named(postgres_url: str) -> None:
+    """The server of the tests waits for no disk."""
+    named = await asyncio.to_thread(integrity.undurable_settings, postgres_url)
+    assert named == ["fsync", "synchronous_commit"]
+
+
+def test_a_file_and_a_database_that_is_away_have_none(url: str) -> None:
+    assert integrity.undurable_settings(url) == []
+    assert integrity.undurable_settings("postgresql://nobody@127.0.0.1:1/none") == []

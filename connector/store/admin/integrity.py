@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, func, or_, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from connector.domain.errors import ConfigError, Problem, StoreError
@@ -42,6 +42,27 @@ def check(url: str) -> list[str]:
     except (SQLAlchemyError, OSError, sqlite3.Error) as error:
         result = to_store_error(error)
         return [f"{result.problem}: {result.detail}"]
+
+
+def undurable_settings(url: str) -> list[str]:
+    """Settings of a PostgreSQL with which a crash loses commits that it has answered (guarantee 1).
+    Empty where it does not answer: `check` says so."""
+    if file_of(url):
+        return []
+    try:
+        return schema.with_connection(url, _undurable)
+    except (StoreError, SQLAlchemyError, OSError):
+        return []
+
+
+def _undurable(c: Connection) -> list[str]:
+    found = c.execute(
+        text(
+            "SELECT name FROM pg_settings WHERE setting = 'off'"
+            " AND name IN ('fsync', 'synchronous_commit', 'full_page_writes') ORDER BY name"
+        )
+    )
+    return list(found.scalars())
 
 
 def _check(c: Connection) -> list[str]:
