@@ -42,6 +42,7 @@ url = "sqlite:///state/demo.db"
 [server]
 port = {port}
 public_url = "http://127.0.0.1:{port}"
+shutdown_timeout = "3s"    # nothing of the demo is needed after it
 
 [delivery]
 probe_every = "5s"     # how soon a lane notices that Klaviyo is well again
