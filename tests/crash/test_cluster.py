@@ -105,8 +105,10 @@ class SpreadPosting(Posting):
 
     def run(self) -> None:
         unanswered: list[tuple[str, dict[str, str], bytes]] = []
-        while unanswered or not self.stopped.wait(self.random.expovariate(_PER_SECOND)):
-            if unanswered and (self.stopped.is_set() or self.random.random() < 0.5):
+        while (
+            not (stopped := self.stopped.wait(self.random.expovariate(_PER_SECOND))) or unanswered
+        ):
+            if unanswered and (stopped or self.random.random() < 0.5):
                 id, headers, body = unanswered.pop(0)
             else:
                 headers, body = self._traffic.make_event()
