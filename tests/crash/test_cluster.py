@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import statistics
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -180,10 +181,11 @@ async def unsettled(url: str) -> dict[str, int]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[PostgresServer]:
-    running = PostgresServer(tmp_path / "postgresql")
-    yield running
-    running.stop()
+def server() -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="connector-pg-") as folder:
+        running = PostgresServer(Path(folder) / "data")
+        yield running
+        running.stop()
 
 
 @pytest.fixture
