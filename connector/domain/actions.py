@@ -48,8 +48,9 @@ class Step(IntEnum):
 Origin = Literal["flow", "segment"]
 
 
-REF_PATTERN = re.compile(r"\blc[0-9a-f]{10}\b", re.ASCII)
-"""`Action.ref` inside any text that a platform returns."""
+REF_PATTERN = re.compile(rb"lc(?<!\wlc)[0-9a-f]{10}\b")
+"""`Action.ref` as a word inside anything that a platform returns. It begins with its letters, so
+that the search for them is one for a fixed text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,10 +151,10 @@ class EventRenderer:
 def _with_origin(message: EventMessage | Skip | Fault, entry: Entry) -> EventMessage | Skip | Fault:
     """Marks an event that one of our actions caused, where the platform returns its reference. A
     flow can then ignore it, so that it does not start itself again."""
-    found = REF_PATTERN.search(entry.data.decode(errors="ignore"))
+    found = REF_PATTERN.search(entry.data)
     if found is None or not isinstance(message, EventMessage):
         return message
-    return replace(message, properties={**message.properties, ORIGIN_PROPERTY: found[0]})
+    return replace(message, properties={**message.properties, ORIGIN_PROPERTY: found[0].decode()})
 
 
 class GatedRenderer(Generic[M]):

@@ -5,6 +5,7 @@ Shapes: Klaviyo's reference of `create_event` and `bulk_create_events`, revision
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -35,9 +36,7 @@ ENVELOPE = Envelope(
     pointer="/data/attributes/events-bulk-create/data/",
     key="unique_id",
 )
-_MAX_BRACKETS = DEPTH_MAX + 10
-"""A single body opens 10 brackets of its own, one of them of `properties`; a group opens more. A
-value too deep adds DEPTH_MAX."""
+_CONTAINERS = (dict, list)
 
 
 def single(message: EventMessage, *, backfill: bool) -> bytes:
@@ -92,7 +91,8 @@ def _profile(message: EventMessage) -> dict[str, Any]:
 def validate(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None:
     """The first of Klaviyo's limits that this event breaks, and what was found.
 
-    Cheap for the usual event: a body under 8,000 bytes has no long string and no long array.
+    Cheap for the usual event: a body under 8,000 bytes has no long string and no long array, so
+    that only its depth is looked at.
     """
     metric, properties = message.metric, message.properties
     if not 0 < len(metric) <= METRIC_NAME_MAX:
@@ -110,9 +110,24 @@ def validate(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None
         return Fault(
             Problem.RECORD_TOO_LARGE, f"{len(encoded)} bytes, {ENVELOPE.max_bytes} allowed"
         )
-    if len(encoded) < 2 * ARRAY_MAX and encoded.count(b"[") + encoded.count(b"{") < _MAX_BRACKETS:
+    if len(encoded) < 2 * ARRAY_MAX and not _too_deep(message):
         return None
     return validate_values(message)
+
+
+def _too_deep(message: EventMessage) -> bool:
+    return _deeper_than(message.properties.values(), DEPTH_MAX - 1) or _deeper_than(
+        message.attributes.values(), DEPTH_MAX
+    )
+
+
+def _deeper_than(values: Iterable[Any], levels: int) -> bool:
+    for value in values:
+        if isinstance(value, _CONTAINERS):
+            parts = value.values() if isinstance(value, dict) else value
+            if levels == 0 or _deeper_than(parts, levels - 1):
+                return True
+    return False
 
 
 def validate_values(message: EventMessage) -> Fault | None:

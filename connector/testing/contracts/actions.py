@@ -191,7 +191,7 @@ class ActionsContract:
         assert entry.mode is DeliveryMode.BATCH
         assert await harness.settle(claim, Accepted(entry.seq, "r1", "their-7"), now=_NOW + 9) == 1
         view = await harness.one()
-        assert REF_PATTERN.fullmatch(view.ref)
+        assert REF_PATTERN.fullmatch(view.ref.encode())
         assert (view.state, view.platform_ref, view.settled_at) == (
             "applied",
             "their-7",
