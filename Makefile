@@ -37,7 +37,7 @@ browser: ## Chromium for the tests of the console, from Debian's packages where 
 	  || echo "Chromium is not installed: the tests of the console in a browser are skipped"
 
 test: $(VENV)/development check browser ## Set up and run every test
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 4
 
 check: $(VENV)/development ## Format, lint, types, imports
 	$(BIN)/ruff format --check .

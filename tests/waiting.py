@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -43,8 +44,20 @@ async def async_until(
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def free_port(following: int = 0) -> int:
+    """A TCP port of 127.0.0.1 that is free now, as are so many that follow it."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            port = _listen(stack, 0)
+            try:
+                for number in range(1, following + 1):
+                    _listen(stack, port + number)
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+def _listen(stack: contextlib.ExitStack, port: int) -> int:
+    listener = stack.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", port))
+    return int(listener.getsockname()[1])

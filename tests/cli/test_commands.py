@@ -523,7 +523,7 @@ async def test_a_second_process_learns_who_holds_the_store(tmp_path: Path) -> No
 
 
 def test_the_sandbox_prints_its_urls_and_exits_0_on_sigterm(folder: Folder) -> None:
-    klaviyo, first = free_port(), free_port()
+    klaviyo, first = free_port(), free_port(following=len(DEMO_PLATFORMS) - 1)
     process = folder.spawn("sandbox", f"--klaviyo-port={klaviyo}", f"--jericommerce-port={first}")
     assert process.stdout
     ports = {"klaviyo": klaviyo} | {
