@@ -45,7 +45,7 @@ check: $(VENV)/development ## Format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/development ## Speed as ratios to a floor, written to bench/report.md (about 20 minutes)
+bench: $(VENV)/development ## Speed as ratios to a floor, written to bench/report.md (about 10 minutes)
 	$(BIN)/python -m bench --report bench/report.md $(OPTIONS)
 
 campaign: $(VENV)/development ## Long runs: many kills
