@@ -34,7 +34,7 @@ class Following:
     async def effective(self, config: Config) -> Config:
         """These files with the settings made at run time. Raises ConfigError and StoreError."""
         self._settings_read = await self._store.settings.all()
-        return await effective_config(config, self._store.settings)
+        return effective_config(config, self._settings_read)
 
     def note_used(self) -> None:
         """What `effective` returned last is the configuration of this process."""

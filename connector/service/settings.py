@@ -33,7 +33,7 @@ from connector.domain.lanes import (
 from connector.domain.oauth import KLAVIYO_OAUTH
 from connector.mapping import entries as mapping_entries
 from connector.mapping import load as load_mapping
-from connector.ports import Clock, SettingChange, Settings, Store, StoredSetting
+from connector.ports import Clock, SettingChange, Store, StoredSetting
 from connector.runtime.encryption import Cipher, UnreadableSecret
 from connector.service.setting_secrets import SEALED, cipher_of, settings_model
 
@@ -77,10 +77,9 @@ def open_settings(stored: Sequence[StoredSetting], cipher: Cipher) -> list[Overr
     return found
 
 
-async def effective_config(config: Config, settings: Settings) -> Config:
-    """The configuration of the files with the settings made at run time. Raises ConfigError, and
-    StoreError."""
-    return with_overrides(config, open_settings(await settings.all(), cipher_of(config)))
+def effective_config(config: Config, stored: Sequence[StoredSetting]) -> Config:
+    """The configuration of the files with the settings made at run time. Raises ConfigError."""
+    return with_overrides(config, open_settings(stored, cipher_of(config)))
 
 
 class SettingsService:

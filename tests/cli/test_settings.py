@@ -296,7 +296,7 @@ def test_an_exported_folder_has_the_same_effective_configuration(
 
     async def effective() -> object:
         store = await open_store(f"sqlite:///{folder.store}")
-        config = await effective_config(read_config(folder.config), store.settings)
+        config = effective_config(read_config(folder.config), await store.settings.all())
         await store.aclose()
         return config
 
