@@ -90,3 +90,8 @@ def delete_all(c: Connection) -> None:
         deletes = [f"DO $$ BEGIN {' '.join(deletes)} END $$"]
     for statement in deletes:
         c.exec_driver_sql(statement)
+
+
+def truncate_all(c: Connection) -> None:
+    """Replace the files of every table of PostgreSQL by empty ones."""
+    c.exec_driver_sql(f"TRUNCATE {', '.join(metadata.tables)}")
