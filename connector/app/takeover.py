@@ -262,7 +262,10 @@ class Takeover:
             except StoreError as error:
                 if error.problem is not Problem.STORE_HELD:
                     raise
-                # Whoever took the lease recovers.
+                # Whoever has taken it recovers. If no one has, this process still renews it, and
+                # completes it as one that it has just acquired.
+                lease.suspend()
+                self._note_loss(lease.resource)
 
     def _note_loss(self, resource: str) -> None:
         self._show([resource])

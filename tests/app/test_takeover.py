@@ -177,6 +177,34 @@ async def test_a_takeover_that_meets_a_failing_store_is_completed(
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
 
 
+async def test_claims_are_released_although_the_lease_was_renewed_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease has expired when a reload wants to release what its lanes had claimed; renewal
+    comes later, and no other process has taken it."""
+
+    async def unavailable(*_: object, **__: object) -> frozenset[Fence]:
+        raise StoreError(Problem.STORE_UNAVAILABLE)
+
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        [lane] = [lane for lane, _ in await app.store.lanes.all() if lane.kind == "event"]
+        assert (await app.commands.execute("pause", {"connection": "acme"}))[0]
+        id = await world.post()
+        fence, now = app.leases.of("store").fence, Millis(app.clock.now() + _READ_WAIT)
+        renew = app.store.leases.renew
+        with monkeypatch.context() as patch:
+            patch.setattr(app.store.leases, "renew", unavailable)
+            await renew([fence], now=now, ttl=_TTL)
+            assert await app.store.outbox.claim(
+                lane, fence, now=now, limit=9, mode=DeliveryMode.BATCH, mapping=""
+            )
+            await app.store.leases.release([fence])  # as if it had expired
+            await app._takeover.recover()
+        assert (await app.commands.execute("resume", {"connection": "acme"}))[0]
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
 # ── a standby on PostgreSQL ──────────────────────────────────────────────────────────────────────
 
 
