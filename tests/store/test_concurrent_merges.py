@@ -82,3 +82,4 @@ async def test_what_two_processes_store_at_once_is_refused_to_neither(
             *(two[n % 2].outbox.append([page]) for n, page in enumerate(pages))
         )
         assert sum(it.accepted for [it] in added) == 2
+        assert len(await two[0].timelines.find("acme", f"n{number}@example.com")) == 1

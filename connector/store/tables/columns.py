@@ -31,9 +31,11 @@ class QueueColumns(SQLModel):
     detail: str = Field(default="", sa_type=Text)
 
 
-def partial_index(name: str, *columns: str, where: str) -> Index:
+def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """An index of the rows of `where`, which both engines read alike."""
-    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+    return Index(
+        name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where)
+    )
 
 
 def ready_index(table: str, key: str, mode: str | None) -> Index:

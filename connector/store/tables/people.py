@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text, text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text
 from sqlmodel import Field, SQLModel
 
 from connector.store.tables.columns import Bounded, RowId, metadata, partial_index
@@ -10,13 +10,21 @@ from connector.store.tables.columns import Bounded, RowId, metadata, partial_ind
 
 class People(SQLModel, table=True):
     """People seen on a connection. `platform_id` is the id that they are read by, None while only
-    an address is known; `email` is the address that they have now. Both are `identifiers` too.
+    an address is known, which then is one person's; `email` is the address that they have now. Both
+    are `identifiers` too.
     `gone_at`: the platform no longer knows the person, according to the last read. The number of a
     person who was merged or erased is not used again."""
 
     __tablename__ = "people"
     __table_args__ = (
         Index("people_by_connection", "connection", "id"),
+        partial_index(
+            "people_with_address_only",
+            "connection",
+            "email",
+            where="platform_id IS NULL",
+            unique=True,
+        ),
         {"sqlite_autoincrement": True},
     )
 
@@ -38,14 +46,13 @@ class Identifiers(SQLModel, table=True):
     __tablename__ = "identifiers"
     __table_args__ = (
         Index("identifiers_by_person", "person"),
-        Index(
+        partial_index(
             "identifiers_of_one_person",
             "connection",
             "kind",
             "value",
+            where="kind <> 'email'",
             unique=True,
-            sqlite_where=text("kind <> 'email'"),
-            postgresql_where=text("kind <> 'email'"),
         ),
         {"sqlite_with_rowid": False},
     )

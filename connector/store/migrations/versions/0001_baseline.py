@@ -571,6 +571,14 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("people_by_connection", "people", ["connection", "id"], unique=False)
+    op.create_index(
+        "people_with_address_only",
+        "people",
+        ["connection", "email"],
+        unique=True,
+        sqlite_where=sa.text("platform_id IS NULL"),
+        postgresql_where=sa.text("platform_id IS NULL"),
+    )
     op.create_table(
         "process_reports",
         sa.Column("holder", sa.Text(), nullable=False),
