@@ -171,8 +171,7 @@ async def test_a_command_is_carried_out_by_whoever_holds_the_account(cluster: Cl
     await cluster.until_settled()
     for name, account in ACCOUNTS.items():
         asked = two if one.leases.of(account).valid() else one
-        done = await asked.commands.submit_and_wait("pause", {"connection": name}, by="ada")
-        assert done.ok, done.result
+        await carry_out(asked, "pause", {"connection": name})
 
         def paused(name: str = name, account: str = account) -> bool:
             """Where the account is held now: it may have been handed over meanwhile."""
@@ -184,6 +183,12 @@ async def test_a_command_is_carried_out_by_whoever_holds_the_account(cluster: Cl
         await async_until("the holder has paused it", paused)
 
 
+async def carry_out(app: App, kind: str, args: dict[str, Any]) -> None:
+    """Submit a command at this replica, and wait for its success on a busy machine."""
+    done = await app.commands.submit_and_wait(kind, args, by="ada", patience=60.0)
+    assert done.ok, done.result
+
+
 async def test_a_reload_reaches_every_replica(cluster: Cluster) -> None:
     one, two = await cluster.start(), await cluster.start()
     await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
@@ -193,8 +198,7 @@ async def test_a_reload_reaches_every_replica(cluster: Cluster) -> None:
         KlaviyoSandbox(limits=False, account_id="ACCT99", key="pk_new"), "pk_new", name="new"
     )
     world.file.write_text(text + extra)
-    done = await two.commands.submit_and_wait("reload", {}, by="ada")
-    assert done.ok, done.result
+    await carry_out(two, "reload", {})
     await async_until("both have it", lambda: all("new" in app.runtimes for app in (one, two)))
 
 
@@ -203,8 +207,7 @@ async def test_a_setting_made_at_one_replica_is_used_by_all(cluster: Cluster) ->
     await cluster.until_settled()
     name = next(iter(ACCOUNTS))
     args = {"connection": name, "names": ["profiles"], "on": False}
-    done = await two.commands.submit_and_wait("modules", args, by="ada")
-    assert done.ok, done.result
+    await carry_out(two, "modules", args)
     await async_until(
         "both have switched it off",
         lambda: all("profiles" not in app.runtimes[name].modules for app in (one, two)),
@@ -233,8 +236,7 @@ async def test_what_replicas_follow_each_other_by_outlives_a_store_that_fails(
     await async_until("it has failed", lambda: not failures[0])
     sent = [await cluster.post(one, name) for name in cluster.klaviyo]
     await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
-    done = await one.commands.submit_and_wait("reload", {}, by="ada")
-    assert done.ok, done.result
+    await carry_out(one, "reload", {})
 
 
 async def test_a_start_outlives_the_leases_that_it_took(
@@ -281,8 +283,7 @@ async def test_a_setting_is_followed_although_the_store_failed_meanwhile(
 
     monkeypatch.setattr(two.connections, "build", failing)
     args = {"connection": name, "names": ["profiles"], "on": False}
-    done = await one.commands.submit_and_wait("modules", args, by="ada")
-    assert done.ok, done.result
+    await carry_out(one, "modules", args)
     await async_until(
         "the other has switched it off", lambda: "profiles" not in two.runtimes[name].modules
     )
