@@ -49,6 +49,7 @@ def files_are_copies(folder: Callable[[], Path]) -> Iterator[None]:
 def statements_are_shared() -> Iterator[None]:
     """An engine has the dialect of the first one, and the statements that others have compiled."""
     compiled: dict[Any, Any] = {}
+    servers: dict[str, Engine] = {}
 
     def sharing(pool: Any, url: URL, like: Engine) -> Engine:
         engine = Engine(pool, like.dialect, url)
@@ -65,14 +66,13 @@ def statements_are_shared() -> Iterator[None]:
         made = create_engine(url, **options)
         return sharing(made.pool, made.url, first())
 
-    @cache
-    def first_on_server(url: URL, **options: Any) -> Engine:
-        return create_async_engine(url, **options).sync_engine
-
     def on_server(url: URL, **options: Any) -> AsyncEngine:
-        if "connect_args" in options:  # its dialect has settings of its own
-            return create_async_engine(url, **options)
-        like = first_on_server(url, **options)
+        if "statement_cache_size" in options.get("connect_args", {}):
+            return create_async_engine(url, **options)  # its dialect has settings of its own
+        key = f"{url!r} {options}"
+        if key not in servers:
+            servers[key] = create_async_engine(url, **options).sync_engine
+        like = servers[key]
         return AsyncEngine(sharing(like.pool.recreate(), like.url, like))
 
     with pytest.MonkeyPatch.context() as patch:

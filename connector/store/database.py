@@ -25,6 +25,10 @@ T = TypeVar("T")
 _READ_ONLY = "25006"
 _ATTEMPTS = 3
 """Of a transaction that collides with another process's."""
+ANSWER_LIMIT = 10.0
+"""Seconds for a transaction that no person waits for, which needs a fraction of one. What takes
+longer is given up on both sides: a cut connection would hold its caller for a quarter of an hour
+here, and its locks for hours at the server."""
 _CLOSE_TIMEOUT = 1.0
 """Seconds for transactions whose callers were cancelled."""
 
@@ -69,7 +73,7 @@ class Database(Protocol):
 
 def on_request(work: Work[T]) -> Work[T]:
     """Marks work that reads whole tables and that nothing runs but what a person asked for. All
-    other statements are explained in tests (tests/store/plans.py)."""
+    other statements are explained in tests (tests/store/plans.py) and have a limit of time."""
     work.on_request = True  # type: ignore[attr-defined]
     return work
 
@@ -107,6 +111,10 @@ def postgres_engine(url: str, **options: Any) -> AsyncEngine:
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: f"connector_{uuid4().hex}",
         }
+    else:
+        # A pooler refuses settings that it does not know, and has one of its own for this.
+        idle = {"idle_in_transaction_session_timeout": str(round(ANSWER_LIMIT * 1000))}
+        options["connect_args"] = {"server_settings": idle}
     return create_async_engine(address, **options)
 
 
@@ -142,6 +150,15 @@ class PostgresDatabase:
             running.exception()  # its caller may have been cancelled
 
     async def _transact(self, work: Work[T]) -> T:
+        limit = None if getattr(work, "on_request", False) else ANSWER_LIMIT
+        try:
+            async with asyncio.timeout(limit):
+                return await self._attempt(work)
+        except TimeoutError as error:
+            detail = f"no answer for {ANSWER_LIMIT:g} s"
+            raise StoreError(Problem.STORE_UNAVAILABLE, detail) from error
+
+    async def _attempt(self, work: Work[T]) -> T:
         for left in reversed(range(_ATTEMPTS)):
             try:
                 async with self._engine.begin() as connection:

@@ -50,6 +50,7 @@ unix_socket_dir =
 auth_type = any
 pool_mode = transaction
 default_pool_size = {SERVER_CONNECTIONS}
+idle_transaction_timeout = 10
 ignore_startup_parameters = extra_float_digits
 """
     )

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of PostgreSQL that loses the answer to a COMMIT."""
+"""A TCP proxy in front of PostgreSQL that loses the answer to a COMMIT, or goes silent."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class CommitProxy:
         self.refuse = False
         """Close every connection at once, as a database that restarts does."""
         self.refused = 0
+        self.silent = False
+        """Pass nothing on to the server, not even the end of a connection: a cut cable."""
         self._target = make_url(url)
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
@@ -42,13 +44,17 @@ class CommitProxy:
                 if self.lose and b"COMMIT" in data:
                     self.lose -= 1
                     lost.set()
+                if self.silent:
+                    continue
                 requests.write(data)
                 await requests.drain()
         except ConnectionError:
             pass
         finally:
-            requests.close()
+            if not self.silent:
+                requests.close()
             await back
+            requests.close()
             self._writers -= {answers, requests}
 
     def close_all(self) -> None:
