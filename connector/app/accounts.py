@@ -32,8 +32,8 @@ class _Replaced(Exception):
 class AccountLookups:
     """connector.ports.workers.Loop that asks for every account that is not confirmed, until it is.
 
-    `restart` replaces all connections by the same configuration: a connection that runs already
-    turns out to belong to another account.
+    `restart` builds connections again where one that runs already turns out to belong to another
+    account.
     """
 
     def __init__(

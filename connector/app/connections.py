@@ -1,21 +1,24 @@
-"""The connections of this process: built together, started, stopped and replaced together."""
+"""The connections of this process: built, started and stopped; a reload replaces those that it
+changes, and the others run on."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from connector.app.problems import ProcessProblems
 from connector.app.wiring import BuildResult, ConnectionBuilder
 from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
-from connector.config import Config
+from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
+from connector.mapping import load as load_mapping
 from connector.net.transport import ConnectionPool, Transport
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, ProcessLeases
@@ -25,6 +28,8 @@ from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
 from connector.service.process import QuotaUse
+
+T = TypeVar("T")
 
 _IDLE_HORIZON = 60.0
 _IDLE_CHECK_INTERVAL = 0.1
@@ -38,10 +43,20 @@ def _unnamed(connection: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Connections that were built from a configuration and not yet adopted."""
+    """Connections that were built from a configuration and not yet adopted, and the names of those
+    that run on beside them."""
 
     config: Config
     result: BuildResult
+    kept: frozenset[str]
+
+
+def _replace(mine: dict[str, T], new: Mapping[str, T], candidate: Candidate) -> None:
+    """By these all entries whose connections are not kept, in the order of the configuration."""
+    all_of = {name: mine[name] for name in mine.keys() & candidate.kept} | dict(new)
+    names = [connection.name for connection in candidate.config.connections]
+    mine.clear()
+    mine.update((name, all_of[name]) for name in names if name in all_of)
 
 
 class Connections:
@@ -88,28 +103,53 @@ class Connections:
 
     # ── build and replace ────────────────────────────────────────────────────────────────────────
 
-    def is_idle(self, name: str) -> bool:
-        """Whether nothing of this connection runs: there is none, or it is not enabled."""
-        runtime = self.runtimes.get(name)
-        return not runtime.enabled if runtime else name not in self.broken
+    def unchanged(self, config: Config, *, requested: bool) -> frozenset[str]:
+        """The connections that run on as they are under this configuration. Those that are broken
+        or wait for their account do not. Where a person `requested` the reload, those of OAuth do
+        not either, whose account may have changed, nor those whose lanes are to try again."""
+        sections = Config.model_fields.keys() - {"connections"}
+        if any(getattr(config, name) != getattr(self._config, name) for name in sections):
+            return frozenset()
+        before = {connection.name: connection for connection in self._config.connections}
+        return frozenset(
+            connection.name
+            for connection in config.connections
+            if connection == before.get(connection.name)
+            and self._is_settled(connection)
+            and not (requested and self._may_gain(connection))
+        )
 
-    async def build(self, config: Config, *, only: str | None = None) -> Candidate:
-        """All connections, or this one beside those that run. No remote API is called. Raises
+    def _may_gain(self, connection: Connection) -> bool:
+        """Whether to build it again may help although its configuration is the same."""
+        lanes = self.runtimes[connection.name].dispatchers
+        return connection.klaviyo.auth == "oauth" or any(
+            lane.state.mode in ("blocked", "held") for lane in lanes
+        )
+
+    def _is_settled(self, connection: Connection) -> bool:
+        runtime = self.runtimes.get(connection.name)
+        account = self.accounts.get(connection.name)
+        if runtime is None or (runtime.enabled and not (account and account.confirmed)):
+            return False
+        file = load_mapping(connection.mapping, connection.mapping_changes)
+        return bool(runtime.mapping == file.mapping.version)
+
+    async def build(self, config: Config, *, keep: frozenset[str] = frozenset()) -> Candidate:
+        """All connections but those to `keep`, which run on. No remote API is called. Raises
         ConfigError, with nothing left open, for what is wrong in a file, and StoreError."""
-        self.limiters.reset_uses(only)
-        wanted = [c for c in config.connections if only in (None, c.name)]
+        wanted = [c for c in config.connections if c.name not in keep]
         for connection in wanted:
             if connection.klaviyo.auth == "oauth":
                 # A person may have connected another account meanwhile; a key belongs to one.
                 self.known_accounts.pop(credential(connection), None)
-        result = await self._builder(config).build_all(wanted)
-        if only is not None:
-            others = [writer for name, writer in self._writers.items() if name != only]
-            if both := find_conflicts([*others, *result.writers.values()]):
+        with self.limiters.replacing(keep):
+            result = await self._builder(config).build_all(wanted)
+            writers = [writer for name, writer in self._writers.items() if name in keep]
+            if writers and (both := find_conflicts([*writers, *result.writers.values()])):
                 for runtime in result.runtimes.values():
                     await runtime.exit_stack.aclose()
                 raise ConfigError(both, Problem.MAPPING_FAULTY)
-        return Candidate(config, result)
+        return Candidate(config, result, keep)
 
     def _builder(self, config: Config) -> ConnectionBuilder:
         return ConnectionBuilder(
@@ -195,25 +235,21 @@ class Connections:
                     dispatcher.wake()
 
     def adopt(self, candidate: Candidate) -> None:
-        """Replace the connections by these, not started. The old ones must be stopped."""
+        """Replace the connections by these, not started, beside those that are kept. The replaced
+        ones must be stopped."""
+        result, self._config, kept = candidate.result, candidate.config, candidate.kept
         for name in self.broken:
             self._problems.clear(f"broken {name}")
-        for name in self.accounts:
+        for name in self.accounts.keys() - kept:
             self._problems.clear(f"account {name}")
-        result, self._config = candidate.result, candidate.config
         for name, old in self.runtimes.items():
             if name in result.runtimes:
                 old.signals.forward_to(result.runtimes[name].signals)
-        working = result.runtimes.keys()
-        accounts = {name: a for name, a in result.accounts.items() if name in working}
-        for mine, new in (
-            (self.runtimes, result.runtimes),
-            (self.broken, result.broken),
-            (self.accounts, accounts),
-            (self._writers, result.writers),
-        ):
-            mine.clear()
-            mine.update(new)  # type: ignore[arg-type]
+        accounts = {name: a for name, a in result.accounts.items() if name in result.runtimes}
+        _replace(self.runtimes, result.runtimes, candidate)
+        _replace(self.accounts, accounts, candidate)
+        _replace(self.broken, result.broken, candidate)
+        _replace(self._writers, result.writers, candidate)
         self._report_broken(self.broken)
 
     def _report_broken(self, broken: Mapping[str, str]) -> None:
@@ -227,34 +263,24 @@ class Connections:
             )
 
     async def replace(
-        self, candidate: Candidate, *, timeout: float, recover: Callable[[], Awaitable[None]]
+        self,
+        candidate: Candidate,
+        *,
+        timeout: float,
+        recover: Callable[[Set[LaneId]], Awaitable[None]],
     ) -> None:
-        """Stop the connections and start these. A store that fails meanwhile is waited for, because
-        the lanes must run again. `recover` releases what the old ones had claimed."""
+        """Stop the connections that are not kept, and start these. A store that fails meanwhile is
+        waited for, because the lanes must run again. `recover` releases what lanes had claimed."""
         async with self.changing:
-            await self.stop(timeout)
-            await until_available(recover, self._clock)
+            old = [r for name, r in self.runtimes.items() if name not in candidate.kept]
+            await self._stop(old, timeout)
+            lanes = {dispatcher.lane.id for runtime in old for dispatcher in runtime.dispatchers}
+            if lanes:
+                await until_available(partial(recover, lanes), self._clock)
             self.adopt(candidate)
             # The old lanes may have changed theirs since the new ones were built.
-            runtimes = list(self.runtimes.values())
-            await until_available(partial(self._load_states, runtimes), self._clock)
-            self.start()
-
-    async def replace_idle(self, name: str, candidate: Candidate) -> None:
-        """Replace a connection of which nothing runs, and start it; the others run on."""
-        async with self.changing:
-            result, self._config = candidate.result, candidate.config
-            old = self.runtimes.pop(name, None)
-            for known in (self.broken, self.accounts, self._writers):
-                known.pop(name, None)
-            self.running.discard(name)
-            self.runtimes |= result.runtimes
-            self.broken |= result.broken
-            self._writers |= result.writers
-            self.accounts |= {n: a for n, a in result.accounts.items() if n in result.runtimes}
-            self._report_broken(result.broken)
-            if old is not None:
-                await old.stop(0)
+            new = list(candidate.result.runtimes.values())
+            await until_available(partial(self._load_states, new), self._clock)
             self.start()
 
     async def rebuild(self, name: str, account: str) -> None:
@@ -359,8 +385,11 @@ class Connections:
 
     async def stop(self, timeout: float) -> None:
         """Settle what is in flight within `timeout` seconds, and close everything."""
-        await asyncio.gather(*(runtime.stop(timeout) for runtime in self.runtimes.values()))
-        self.running.clear()
+        await self._stop(self.runtimes.values(), timeout)
+
+    async def _stop(self, runtimes: Collection[ConnectionRuntime], timeout: float) -> None:
+        await asyncio.gather(*(runtime.stop(timeout) for runtime in runtimes))
+        self.running.difference_update(runtime.name for runtime in runtimes)
 
     async def aclose(self) -> None:
         """Close what the connections share, after `stop`."""

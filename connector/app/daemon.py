@@ -197,7 +197,7 @@ class App:
             self.clock,
             config=lambda: self.config,
             read=self._read_files,
-            apply=self._apply_settings,
+            apply=partial(self.reload, requested=False),
         )
         self._process = Process(
             clock=self.clock,
@@ -228,7 +228,7 @@ class App:
             self.store,
             self.connections,
             holder=self.leases.holder,
-            reload=partial(self.commands.execute, "reload", {}, by="replica"),
+            reload=lambda args: self.commands.execute("reload", args, by="replica"),
         )
         self.maintenance = Maintenance(
             self.store,
@@ -323,9 +323,9 @@ class App:
         """See Connections.until_idle."""
         return await self.connections.until_idle()
 
-    async def reload(self) -> Mapping[str, Any]:
-        """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
-        return await self._reloader.reload(self.config)
+    async def reload(self, *, requested: bool = True) -> Mapping[str, Any]:
+        """See Reloader.reload."""
+        return await self._reloader.reload(self.config, requested=requested)
 
     async def _serve(self) -> None:
         public, admin = applications(
@@ -349,9 +349,6 @@ class App:
 
     async def _read_config(self) -> Config:
         return await self._following.effective(self._read_files())
-
-    async def _apply_settings(self, connection: str) -> None:
-        await self._reloader.reload(self.config, only=connection)
 
     async def _account_connected(self, connection: str, other: bool) -> None:
         """Use the new tokens, in whichever process works for the connection. `other`: a person

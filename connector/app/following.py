@@ -13,7 +13,8 @@ from connector.service.settings import effective_config
 
 
 class Following:
-    """`reload` applies the configuration here: whether it did, and with what result."""
+    """`reload` applies the configuration here, with the arguments of that command: whether it did,
+    and with what result."""
 
     def __init__(
         self,
@@ -21,7 +22,7 @@ class Following:
         connections: Connections,
         *,
         holder: str,
-        reload: Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]],
+        reload: Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]],
     ) -> None:
         self._store = store
         self._connections = connections
@@ -43,7 +44,7 @@ class Following:
     async def follow_settings(self) -> None:
         """Raises StoreError."""
         stored = await self._store.settings.all()
-        if stored != self._settings_used and await self._settled():
+        if stored != self._settings_used and await self._settled(requested=False):
             self._settings_used = stored
 
     async def follow_replicas(self) -> None:
@@ -52,11 +53,11 @@ class Following:
         await self.follow_settings()
         last = await self._store.commands.last_reload(not_by=self._holder)
         seen = self._last_reload
-        if seen is None or last <= seen or await self._settled():
+        if seen is None or last <= seen or await self._settled(requested=True):
             self._last_reload = last
         await self._connections.learn_accounts(await self._store.facts.pinned_accounts())
 
-    async def _settled(self) -> bool:
+    async def _settled(self, *, requested: bool) -> bool:
         """A store that failed meanwhile is tried again, a faulty configuration is not."""
-        done, result = await self._reload()
+        done, result = await self._reload({"requested": requested})
         return done or "faults" in result

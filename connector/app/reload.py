@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Any
 
 from connector.app.connections import Candidate, Connections
 from connector.app.problems import ProcessProblems
 from connector.config import Config
 from connector.domain.errors import ConfigError, Problem
+from connector.domain.lanes import LaneId
 from connector.domain.wording import counted
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
@@ -18,7 +19,7 @@ _FIXED_SECTIONS = ("server", "store")
 
 
 class Reloader:
-    """`recover` gives back what the stopped lanes had claimed; `on_reloaded` gets the new
+    """`recover` releases what stopped lanes had claimed; `on_reloaded` gets the new
     configuration once its connections run."""
 
     def __init__(
@@ -28,7 +29,7 @@ class Reloader:
         problems: ProcessProblems,
         metrics: Metrics,
         *,
-        recover: Callable[[], Awaitable[None]],
+        recover: Callable[[Set[LaneId]], Awaitable[None]],
         on_reloaded: Callable[[Config], Awaitable[None]],
     ) -> None:
         self._reread = reread
@@ -39,18 +40,15 @@ class Reloader:
         self._on_reloaded = on_reloaded
         self._log = log.get("reload")
 
-    async def reload(self, current: Config, *, only: str | None = None) -> Mapping[str, Any]:
-        """A faulty configuration changes nothing and raises ConfigError. Where nothing but the
-        connection `only` has changed, and nothing of it runs, the others run on."""
+    async def reload(self, current: Config, *, requested: bool = True) -> Mapping[str, Any]:
+        """A faulty configuration changes nothing and raises ConfigError. Connections that have not
+        changed run on, see Connections.unchanged."""
         if self._reread is None:
             return {"reloaded": False}
         try:
             config = await self._reread()
-            if only and not (
-                self._connections.is_idle(only) and _differs_in(config, current, only)
-            ):
-                only = None
-            candidate = await self._connections.build(config, only=only)
+            kept = self._connections.unchanged(config, requested=requested)
+            candidate = await self._connections.build(config, keep=kept)
         except ConfigError as error:
             self._metrics.reload_ok.set(0)
             text = f"{Problem.RELOAD_REFUSED.meaning}: {error.faults[0]}"
@@ -60,10 +58,7 @@ class Reloader:
             raise
         self._problems.clear("reload")
         self._metrics.reload_ok.set(1)
-        if only:
-            await self._connections.replace_idle(only, candidate)
-        else:
-            await self._replace(candidate, current)
+        await self._replace(candidate, current)
         await self._on_reloaded(config)
         needs_restart = [
             name for name in _FIXED_SECTIONS if getattr(config, name) != getattr(current, name)
@@ -71,26 +66,17 @@ class Reloader:
         self._log.info(
             "configuration_reloaded",
             connections=len(self._connections.runtimes),
+            unchanged=len(kept),
             needs_restart=needs_restart,
         )
         return {"reloaded": True, "needs_restart": needs_restart}
 
     async def restart(self, current: Config) -> None:
-        """Build the connections again from the same configuration, and replace them. Raises
+        """Replace the connections whose account is not the one that they were built for. Raises
         ConfigError and StoreError; then nothing was changed."""
-        await self._replace(await self._connections.build(current), current)
+        kept = self._connections.unchanged(current, requested=False)
+        await self._replace(await self._connections.build(current, keep=kept), current)
 
     async def _replace(self, candidate: Candidate, current: Config) -> None:
         timeout = current.server.shutdown_timeout
         await self._connections.replace(candidate, timeout=timeout, recover=self._recover)
-
-
-def _differs_in(config: Config, current: Config, name: str) -> bool:
-    """Whether nothing but this connection differs."""
-
-    def rest(of: Config) -> tuple[Any, ...]:
-        others = tuple(c for c in of.connections if c.name != name)
-        sections = (getattr(of, key) for key in Config.model_fields if key != "connections")
-        return others, *sections
-
-    return rest(config) == rest(current)

@@ -8,13 +8,13 @@ one has not within a moment. Leases alone decide: the preference only spreads th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 from hashlib import blake2b
 
 from connector.app.connections import Connections
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Millis
+from connector.domain.lanes import LaneId, Millis
 from connector.pipeline.holder import is_dead
 from connector.pipeline.lane_queues import all_queues
 from connector.pipeline.lease import TTL, ProcessLeases, ResourceLease, held_by
@@ -249,16 +249,17 @@ class Takeover:
 
     # ── loss ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def recover(self) -> None:
-        """Release what lanes of this process had claimed and did not settle. Call it while none of
-        them runs. Raises StoreError."""
+    async def recover(self, lanes: Set[LaneId]) -> None:
+        """Release what these lanes of this process, which do not run, had claimed and did not
+        settle. Raises StoreError."""
         for lease in self._leases.held():
-            if not lease.usable:
+            of = self._connections.lanes_of(lease.resource)
+            stopped = lanes if of is None else lanes & set(of)
+            if not (lease.usable and stopped):
                 continue
             try:
-                now, lanes = self._clock.now(), self._connections.lanes_of(lease.resource)
                 for queue in all_queues(self._store):
-                    await queue.recover(lease.fence, now=now, lanes=lanes)
+                    await queue.recover(lease.fence, now=self._clock.now(), lanes=stopped)
             except StoreError as error:
                 if error.problem is not Problem.STORE_HELD:
                     raise

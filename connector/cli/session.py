@@ -337,5 +337,5 @@ async def _execute_locally(
         await store.aclose()
 
 
-async def _nothing(connection: str) -> None:
+async def _nothing() -> None:
     """No connection runs in this process, so a change is in effect once it is stored."""

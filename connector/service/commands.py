@@ -57,7 +57,7 @@ class Commands(Queries):
         clock: Clock,
         *,
         process: Process | None = None,
-        reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+        reload: Callable[..., Awaitable[Mapping[str, Any]]] | None = None,
         oauth: OAuthService | None = None,
         settings: SettingsService | None = None,
         on_executed: Callable[[], None] = lambda: None,
@@ -305,11 +305,12 @@ class Commands(Queries):
             return False, {"error": f"{type(error).__name__}, see the log"}
 
     async def _apply(
-        self, reload: Callable[[], Awaitable[Mapping[str, Any]]], args: Mapping[str, Any]
+        self, reload: Callable[..., Awaitable[Mapping[str, Any]]], args: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """Apply the configuration. `other_account` in `args`: a person confirmed that the
+        """Apply the configuration, as a person `requested` (the default) or because settings were
+        made. `other_account` in `args`: a person confirmed that the
         `connection` belongs to another Klaviyo account, so the pause for that ends."""
-        result = await reload()
+        result = await reload(requested=args.get("requested", True))
         if args.get("other_account") and self._until_confirmed:
             await self._until_confirmed(args["connection"])
             async with self._changing:

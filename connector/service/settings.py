@@ -47,7 +47,7 @@ _MODULES = {
     SEGMENT_MEMBERS: "segments",
     ACTIONS: "actions",
 }
-Apply = Callable[[str], Awaitable[None]]
+Apply = Callable[[], Awaitable[object]]
 
 
 def open_settings(stored: Sequence[StoredSetting], cipher: Cipher) -> list[Override]:
@@ -84,7 +84,7 @@ def effective_config(config: Config, stored: Sequence[StoredSetting]) -> Config:
 
 class SettingsService:
     """`read` reads the files again, without the settings made at run time; `apply` takes the
-    stored settings of a connection into use, where connections run."""
+    stored settings into use, where connections run."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class SettingsService:
             now = self._clock.now()
             await self._store.settings.change(changed, by=by, now=now)
             try:
-                await self._apply(connection)
+                await self._apply()
             except ConfigError:
                 await self._revert(stored, changed, now)
                 raise

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from connector.app.daemon import App
-from connector.sandbox import JeriCommerceSandbox, Traffic
+from connector.domain.errors import ConfigError, Problem
+from connector.domain.lanes import LaneState
+from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic
 from tests.paths import ROOT
 from tests.platforms.plugins.daemon import Running, running
+from tests.waiting import async_until
+
+from .start import World, opened
 
 CONFIG = """\
 [store]
@@ -83,3 +89,142 @@ def profile_writes(daemon: Running) -> int:
         for route, statuses in requests.items()
         if "profile" in route and not route.startswith("GET ")
     )
+
+
+# ── what a reload leaves alone ───────────────────────────────────────────────────────────────────
+
+
+class Two:
+    """A daemon with the connections `one` and `two`, each to an account of its own."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.one, self.two = (
+            KlaviyoSandbox(limits=False, account_id=f"ACCT0{n}", key=f"pk_{n}") for n in (1, 2)
+        )
+        self.texts: dict[str, str] = {}
+
+    async def configure(self) -> None:
+        self.texts["one"] = await self.world.connection_to(self.one, "pk_1", name="one")
+        self.texts["two"] = await self.world.connection_to(self.two, "pk_2", name="two")
+        self.write()
+
+    def write(self) -> None:
+        self.world.configure(*self.texts.values())
+
+
+@pytest.fixture
+async def two(tmp_path: Path, silenced_logs: None) -> AsyncIterator[Two]:
+    async with opened(tmp_path) as world:
+        world.answer()
+        made = Two(world)
+        await made.configure()
+        yield made
+
+
+async def both_run(app: App) -> None:
+    await async_until("both run", lambda: app.connections.running == {"one", "two"})
+
+
+async def test_a_connection_that_has_not_changed_runs_on(two: Two) -> None:
+    async with two.world.running() as app:
+        await both_run(app)
+        kept, replaced = app.runtimes["one"], app.runtimes["two"]
+        two.world.platform_gate.open.clear()
+        id = await two.world.post("one")
+        await async_until("its person is read", lambda: two.world.platform_gate.waiting)
+        two.texts["two"] = two.texts["two"].replace(
+            'source = "jericommerce"\n', 'source = "jericommerce"\nmodules = ["events"]\n'
+        )
+        two.write()
+        assert (await app.reload())["reloaded"]
+        assert app.runtimes["one"] is kept
+        assert app.runtimes["two"] is not replaced
+        assert list(app.runtimes) == ["one", "two"]
+        assert two.world.platform_gate.waiting, "the read is still under way"
+        two.world.answer()
+        await async_until("its event is delivered", lambda: two.one.recorded(id) == 1)
+        other = await two.world.post("two")
+        await async_until("the other delivers", lambda: two.two.recorded(other) == 1)
+
+
+async def test_connections_are_added_and_removed_beside_one_that_runs_on(two: Two) -> None:
+    async with two.world.running() as app:
+        await both_run(app)
+        kept = app.runtimes["one"]
+        removed = two.texts.pop("two")
+        two.write()
+        await app.reload()
+        assert app.runtimes == {"one": kept}
+        two.texts = {"two": removed, **two.texts}
+        two.write()
+        await app.reload()
+        await both_run(app)
+        assert app.runtimes["one"] is kept
+        assert list(app.runtimes) == ["two", "one"]
+        id = await two.world.post("two")
+        await async_until("it is delivered", lambda: two.two.recorded(id) == 1)
+
+
+async def test_an_edited_mapping_replaces_the_connections_that_use_it(two: Two) -> None:
+    other = two.world.folder / "other.toml"
+    other.write_text(two.world.mapping.read_text())
+    two.texts["two"] = two.texts["two"].replace(str(two.world.mapping), str(other))
+    two.write()
+    async with two.world.running() as app:
+        await both_run(app)
+        kept, before = app.runtimes["one"], app.runtimes["two"].mapping
+        other.write_text(other.read_text().replace('prefix = ""', 'prefix = "Loyalty "'))
+        await app.reload()
+        assert app.runtimes["one"] is kept
+        assert app.runtimes["two"].mapping != before
+
+
+async def test_a_blocked_lane_tries_again_after_a_reload_and_not_after_a_setting(two: Two) -> None:
+    async with two.world.running() as app:
+        await both_run(app)
+        kept, blocked = app.runtimes["one"], app.runtimes["two"]
+        state = LaneState("blocked", Problem.KLAVIYO_KEY)
+        blocked.events.load_state(state)
+        await app.reload(requested=False)
+        assert app.runtimes["two"] is blocked
+        await app.reload()
+        assert app.runtimes["two"] is not blocked
+        assert app.runtimes["one"] is kept
+
+
+async def test_a_section_that_concerns_all_replaces_all(two: Two) -> None:
+    async with two.world.running() as app:
+        await both_run(app)
+        before = set(map(id, app.runtimes.values()))
+        two.world.file.write_text(two.world.file.read_text().replace('"20ms"', '"30ms"'))
+        await app.reload()
+        assert not before & set(map(id, app.runtimes.values()))
+
+
+async def test_a_refused_configuration_leaves_the_shares_of_an_account(two: Two) -> None:
+    """Of two connections to one account the smaller share counts."""
+    two.texts["two"] = two.texts["one"].replace('"one"', '"two"') + "rate_share = 0.1\n"
+    two.texts["two"] = two.texts["two"].replace(
+        'source = "jericommerce"\n', 'source = "jericommerce"\nmodules = ["actions"]\n'
+    )
+    two.write()
+
+    def allowed() -> int:
+        return max(use.allowed for use in app.connections.quota())
+
+    async with two.world.running() as app:
+        await both_run(app)
+        smaller = allowed()
+        shared = two.texts["two"]
+        two.texts["two"] = shared.replace(
+            str(two.world.mapping), str(ROOT / "mappings" / "yotpo.toml")
+        )
+        two.write()
+        with pytest.raises(ConfigError):
+            await app.reload()
+        assert allowed() == smaller
+        two.texts.pop("two")
+        two.write()
+        await app.reload()
+        assert allowed() > smaller

@@ -200,7 +200,7 @@ async def test_claims_are_released_although_the_lease_was_renewed_late(
                 lane, fence, now=now, limit=9, mode=DeliveryMode.BATCH, mapping=""
             )
             await app.store.leases.release([fence])  # as if it had expired
-            await app._takeover.recover()
+            await app._takeover.recover({lane.id})
         assert (await app.commands.execute("resume", {"connection": "acme"}))[0]
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
 

@@ -24,7 +24,7 @@ class Daemon:
         store = memory_store(self.database)
         self.commands = Commands(store, FakeClock(), reload=self._reload)
 
-    async def _reload(self) -> Mapping[str, Any]:
+    async def _reload(self, *, requested: bool) -> Mapping[str, Any]:
         self.executed += 1
         self.database.error = self.failing_after
         return {"reloaded": True}

@@ -48,7 +48,7 @@ async def test_a_silent_database_is_an_unavailable_one(store: SqlStore, proxy: C
     assert await store.lanes.ensure("acme", "klaviyo", "event"), "by another connection"
 
 
-async def test_the_server_gives_up_a_transaction_that_goes_on_no_more(
+async def test_the_server_gives_up_a_transaction_whose_client_is_silent(
     store: SqlStore, proxy: CommitProxy
 ) -> None:
     """Its locks would hold up whoever takes the lease."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from connector.domain.lanes import QuotaUsage
 from connector.net.rate_limit import Limit, RateLimiter
@@ -34,21 +35,24 @@ class RateLimiters:
     ) -> RateLimiter:
         """The limiter of an account, with what was granted before a restart. Connections that share
         an account share one quota: the smallest share and the largest reserve among them count."""
-        uses = self._uses.setdefault(account, {})
-        uses[connection] = (share, live_reserve)
+        self._uses.setdefault(account, {})[connection] = (share, live_reserve)
         if account not in self._limiters:
             spent = await self._spent(account, limits)
             # Connections start together: another may have created it meanwhile.
             if account not in self._limiters:
                 self._limiters[account] = self._create(account, limits)
                 self._limiters[account].load(spent)
-        limiter = self._limiters[account]
-        limiter.adjust(
-            limits,
-            share=min(share for share, _ in uses.values()),
-            live_reserve=max(reserve for _, reserve in uses.values()),
-        )
-        return limiter
+        self._adjust(account, limits)
+        return self._limiters[account]
+
+    def _adjust(self, account: str, limits: Mapping[str, Limit]) -> None:
+        uses = self._uses[account].values()
+        if uses:
+            self._limiters[account].adjust(
+                limits,
+                share=min(share for share, _ in uses),
+                live_reserve=max(reserve for _, reserve in uses),
+            )
 
     def _create(self, account: str, limits: Mapping[str, Limit]) -> RateLimiter:
         label = account_label(account)
@@ -71,13 +75,21 @@ class RateLimiters:
         since = {name: now - (_DAY if limits[name].daily else _MINUTES) for name in limits}
         return await self._store.facts.usage_since(account_label(account), since)
 
-    def reset_uses(self, connection: str | None = None) -> None:
-        """Before all connections, or this one, are built: which of them uses which account is set
-        again."""
-        if connection is None:
-            self._uses.clear()
-        for uses in self._uses.values():
-            uses.pop(connection or "", None)
+    @contextmanager
+    def replacing(self, kept: Container[str]) -> Iterator[None]:
+        """While all connections but these are built: which of them uses which account is set again.
+        After an error it is as it was before."""
+        before = {account: dict(uses) for account, uses in self._uses.items()}
+        for account, uses in before.items():
+            self._uses[account] = {name: use for name, use in uses.items() if name in kept}
+        try:
+            yield
+        except BaseException:
+            self._uses = before
+            raise
+        finally:
+            for account in self._uses.keys() & self._limiters.keys():
+                self._adjust(account, self._limiters[account].limits)
 
     def drop(self, account: str) -> bool:
         """Drop a limiter that another one replaces: what it granted is in the store. Whether there
