@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from connector.cli import terminal
+from connector.domain.errors import Problem
+from connector.domain.remedies import at_command_line
 from connector.domain.wording import counted, format_age
 from connector.runtime.printable import one_line
 
@@ -52,7 +54,7 @@ def format_time(
 
 
 def link_lines(link: dict[str, Any]) -> list[str]:
-    """One audience or segment link in up to three lines: full sync, numbers, problem."""
+    """One audience or segment link in up to four lines: full sync, numbers, problem, remedy."""
     head = f"{link['connection']}  {link['source']} → {link['target']}"
     if "here" not in link:
         return [one_line(f"{head}: {link['detail']}")]
@@ -72,5 +74,7 @@ def link_lines(link: dict[str, Any]) -> list[str]:
         )
     lines.append(f"        {numbers}")
     if link["problem"]:
+        todo = at_command_line(Problem.from_code(link["problem"]).advice, link["connection"])
         lines.append(f"        {link['problem']} {link['meaning']}: {link['detail']}")
+        lines.append(f"        what to do: {todo}")
     return [one_line(line) for line in lines]

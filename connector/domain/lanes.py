@@ -60,8 +60,6 @@ class LaneKind:
 
 _REFRESH = by(Page.PEOPLE, "with `connector refresh CONNECTION PERSON`")
 _NEXT_CHANGE = f"the next change, or a refresh {_REFRESH}, tries again"
-_AUDIENCE_SYNC = "`connector audiences sync CONNECTION NAME`"
-_SEGMENT_SYNC = "`connector segments sync CONNECTION NAME`"
 
 EVENTS = LaneKind(
     "event",
@@ -81,7 +79,9 @@ LIST_MEMBERS = LaneKind(
     "memberships",
     "memberships",
     "refused membership",
-    f"the next full sync{by(Page.NONE, f', or {_AUDIENCE_SYNC},')} tries again",
+    "the next full sync"
+    + by(Page.NONE, ", or `connector audiences sync CONNECTION NAME`,")
+    + " tries again",
 )
 SEGMENT_MEMBERS = LaneKind(
     "membership",
@@ -89,7 +89,9 @@ SEGMENT_MEMBERS = LaneKind(
     "memberships",
     "memberships",
     "refused membership",
-    f"the next full sync{by(Page.NONE, f', or {_SEGMENT_SYNC},')} tries again",
+    "the next full sync"
+    + by(Page.NONE, ", or `connector segments sync CONNECTION NAME`,")
+    + " tries again",
 )
 ACTIONS = LaneKind(
     "action",

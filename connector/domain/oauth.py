@@ -18,13 +18,13 @@ KLAVIYO_SCOPES: Mapping[str, str] = {
     "profiles:read": "people cannot be found at Klaviyo: pushes by profile id, address changes",
     "profiles:write": "no profile field is written",
     "events:write": "no event is sent",
-    "events:read": "`connector reconcile` cannot compare recorded events",
+    "events:read": "recorded events cannot be compared",
     "lists:read": "audiences cannot be kept as lists",
     "lists:write": "audiences cannot be kept as lists",
     "segments:read": "segments cannot be sent to the platform",
-    "metrics:read": "`connector check` cannot see who else sends a metric of the same name",
+    "metrics:read": "it cannot be checked who else sends a metric of the same name",
     "flows:read": "the flow guard cannot name the flows that a sync could start, and only warns",
-    "data-privacy:write": "`connector forget --klaviyo` cannot delete a person at Klaviyo",
+    "data-privacy:write": "a person who is forgotten cannot be deleted at Klaviyo",
 }
 """Scope → what does not work without it. The app at Klaviyo needs exactly these."""
 

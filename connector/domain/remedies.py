@@ -99,6 +99,11 @@ _CONNECT = "connect Klaviyo " + by(Page.SETTINGS, "with `connector connect CONNE
 _DECIDE = "approve or reject " + by(
     Page.NEEDS_YOU, "with `connector approvals approve ID` or `reject ID`"
 )
+_DECIDE_SYNC = _DECIDE + by(
+    Page.NONE,
+    "; after a rejection `connector audiences sync CONNECTION NAME` or `connector segments sync "
+    "CONNECTION NAME` asks again",
+)
 _IN_LINKS = by(Page.LINKS, "in the file, then `connector reload`")
 _AGAIN = "start it again " + by(Page.BACKFILLS, "with the same command")
 
@@ -251,7 +256,9 @@ ADVICE: Final[dict[str, Advice]] = {
     "K403": Advice(_BLOCKED, f"create a key with the missing scope and enter it {_ENTER}"),
     "K404": Advice(
         "the lane is stopped and tried every [delivery] probe_every; intake continues",
-        "correct `[connections.klaviyo] base_url`, then `connector reload`",
+        "correct `[connections.klaviyo] base_url`, then `connector reload`; the next full sync"
+        + by(Page.NONE, ", or `connector audiences sync CONNECTION NAME`,")
+        + " finds a list that is gone, or makes it again",
     ),
     "K409": Advice(
         "the record is a dead letter; the rest of its request continues",
@@ -352,10 +359,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "the record is a dead letter; the lane continues",
         "read the last reason in the detail; when it is resolved, retry the cause",
     ),
-    "L30": Advice("no one is removed; joins continue", _DECIDE),
+    "L30": Advice("no one is removed; joins continue", _DECIDE_SYNC),
     "L31": Advice(
         "people who would join are held; no one leaves",
-        _DECIDE,
+        _DECIDE_SYNC,
     ),
     "L32": Advice(
         "they stay off the list; all other members are synchronised",

@@ -127,11 +127,7 @@ def stored_token(
         _token_endpoint(app, transport),
         TokenRecord(store, cipher, connection, KLAVIYO_OAUTH, clock),
         clock=clock,
-        ended=Ended(
-            Problem.KLAVIYO_NOT_CONNECTED,
-            Problem.KLAVIYO_ACCESS_ENDED,
-            f"connector connect {connection}",
-        ),
+        ended=Ended(Problem.KLAVIYO_NOT_CONNECTED, Problem.KLAVIYO_ACCESS_ENDED),
         problem=Problem.KLAVIYO_KEY,
     )
 

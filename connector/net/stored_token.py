@@ -46,11 +46,10 @@ _POLL, _MAX_WAIT = 0.1, 10.0
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an authorization that is missing or has ended is reported: problem and what to do."""
+    """How an authorization that is missing, or that was refused for good, is reported."""
 
     missing: Problem
     refused: Problem
-    remedy: str
 
 
 class StoredToken:
@@ -178,13 +177,14 @@ class StoredToken:
                 await self._record.seed(self._seed, row.version if row else 0)
                 row = await self._record.load()
         if row is None:
-            raise Blocked(self._ended.missing, self._ended.remedy, scope="account")
+            raise Blocked(self._ended.missing, "no token is stored", scope="account")
         if GrantInfo.load(row.info).ended_at is not None:
             raise self._access_ended()
         return row
 
     def _access_ended(self) -> Blocked:
-        return Blocked(self._ended.refused, self._ended.remedy, scope="account")
+        detail = "the stored token is not valid any more"
+        return Blocked(self._ended.refused, detail, scope="account")
 
     def _is_valid(self, row: StoredSecret) -> bool:
         return row.version != self._refused_version and self._seconds_left(row) > 0

@@ -12,6 +12,7 @@ from connector.domain.attention import AttentionItem
 from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
 from connector.domain.records import Appended, Checkpoint
+from connector.domain.remedies import Page, by
 from connector.pipeline.profile_reads import ProfileReadSink, listed_people
 from connector.ports import (
     AffectedResources,
@@ -28,6 +29,7 @@ from connector.runtime.metrics import Metrics
 from connector.sync.flow_guard import FlowGuard
 
 PEOPLE_STREAM = "people"
+_TEST = "test the credentials " + by(Page.SETTINGS, "with `connector check`")
 """Name of the stream in the table of checkpoints."""
 _RETRY_DELAY = 30.0
 """Seconds until a failed poll is repeated, unless the next one is due sooner."""
@@ -93,7 +95,7 @@ class Poll:
             "changes there arrive by webhook only"
         )
         problem = self._problem
-        todo = "" if problem else "`connector check` says what to fix"
+        todo = "" if problem else _TEST
         return [
             AttentionItem(f"poll {connection}", text, problem, todo, remote=self._lane.destination)
         ]

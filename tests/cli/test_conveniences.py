@@ -10,12 +10,14 @@ import socket
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from connector.cli.format import format_time, link_lines
 from connector.cli.session import result_lines
 from connector.config import load
+from connector.domain.errors import Problem
 from connector.domain.wording import counted, format_age, format_size
 from tests.waiting import until
 
@@ -253,17 +255,28 @@ def test_results_are_words_and_not_python() -> None:
     ]
 
 
+LINK: dict[str, Any] = {
+    **{"connection": "acme", "kind": "audience", "source": "vip", "target": "VIP"},
+    **{"members": 1, "full_sync_age": 60.0, "scanning": False, "read_back_age": None},
+    **dict.fromkeys(("here", "there", "both"), 1),
+    **dict.fromkeys(("waiting", "unconfirmed", "foreign", "removed_by_hand"), 0),
+    **{"without_address": 0, "problem": None},
+}
+
+
 def test_a_link_of_one_member_is_singular() -> None:
-    link = {
-        **{"connection": "acme", "kind": "audience", "source": "vip", "target": "VIP"},
-        **{"members": 1, "full_sync_age": 60.0, "scanning": False, "read_back_age": None},
-        **dict.fromkeys(("here", "there", "both"), 1),
-        **dict.fromkeys(("waiting", "unconfirmed", "foreign", "removed_by_hand"), 0),
-        **{"without_address": 0, "problem": None},
-    }
-    first, second = link_lines(link)
+    first, second = link_lines(LINK)
     assert first == "acme  vip → VIP: 1 member, full sync 1 min ago"
     assert second.strip() == "here 1, there 1, in both 1; list never read back"
+
+
+def test_a_link_that_waits_says_why_and_what_to_do() -> None:
+    problem = Problem.FIRST_SYNC
+    stopped = {"problem": problem.value, "meaning": problem.meaning, "detail": "1 here"}
+    *_, why, todo = link_lines({**LINK, **stopped})
+    assert why.strip() == "L31 the first sync waits for approval: 1 here"
+    assert todo.strip().startswith("what to do: approve or reject with `connector approvals")
+    assert "`connector audiences sync acme NAME`" in todo
 
 
 def test_a_pipe_gets_whole_lines(call: Call, folder: Folder) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+import connector
+from connector.cli import app
 from connector.domain.errors import Problem
 from connector.domain.lanes import LANE_KINDS
+from connector.domain.oauth import KLAVIYO_SCOPES
 from connector.domain.remedies import Page, at_command_line, by, in_console
 
 _HAS_A_BUTTON = re.compile(
@@ -16,6 +23,35 @@ _HAS_A_BUTTON = re.compile(
 REMEDIES = {problem.value: problem.advice for problem in Problem} | {
     kind.title("acme"): kind.dead_remedy for kind in LANE_KINDS
 }
+
+
+_KEEP_TEXTS = ("net", "klaviyo", "platforms", "pipeline", "sync", "actions", "app")
+"""Layers whose texts are kept: in the detail of a lane, a record, a group or a run."""
+_COMMAND = re.compile(rf"\bconnector ({'|'.join(get_command(app).commands)})\b")  # type: ignore[attr-defined]
+
+
+def _texts(source: str) -> Iterator[str]:
+    """The texts of a module, but for its docstrings and what fills a slot."""
+    hidden: set[ast.AST] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            hidden.add(node.value)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            hidden |= set(ast.walk(node)) if node.func.id == "by" else set()
+        elif isinstance(node, ast.Constant) and node not in hidden:
+            yield str(node.value)
+
+
+@pytest.mark.parametrize("layer", _KEEP_TEXTS)
+def test_a_text_that_is_kept_quotes_no_command(layer: str) -> None:
+    modules = (Path(connector.__file__).parent / layer).rglob("*.py")
+    texts = [text for module in modules for text in _texts(module.read_text())]
+    assert len(texts) > 100
+    assert [text for text in texts if _COMMAND.search(text)] == []
+
+
+def test_what_a_missing_scope_affects_quotes_no_command() -> None:
+    assert not [text for text in KLAVIYO_SCOPES.values() if _COMMAND.search(text)]
 
 
 def test_a_slot_is_filled_with_commands_or_with_the_page_of_the_console() -> None:

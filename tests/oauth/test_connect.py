@@ -21,7 +21,7 @@ async def test_what_waited_is_delivered_once_the_account_is_connected(rig: Rig) 
         lane = app.runtimes["acme"].events
         await async_until("the lane is blocked", lambda: lane.state.mode == "blocked")
         assert lane.state.problem == "K620"
-        assert "connector connect acme" in lane.state.detail
+        assert lane.state.detail == "no token is stored"
         page = await rig.connect()
         assert page.status_code == 200
         assert "acme is connected to the Klaviyo account SANDBX" in page.text

@@ -263,10 +263,7 @@ class ConnectionContext:
                 return state
             state = replace(state, mode="running", problem=None, detail="")
         elif state.problem is not Problem.KLAVIYO_ACCOUNT:
-            detail = (
-                f"the key belongs to account {self.account}, this connection to {pinned}; "
-                f"if you mean it: connector resume {name}"
-            )
+            detail = f"the key belongs to account {self.account}, this connection to {pinned}"
             state = LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, self.services.clock.now())
             log.get("wiring").error(
                 "account_changed", connection=name, problem=state.problem, detail=detail

@@ -72,7 +72,6 @@ def platform_tokens(
     if not cipher:
         return None
     problem = Problem.PLATFORM_KEY
-    remedy = "configure a new refresh_token"
 
     def token(
         endpoint: TokenEndpoint, refresh_token: SecretStr, *, query: str | None
@@ -81,7 +80,7 @@ def platform_tokens(
             endpoint,
             TokenRecord(store.secrets, cipher, connection.name, "platform_oauth", clock),
             clock=clock,
-            ended=Ended(problem, problem, remedy),
+            ended=Ended(problem, problem),
             problem=problem,
             seed=refresh_token,
             query=query,

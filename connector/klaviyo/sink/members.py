@@ -171,8 +171,5 @@ def _delivery_for(seqs: Sequence[int], sent: SentRequest | None) -> Delivery:
 
 
 def _target_gone(seqs: Sequence[int]) -> Delivery:
-    detail = (
-        "the list is gone, so no one joins or leaves it; `connector audiences sync` finds it again "
-        "or creates it"
-    )
+    detail = "the list is gone, so no one joins or leaves it"
     return Delivery([Held(seq, Problem.KLAVIYO_TARGET, detail) for seq in seqs])

@@ -69,8 +69,8 @@ class BackfillCommands:
         if last is not None and last.state in ("waiting", "running"):
             if not _same_command(last, source, run_args):
                 return False, {
-                    "error": f"backfill {last.id} ({last.source}) is not finished; wait for it, or "
-                    f"stop it: connector backfill {self._connection} --stop"
+                    "error": f"backfill {last.id} ({last.source}) of {self._connection} is not "
+                    "finished; wait for it, or stop it"
                 }
             if not restart:
                 return True, {"backfill": last.id, "resumed": True}

@@ -26,6 +26,11 @@ from connector.runtime import log
 from connector.sync.flow_guard import FlowGuard, Verdict
 from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
 
+_DECISIONS: Mapping[Verdict, str] = {
+    "waiting": "nothing happens before a person approves",
+    "rejected": "a person rejected it",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TargetPolicy:
@@ -104,7 +109,7 @@ class TargetSync:
         if verdict != "allowed":
             detail = (
                 f"{removals.count:,} of {removals.total:,} would be removed from {target.name}; "
-                f"{_next_step(verdict, target)}"
+                f"{_DECISIONS[verdict]}"
             )
             await self._groups.set_problem(source.id, Problem.TOO_MANY_REMOVALS, detail)
             return
@@ -155,7 +160,7 @@ class TargetSync:
                 FIRST_SYNC, target.name, joins, affected, **numbers
             )
             if verdict != "allowed":
-                detail = f"{_counts_text(counts)}; {_next_step(verdict, target)}"
+                detail = f"{_counts_text(counts)}; {_DECISIONS[verdict]}"
                 await self._groups.set_problem(target.id, Problem.FIRST_SYNC, detail)
                 return
         self._log.info("list_linked", connection=target.connection, list=target.name, **numbers)
@@ -190,14 +195,6 @@ def _removals_of(source: Group, target: Group) -> str:
 
 def _foreign_members_of(target: Group) -> str:
     return f"foreign members of {target.name}"
-
-
-def _next_step(verdict: Verdict, target: Group) -> str:
-    if verdict == "rejected":
-        command = "audiences" if target.kind == "list" else "segments"
-        again = f"connector {command} sync {target.connection} {target.name}"
-        return f"a person rejected it; `{again}` asks again"
-    return "nothing happens before a person approves, see `connector approvals list`"
 
 
 def _counts_text(counts: MembershipCounts) -> str:
