@@ -21,6 +21,17 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Affected:
+    """What of a connection waits for a problem that its other work may meet too. `work`: in the
+    plural, as in "events wait", or "" where that is not known. `detail`: why, as far as it is not
+    the problem's meaning."""
+
+    connection: str
+    work: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionItem:
     """Something that needs a person. `key` identifies it: the same problem keeps the same key.
 
@@ -30,7 +41,7 @@ class AttentionItem:
     remote side is away and the connector retries by itself: such an item needs a person only once
     it has lasted for `[[notify]] patience`. `since`: when it began, in ms since 1970; `retry_in`:
     seconds until the next attempt; both where they are known. `remote`: the destination that it
-    waits for.
+    waits for. Items of one connection and problem that say what is `affected` have one cause.
     """
 
     key: str
@@ -40,6 +51,7 @@ class AttentionItem:
     since: Millis | None = None
     retry_in: float | None = None
     remote: str = ""
+    affected: Affected | None = None
 
     @property
     def advice(self) -> str:

@@ -39,15 +39,17 @@ class LaneKind:
     """All that differs between kinds of lanes, besides their sinks and renderers.
 
     A lane of this kind delivers `kind` to `side`, from the store's `queue`. `label` is what people
-    call its records, `arrow` the direction in which they travel seen from the connector.
-    `dead_noun` names a record that died, `dead_remedy` says what to do. With `counts_names`
-    its outcomes are also counted by the entries' names, in `connector_actions_total`.
+    call its records, `work` what waits while it is stopped, `arrow` the direction in which they
+    travel seen from the connector. `dead_noun` names a record that died, `dead_remedy` says what to
+    do. With `counts_names` its outcomes are also counted by the entries' names, in
+    `connector_actions_total`.
     """
 
     kind: Kind
     side: Literal["klaviyo", "platform"]
     queue: QueueName
     label: str
+    work: str
     dead_noun: str
     dead_remedy: str
     arrow: Literal["→", "←"] = "→"
@@ -66,18 +68,31 @@ EVENTS = LaneKind(
     "klaviyo",
     "outbox",
     "events",
+    "events",
     "failed event",
     "look at them "
     + by(Page.FAILED, "with `connector dead-letters list`")
     + ", then fix the cause and retry, or discard",
 )
-PROFILES = LaneKind("profile", "klaviyo", "profiles", "profiles", "refused profile", _NEXT_CHANGE)
-READS = LaneKind("profile", "platform", "reads", "people", "refused read", _NEXT_CHANGE, arrow="←")
+PROFILES = LaneKind(
+    "profile", "klaviyo", "profiles", "profiles", "profiles", "refused profile", _NEXT_CHANGE
+)
+READS = LaneKind(
+    "profile",
+    "platform",
+    "reads",
+    "people",
+    "reads of people",
+    "refused read",
+    _NEXT_CHANGE,
+    arrow="←",
+)
 LIST_MEMBERS = LaneKind(
     "membership",
     "klaviyo",
     "memberships",
     "memberships",
+    "lists",
     "refused membership",
     "the next full sync"
     + by(Page.NONE, ", or `connector audiences sync CONNECTION NAME`,")
@@ -88,6 +103,7 @@ SEGMENT_MEMBERS = LaneKind(
     "platform",
     "memberships",
     "memberships",
+    "segments",
     "refused membership",
     "the next full sync"
     + by(Page.NONE, ", or `connector segments sync CONNECTION NAME`,")
@@ -96,6 +112,7 @@ SEGMENT_MEMBERS = LaneKind(
 ACTIONS = LaneKind(
     "action",
     "platform",
+    "actions",
     "actions",
     "actions",
     "refused action",

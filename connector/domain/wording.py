@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _NAMES_SHOWN = 20
 
@@ -11,6 +11,12 @@ _NAMES_SHOWN = 20
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 webhook`, `1,204 webhooks`; `many` where the plural is irregular."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`events`, `events and lists`, `events, profiles and lists`."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def format_size(size: int) -> str:
@@ -44,7 +50,7 @@ def offered(name: str, available: Iterable[str]) -> str:
     names = sorted(set(available))
     close = closest(name, names, 1)
     hint = f", did you mean {close[0]!r}?" if close else ""
-    listed = ", ".join(names[:_NAMES_SHOWN]) or "none"
+    shown = ", ".join(names[:_NAMES_SHOWN]) or "none"
     if len(names) > _NAMES_SHOWN:
-        listed += f" and {len(names) - _NAMES_SHOWN:,} more"
-    return f"{hint}; available: {listed}"
+        shown += f" and {len(names) - _NAMES_SHOWN:,} more"
+    return f"{hint}; available: {shown}"

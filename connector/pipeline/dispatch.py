@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Lane, LaneMode, LaneState, Millis
 from connector.domain.outcomes import Delivery, Outcome, Stop, is_success
@@ -210,6 +210,9 @@ class Dispatcher(Generic[M]):
                     since=self._failing_since,
                     retry_in=self._breaker.retry_in(self._clock.monotonic()),
                     remote=self.lane.destination,
+                    affected=Affected(
+                        self.lane.connection, self.lane.lane_kind.work, failure.detail
+                    ),
                 )
             )
         return found

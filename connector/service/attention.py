@@ -4,12 +4,13 @@ is the same."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import EVENTS
 from connector.domain.remedies import Page, by
-from connector.domain.wording import counted, format_age
+from connector.domain.wording import counted, format_age, listed
 from connector.ports import Approval, Backlog
 
 _NO_ALERT = {Problem.PAUSED}
@@ -50,6 +51,41 @@ def of_lanes(
     return found
 
 
+def by_cause(items: Sequence[AttentionItem]) -> list[AttentionItem]:
+    """The items with those of one connection and cause as one, in the place of the first, which
+    says what waits. Its key does not depend on how many they are."""
+    causes: dict[str, list[AttentionItem]] = {}
+    for item in items:
+        causes.setdefault(_cause(item), []).append(item)
+    return [_as_one(key, found) for key, found in causes.items()]
+
+
+def _cause(item: AttentionItem) -> str:
+    if item.affected is None or item.problem is None:
+        return item.key
+    # Both remote sides may be away with the same code.
+    side = f" {item.remote}" if item.problem.waits_for_remote else ""
+    return f"cause {item.affected.connection} {item.problem}{side}"
+
+
+def _as_one(key: str, items: Sequence[AttentionItem]) -> AttentionItem:
+    first = items[0]
+    affected = [item.affected for item in items if item.affected]
+    if len(items) > 1 and first.problem:
+        details = dict.fromkeys(x.detail for x in affected if x.detail)
+        works = list(dict.fromkeys(x.work for x in affected if x.work))
+        waits = f"; {listed(works)} wait" if works else ""
+        why = f": {', '.join(details)}" if details else ""
+        text = f"{affected[0].connection}: {first.problem.meaning}{waits}{why}"
+        first = replace(
+            first,
+            text=text,
+            since=min((x.since for x in items if x.since is not None), default=None),
+            retry_in=min((x.retry_in for x in items if x.retry_in is not None), default=None),
+        )
+    return replace(first, key=key)
+
+
 def _same(one: Backlog, other: Backlog) -> bool:
     return one.lane.connection == other.lane.connection
 
@@ -66,6 +102,7 @@ def _stopped(b: Backlog) -> AttentionItem | None:
         todo=problem.advice.replace("CONNECTION", b.lane.connection),
         since=b.state.since or None,
         remote=b.lane.destination,
+        affected=Affected(b.lane.connection, b.lane.lane_kind.work, b.state.detail),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.oauth import KLAVIYO_OAUTH, KLAVIYO_SCOPES, WARN_BEFORE, GrantInfo
@@ -22,7 +22,11 @@ def attention(stored: Sequence[StoredSecret], now: Millis) -> list[AttentionItem
             name = secret.owner
             for problem, text, todo in grant_problems(GrantInfo.load(secret.info), name, now):
                 key = f"grant {problem} {name} {todo}" if todo else f"grant {problem} {name}"
-                found.append(AttentionItem(key, f"{name}: {text}", problem, todo))
+                # Its lanes are blocked for it as well, once they have something to send.
+                ended = problem is Problem.KLAVIYO_ACCESS_ENDED
+                affected = Affected(name, "") if ended else None
+                item = AttentionItem(key, f"{name}: {text}", problem, todo, affected=affected)
+                found.append(item)
     return found
 
 

@@ -44,14 +44,15 @@ _NO_LANE = LaneReport(per_second=0.0)
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a status is made of. `report` is that of the process that runs, or of the last one,
-    saved at `seen_at`, `holders` are by the resource of their lease. `attention` and `degraded` are
-    ready to be shown."""
+    saved at `seen_at`, `holders` are by the resource of their lease. `items` are of single lanes
+    and other things, `attention` and `degraded` are of causes, ready to be shown."""
 
     now: Millis
     version: str
     holders: Mapping[str, str]
     report: ProcessReport
     seen_at: Millis | None
+    items: Sequence[AttentionItem]
     attention: Sequence[AttentionItem]
     degraded: Sequence[AttentionItem]
     backlogs: Sequence[Backlog]
@@ -228,7 +229,7 @@ class _Connection:
         self._mapping = mapping
         self._report = facts.report.connections.get(name)
         self._backlogs = [b for b in facts.backlogs if b.lane.connection == name]
-        self._items = {item.key: item for item in (*facts.attention, *facts.degraded)}
+        self._items = {item.key: item for item in facts.items}
 
     async def view(
         self,

@@ -112,14 +112,16 @@ class Queries:
         now = self._clock.now()
         if holder and seen_at is not None and self._process is None:
             items += await self._silence(holder, now - seen_at)
+        shown = attention.by_cause(items)
         facts = Facts(
             now=now,
             version=__version__,
             holders=holders,
             report=report,
             seen_at=seen_at,
-            attention=[i for i in items if i.needs_person(now, report.patience)],
-            degraded=[i for i in items if not i.needs_person(now, report.patience)],
+            items=items,
+            attention=[i for i in shown if i.needs_person(now, report.patience)],
+            degraded=[i for i in shown if not i.needs_person(now, report.patience)],
             backlogs=backlogs,
             links=await self.links(),
             backfills=[BackfillStatus.model_validate(run) for run in await self.backfills()],
@@ -295,7 +297,7 @@ class Queries:
             await self._store.reports.backlog(), report if alive else None
         )
         limit, now = report.patience if patience is None else patience, self._clock.now()
-        return [item for item in items if item.needs_person(now, limit)]
+        return [x for x in attention.by_cause(items) if x.needs_person(now, limit)]
 
     async def _all_attention(
         self, backlogs: Sequence[Backlog], report: ProcessReport | None

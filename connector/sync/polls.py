@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from connector.domain.approvals import FIRST_SYNC
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
 from connector.domain.records import Appended, Checkpoint
@@ -97,7 +97,14 @@ class Poll:
         problem = self._problem
         todo = "" if problem else _TEST
         return [
-            AttentionItem(f"poll {connection}", text, problem, todo, remote=self._lane.destination)
+            AttentionItem(
+                f"poll {connection}",
+                text,
+                problem,
+                todo,
+                remote=self._lane.destination,
+                affected=Affected(connection, "polls", self._failures.last),
+            )
         ]
 
     async def run_once(self) -> float:

@@ -80,7 +80,7 @@ async def test_a_revoked_key_and_its_fix_are_notified(
 ) -> None:
     monkeypatch.setattr(notify, "CHECK_INTERVAL", 0.1)
     monkeypatch.setattr(notify, "STARTUP_GRACE", 0.0)
-    key = "lane acme events → klaviyo"
+    key = "cause acme K401"
 
     def notified(section: str) -> list[str]:
         json = [body for _, body in receiver.bodies if "raised" in body]

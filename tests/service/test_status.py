@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneState, Millis, MinuteCount
+from connector.domain.memberships import Link
+from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.records import Page, Record
 from connector.ports import ProcessState
 from connector.service import Commands
@@ -147,6 +149,76 @@ async def test_what_needs_a_person_has_text_code_and_remedy(rig: Rig) -> None:
     assert found.verdict.text == "1 thing needs you, 3 records wait"
     [lane] = found.connections["acme"].lanes
     assert (lane.state, lane.reason) == ("blocked", "Klaviyo rejected the key: HTTP 401")
+
+
+async def test_what_one_cause_stops_is_one_item_that_names_it_all(rig: Rig) -> None:
+    now = rig.clock.now()
+    lanes = [rig.lane]
+    lanes.append(await rig.store.lanes.ensure("acme", "klaviyo", "profile"))
+    lanes.append(await rig.store.lanes.ensure("acme", "klaviyo", "membership"))
+    other = await rig.store.lanes.ensure("acme-2", "klaviyo", "event")
+    blocked = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", now)
+    await rig.store.lanes.set_state(rig.lane.id, blocked)
+    [alone] = (await rig.status()).attention
+    for lane in (*lanes[1:], other):
+        await rig.store.lanes.set_state(lane.id, replace(blocked, since=Millis(now + 1)))
+    [item, second] = found = (await rig.status()).attention
+    assert item.text == (
+        "acme: Klaviyo rejected the key; events, profiles and lists wait: HTTP 401"
+    )
+    assert (item.key, item.since) == (alone.key, now)
+    assert [x.connection for x in found] == ["acme", "acme-2"]
+    assert second.text == "acme-2 events → klaviyo is blocked: Klaviyo rejected the key: HTTP 401"
+    assert {x.key for x in found} == {x.key for x in await rig.commands.attention()}
+    states = {lane.lane: lane.reason for lane in (await rig.status()).connections["acme"].lanes}
+    assert set(states.values()) == {"Klaviyo rejected the key: HTTP 401"}
+
+
+async def test_a_lane_and_a_poll_that_wait_for_one_platform_are_one_item(rig: Rig) -> None:
+    def away(key: str, work: str, remote: str) -> AttentionItem:
+        affected = Affected("acme", work, "refused")
+        since = rig.clock.now()
+        return AttentionItem(
+            key, key, Problem.NOT_CONNECTED, since=since, remote=remote, affected=affected
+        )
+
+    await rig.run(
+        attention=(
+            away("slow", "reads of people", "yotpo"),
+            away("poll", "polls", "yotpo"),
+            away("other", "events", "klaviyo"),
+        )
+    )
+    assert [item.text for item in (await rig.status()).degraded] == [
+        f"acme: {Problem.NOT_CONNECTED.meaning}; reads of people and polls wait: refused",
+        "other",
+    ]
+
+
+async def test_an_ended_grant_and_the_lanes_that_it_blocks_are_one_item(rig: Rig) -> None:
+    now = rig.clock.now()
+    info = replace(GrantInfo(), ended_at=Millis(now - 7_200_000)).dump()
+    await rig.store.secrets.put("acme", KLAVIYO_OAUTH, "", info, now=now)
+    [alone] = (await rig.status()).attention
+    state = LaneState("blocked", Problem.KLAVIYO_ACCESS_ENDED, "the token is refused", now)
+    await rig.store.lanes.set_state(rig.lane.id, state)
+    [item] = (await rig.status()).attention
+    assert (item.key, item.code) == (alone.key, "K610")
+    assert item.text.endswith("; events wait: the token is refused")
+
+
+async def test_two_failed_groups_are_two_items(rig: Rig) -> None:
+    groups = rig.store.member_groups
+    lane = await rig.store.lanes.ensure("acme", "klaviyo", "membership")
+    await groups.set_links(lane, [Link("gold", "VIP"), Link("silver", "VIP")], account="A")
+    sources = [group for group in await groups.all() if group.kind == "audience"]
+    for group in sources:
+        await groups.set_problem(group.id, Problem.GROUP_NOT_FOUND, f"no audience {group.name}")
+    assert len((await rig.status()).attention) == 2
+    for group in sources:
+        await groups.set_problem(group.id, Problem.PLATFORM_KEY, "HTTP 401")
+    [item] = (await rig.status()).attention
+    assert item.text == "acme: the platform rejected the credentials; audiences wait: HTTP 401"
 
 
 # ── when no process runs ─────────────────────────────────────────────────────────────────────────

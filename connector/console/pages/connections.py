@@ -30,7 +30,7 @@ async def show(request: Request) -> Response:
         connection=connection,
         modules=MODULES,
         offered=_offered(visit, name),
-        attention=[item for item in status.attention if item.text.startswith(f"{name}")],
+        attention=[item for item in status.attention if item.connection == name],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.memberships import Group
@@ -19,6 +19,14 @@ _NO_ATTENTION = {
 }
 """Approvals have items of their own. What a platform does not offer cannot be fixed, and what
 Klaviyo computes ends by itself."""
+_OF_ONE_GROUP = {
+    Problem.GROUP_NOT_FOUND,
+    Problem.GROUP_AMBIGUOUS,
+    Problem.REMOVED_BY_HAND,
+    Problem.KLAVIYO_TARGET,
+    Problem.PLATFORM_TARGET,
+}
+"""What is wrong with one group, and not with the remote side that it is read from."""
 
 
 async def links(groups: MemberGroups, members: TargetMembers, now: Millis) -> list[dict[str, Any]]:
@@ -81,7 +89,9 @@ def attention_item(group: Group) -> AttentionItem:
         why = f"{group.problem.meaning} ({group.detail})"
     text = f"{group.connection}: {group.kind} {group.name}: {why}"
     key = f"poll {group.connection} {group.kind} {group.name}"
-    return AttentionItem(key, text, group.problem)
+    own = group.problem in _OF_ONE_GROUP
+    affected = None if own else Affected(group.connection, f"{group.kind}s", group.detail)
+    return AttentionItem(key, text, group.problem, affected=affected)
 
 
 def _age(at: Millis | None, now: Millis) -> float | None:
