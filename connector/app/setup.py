@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from connector.config import Config
+from connector.app.wiring.credentials import check_side
+from connector.config import Config, Connection
+from connector.domain.attention import Check
 from connector.platforms import registry
 from connector.ports import Clock, Store
 from connector.runtime.changes import ChangeFeed
 from connector.service import ConnectionRuntime
-from connector.service.connection_setup import ConnectionSetup
+from connector.service.connection_setup import ConnectionSetup, Side
 
 
 def connection_setup(
@@ -20,6 +22,9 @@ def connection_setup(
     runtimes: Mapping[str, ConnectionRuntime],
     changes: ChangeFeed,
 ) -> ConnectionSetup:
+    async def check(wanted: Config, connection: Connection, side: Side) -> Sequence[Check]:
+        return await check_side(wanted, connection, side, clock)
+
     return ConnectionSetup(
         store,
         clock,
@@ -27,5 +32,6 @@ def connection_setup(
         runtimes=runtimes,
         load_platform=registry.load,
         sources=lambda: list(registry.SettingsModels()),
+        check_side=check,
         on_read=partial(changes.publish, "connections"),
     )

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from connector.app.wiring import accounts
+from connector.app.wiring.credentials import klaviyo_limiter, open_klaviyo, open_platform
 from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Config, Connection, Reward, Tier
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
@@ -20,23 +21,19 @@ from connector.config.shipped import shipped_mappings
 from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, DeliveryError, Problem, StoreError
 from connector.domain.hosts import is_loopback
-from connector.domain.lanes import QuotaUsage
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.remedies import at_command_line
 from connector.domain.wording import counted
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
-from connector.klaviyo.limits import LIMITS
 from connector.mapping import Writer, find_conflicts, run_examples, warnings
 from connector.mapping import load as load_mapping
 from connector.mapping.examples import View, ViewFactory
-from connector.net.http import Credential, Http
-from connector.net.rate_limit import Limit, RateLimiter
+from connector.net.http import Credential
+from connector.net.rate_limit import RateLimiter
 from connector.platforms import registry
-from connector.platforms.kit import Kit
-from connector.ports import PersonSnapshot, Platform
+from connector.ports import Client, PersonSnapshot, Platform
 from connector.runtime.clock import SystemClock
-from connector.runtime.metrics import account_label
 from connector.service.grants import grant_problems
 from connector.store.admin import filesystem, integrity
 from connector.store.sql import file_of, open_store
@@ -302,39 +299,13 @@ class _CredentialChecks:
 
     async def _platform(self, connection: Connection) -> Sequence[Check]:
         try:
-            platform = registry.load(connection.source, connection.settings)
+            registry.load(connection.source, connection.settings)
         except ConfigError:
             return []  # reported by mapping_checks
-        if platform.open is None:
-            return []
-
-        def http(base_url: str, credential: Credential, waits: frozenset[int]) -> Http:
-            return Http(
-                base_url,
-                vendor="platform",
-                clock=self._clock,
-                credential=credential,
-                allow_http=frozenset(self._config.security.allow_http),
-                retry_statuses=waits,
-            )
-
-        async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:
-            return RateLimiter(account_label(credential), limits, clock=self._clock, share=1.0)
-
-        kit = Kit(self._clock, http, quota, _discard_spend)
         try:
             with registry.isolate_platform(connection.source):
-                client = await platform.open(connection.settings, kit)
-                try:
-                    found = list(await client.check())
-                    if client.audiences and "audiences" in connection.modules:
-                        wanted = [entry.audience for entry in connection.audiences]
-                        found += await check_groups(
-                            "audience", wanted, PlatformAudiences(client.audiences)
-                        )
-                    return found
-                finally:
-                    await client.aclose()
+                async with open_platform(self._config, connection, self._clock) as client:
+                    return await _at_platform(client, connection) if client else []
         except ConfigError as error:
             return [Check(connection.source, "fault", error.faults[0], error.problem)]
 
@@ -378,40 +349,29 @@ class _CredentialChecks:
             await store.aclose()
 
     async def _at_klaviyo(self, connection: Connection, credential: Credential) -> Sequence[Check]:
-        api = klaviyo.KlaviyoApi(
-            Http(
-                connection.klaviyo.base_url,
-                vendor="klaviyo",
-                clock=self._clock,
-                credential=credential,
-                headers=klaviyo.headers(connection.klaviyo.revision),
-                allow_http=frozenset(self._config.security.allow_http),
-            ),
-            self._limiter(connection),
-            self._clock,
-            _discard_spend,
-        )
-        try:
+        limiter = self._limiter(connection)
+        async with open_klaviyo(self._config, connection, credential, limiter, self._clock) as api:
             found = list(await api.check())
             if all(line.level != "fault" for line in found):
                 found += await _other_senders(api, connection)
                 found += await _groups(api, connection)
             return found
-        finally:
-            await api.aclose()
 
     def _limiter(self, connection: Connection) -> RateLimiter:
         """One per key, so that repeated checks share the quota."""
         key = (connection.klaviyo.base_url, accounts.credential(connection))
         if key not in self._limiters:
-            self._limiters[key] = RateLimiter(
-                account_label(" ".join(key)),
-                LIMITS,
-                clock=self._clock,
-                share=connection.klaviyo.effective_rate_share,
-                live_reserve=connection.klaviyo.live_reserve,
-            )
+            self._limiters[key] = klaviyo_limiter(connection, self._clock)
         return self._limiters[key]
+
+
+async def _at_platform(client: Client, connection: Connection) -> list[Check]:
+    """Its credentials, and the configured audiences."""
+    found = list(await client.check())
+    if client.audiences and "audiences" in connection.modules:
+        wanted = [entry.audience for entry in connection.audiences]
+        found += await check_groups("audience", wanted, PlatformAudiences(client.audiences))
+    return found
 
 
 _WEB_TRACKING = {"Active on Site", "Viewed Product"}
@@ -463,7 +423,3 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
         Check(what, "warning", f"{integration} also sends {', '.join(sorted(names))}")
         for integration, names in sorted(others.items())
     ]
-
-
-async def _discard_spend(_: Sequence[QuotaUsage]) -> None:
-    """A check has no store to save its quota usage in."""

@@ -289,6 +289,64 @@ async def test_settings_show_their_origin_and_are_changed(site: Site) -> None:
     assert cipher.open(sealed) == "wll_sandbox", "all or nothing"
 
 
+async def change(site: Site, what: str = "", **fields: str) -> httpx.Response:
+    page = f"{LINKS}/settings"
+    entered = {key.replace("__", "."): value for key, value in fields.items()}
+    return await site.browser.submit(page, page, what=what, **entered)
+
+
+async def test_credentials_that_are_refused_are_not_saved(site: Site) -> None:
+    await site.add("save")
+    # It is built once more when Klaviyo has named its account.
+    await site.daemon.app.connections.until_confirmed("club")
+    before = await site.stored()
+    for fields in ({"klaviyo__private_key": "pk_wrong"}, {"settings__api_key": "mistyped"}):
+        for what in ("test", ""):
+            refused = await change(site, what, settings__rate_per_second="7", **fields)
+            assert refused.status_code == 422
+            assert "Nothing was saved: not accepted." in refused.text
+            assert "Not accepted:" in refused.text
+            assert 'value="7"' in refused.text, "what is no secret stays in the form"
+            assert not set(fields.values()) & set(refused.text.split('"'))
+    assert await site.stored() == before
+    assert "Both sides accept the credentials." in (await change(site, "test")).text
+
+
+async def test_only_the_side_whose_credentials_change_is_asked(site: Site) -> None:
+    """So that one side is corrected while the other one refuses its own."""
+    await site.add("save")
+    site.daemon.klaviyo.faults.add("*", "status", status=401)
+    saved = await change(site, settings__api_key="wll_sandbox", settings__rate_per_second="7")
+    assert "2 changed, and in effect." in saved.text
+    assert "could not be tested" not in saved.text
+
+
+async def test_an_accepted_key_is_saved_only_on_request(site: Site) -> None:
+    await site.add("save")
+    site.daemon.klaviyo.keys.add("pk_next")
+    before = await site.stored()
+    tested = await change(site, "test", klaviyo__private_key="pk_next")
+    assert "accepted, and not saved yet" in tested.text
+    assert "pk_next" not in tested.text
+    assert await site.stored() == before
+    saved = await change(site, klaviyo__private_key="pk_next")
+    assert "1 changed, and in effect." in saved.text
+    key = site.daemon.app.config.connection("club").klaviyo.private_key
+    assert key.get_secret_value() == "pk_next"
+
+
+async def test_a_side_that_is_away_does_not_prevent_saving(site: Site) -> None:
+    await site.add("save")
+    site.daemon.klaviyo.keys.add("pk_next")
+    site.daemon.klaviyo.faults.add("*", "status", status=503)
+    tested = await change(site, "test", klaviyo__private_key="pk_next")
+    assert "not tested, because the other side is away" in tested.text
+    saved = await change(site, klaviyo__private_key="pk_next")
+    assert "1 changed, and in effect. The credentials could not be tested (" in saved.text
+    key = site.daemon.app.config.connection("club").klaviyo.private_key
+    assert key.get_secret_value() == "pk_next"
+
+
 async def test_fields_are_switched_after_a_preview_of_a_customer(site: Site) -> None:
     await site.add("save")
     app, user = site.daemon.app, site.wll.people[0]

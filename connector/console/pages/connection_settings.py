@@ -16,6 +16,8 @@ from connector.console.connection_form import Answer, allow_oauth, find_connecti
 from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.domain.errors import ConfigError
+from connector.service.connection_setup import CheckResult
+from connector.service.connection_setup.form import faults_by_key
 
 
 async def show(request: Request) -> Response:
@@ -24,19 +26,12 @@ async def show(request: Request) -> Response:
 
 
 async def change(request: Request) -> Response:
-    """Store what the form changes, or test the stored credentials."""
+    """Store what the form changes, or test the credentials in it, or else the stored ones."""
     visit = Visit.of(request)
     connection = find_connection(visit, request.path_params["name"])
     form = await visit.form()
     name, setup = connection.name, visit.services.setup
-    there = f"/connections/{name}/settings"
-    if form.get("what") == "test":
-        try:
-            result = await setup.check(name)
-        except KeyError:
-            return visit.redirect(there, f"{name} does not run here.", failed=True)
-        word = "Both sides accept the credentials." if result.accepted else "Not accepted."
-        return visit.redirect(there, word, failed=not result.accepted)
+    there, test = f"/connections/{name}/settings", form.get("what") == "test"
     try:
         groups = setup.groups(name, setup.platform_of(connection))
     except ConfigError:
@@ -44,6 +39,17 @@ async def change(request: Request) -> Response:
     entered = setup.entered(groups, texts(form))
     if entered.faults:
         return await _page(visit, connection, form, Answer(False, entered.faults))
+    try:
+        result = await setup.check_entered(connection, groups, entered)
+    except ConfigError as error:
+        if test:
+            faults, others = faults_by_key(name, error.faults)
+            return await _page(visit, connection, form, Answer(False, faults, tuple(others)))
+        result = None  # storing it says what is wrong
+    if result is None and test:
+        return await _test_stored(visit, name)
+    if result and (test or result.refused):
+        return await _page(visit, connection, form, _verdict(result), result)
     if not entered.set and not entered.unset:
         return visit.redirect(there, "Nothing was changed.")
     args = {"connection": name, "set": entered.set, "unset": entered.unset}
@@ -51,7 +57,30 @@ async def change(request: Request) -> Response:
     if not answer.done:
         return await _page(visit, connection, form, answer)
     count = len(entered.set) + len(entered.unset)
-    return visit.redirect(there, f"{count} changed, and in effect.")
+    message = f"{count} changed, and in effect."
+    if result and not result.accepted:
+        away = "; ".join(check.detail for check in result.checks if check.level == "fault")
+        message += f" The credentials could not be tested ({away}): test them again later."
+    return visit.redirect(there, message)
+
+
+def _verdict(result: CheckResult) -> Answer:
+    """Of a test of what was entered."""
+    if result.accepted:
+        text = "The credentials are accepted, and not saved yet: enter the secrets again, and save."
+        return Answer(True, others=(text,))
+    word = "not accepted" if result.refused else "not tested, because the other side is away"
+    return Answer(False, others=(f"Nothing was saved: {word}. Secrets have to be entered again.",))
+
+
+async def _test_stored(visit: Visit, name: str) -> Response:
+    there = f"/connections/{name}/settings"
+    try:
+        result = await visit.services.setup.check(name)
+    except KeyError:
+        return visit.redirect(there, f"{name} does not run here.", failed=True)
+    word = "Both sides accept the credentials." if result.accepted else "Not accepted."
+    return visit.redirect(there, word, failed=not result.accepted)
 
 
 async def connect(request: Request) -> Response:
@@ -88,6 +117,7 @@ async def _page(
     connection: Connection,
     form: FormData | Mapping[str, str] | None = None,
     answer: Answer | None = None,
+    tested: CheckResult | None = None,
 ) -> Response:
     name, setup = connection.name, visit.services.setup
     try:
@@ -105,7 +135,7 @@ async def _page(
         given=texts(form) if form else {},
         answer=answer or Answer(True),
         access=await setup.klaviyo(connection),
-        check=setup.last_check(name),
+        check=tested or setup.last_check(name),
         address=address,
         ours=setup.is_ours(name),
         can_store=setup.can_store_secrets,

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from connector.config import Config, Connection
+from connector.config import Config, Connection, Override, parse_key, with_overrides
+from connector.config.overrides import UNSET_HINT
 from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, ConnectorError
 from connector.domain.hosts import is_loopback
@@ -30,6 +32,8 @@ from connector.service.mapping_preview import PersonPreview, preview_person
 from connector.service.runtime import ConnectionRuntime
 from connector.service.setting_secrets import seal_secrets
 
+Side = Literal["klaviyo", "platform"]
+CheckSide = Callable[[Config, Connection, Side], Awaitable[Sequence[Check]]]
 _WEBHOOK_SECRET = "settings.webhook_secret"
 _KNOWN_WITHIN = 5.0
 """Seconds: as long as a page waits for a command."""
@@ -80,10 +84,17 @@ class CheckResult:
     def accepted(self) -> bool:
         return all(check.level != "fault" for check in self.checks)
 
+    @property
+    def refused(self) -> bool:
+        """Whether a side answered that it does not accept them, and not that it is away."""
+        problems = [check.problem for check in self.checks if check.level == "fault"]
+        return any(problem and not problem.waits_for_remote for problem in problems)
+
 
 class ConnectionSetup:
     """`load_platform` finds the platform of a source and its settings, `sources` are those that are
-    installed. `on_read`: see RemoteNames."""
+    installed. `check_side` asks one side of a connection that need not run whether it accepts the
+    credentials. `on_read`: see RemoteNames."""
 
     def __init__(
         self,
@@ -94,6 +105,7 @@ class ConnectionSetup:
         runtimes: Mapping[str, ConnectionRuntime],
         load_platform: Callable[[str, Any], Platform],
         sources: Callable[[], Sequence[str]],
+        check_side: CheckSide,
         on_read: Callable[[], None],
     ) -> None:
         self.names = RemoteNames(runtimes, clock, on_read)
@@ -103,6 +115,7 @@ class ConnectionSetup:
         self._runtimes = runtimes
         self._load_platform = load_platform
         self._sources = sources
+        self._check_side = check_side
         self._results: dict[str, tuple[object, CheckResult]] = {}
 
     # ── platforms and forms ──────────────────────────────────────────────────────────────────────
@@ -189,17 +202,42 @@ class ConnectionSetup:
     async def check(self, name: str) -> CheckResult:
         """Ask both sides whether they accept the stored credentials. Raises KeyError."""
         runtime = self._runtimes[name]
+        result = await self._ask(runtime.title, runtime.checks)
+        self._results[name] = (runtime, result)
+        return result
+
+    async def check_entered(
+        self, connection: Connection, groups: Sequence[Group], entered: Entered
+    ) -> CheckResult | None:
+        """Ask the sides whose credentials are `entered`, before they are stored, whether they
+        accept them; None where there are none. Raises ConfigError, as storing them would."""
+        if not (sides := _sides(groups, entered)):
+            return None
+        config, name = self._config(), connection.name
+        changed = {(name, key) for key in (*entered.set, *entered.unset)}
+        kept = [o for o in config.overrides if (o.connection, o.dotted) not in changed]
+        new = [Override(name, parse_key(key), value) for key, value in entered.set.items()]
+        try:
+            wanted = with_overrides(config, [*kept, *new])
+        except ConfigError as error:
+            raise ConfigError([line.partition(UNSET_HINT)[0] for line in error.faults]) from None
+        found = wanted.connection(name)
+        asked = [s for s in sides if s == "platform" or found.klaviyo.auth == "private-key"]
+        title = self.platform_of(connection).title
+        return await self._ask(title, [partial(self._check_side, wanted, found, s) for s in asked])
+
+    async def _ask(
+        self, title: str, checks: Sequence[Callable[[], Awaitable[Sequence[Check]]]]
+    ) -> CheckResult:
         found: list[Check] = []
-        for check in runtime.checks:
+        for check in checks:
             try:
                 found += await check()
             except ConnectorError as error:
-                found.append(Check(runtime.title, "fault", error.detail, error.problem))
+                found.append(Check(title, "fault", error.detail, error.problem))
             except Exception as error:  # a platform's package
-                found.append(Check(runtime.title, "fault", f"{type(error).__name__}, see the log"))
-        result = CheckResult(self._clock.now(), found)
-        self._results[name] = (runtime, result)
-        return result
+                found.append(Check(title, "fault", f"{type(error).__name__}, see the log"))
+        return CheckResult(self._clock.now(), found)
 
     def last_check(self, name: str) -> CheckResult | None:
         """The result for the settings in effect; None where this process did not test them."""
@@ -262,3 +300,13 @@ class ConnectionSetup:
         Raises ConfigError."""
         mapping = load_mapping(connection.mapping, changes).mapping
         return await preview_person(self._store, connection.name, who, mapping)
+
+
+def _sides(groups: Sequence[Group], entered: Entered) -> list[Side]:
+    """The sides that decide whether what is entered is right: secrets, and what has no default. The
+    webhook's secret is one that the platform presents."""
+    entries = [setting.field for group in groups for setting in group.all]
+    keys = {f.key for f in entries if (f.secret or f.needed) and f.key != _WEBHOOK_SECRET}
+    changed = keys & {*entered.set, *entered.unset}
+    found: list[Side] = ["klaviyo"] if "klaviyo.private_key" in changed else []
+    return [*found, "platform"] if any(k.startswith("settings.") for k in changed) else found
