@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _ALL_LEASES_WITHIN = 30.0
 """Seconds in which `run --until-idle` must get the leases of all connections."""
+DEMO_RATE = 4.0
+"""Events per second. Each may write a profile, and the quota carries 7.5 a second."""
 
 
 def register(app: typer.Typer) -> None:
@@ -106,7 +108,7 @@ def demo(
     seconds: Annotated[
         str, typer.Option("--for", help="Duration, such as 30s. Default: until Ctrl-C.")
     ] = "",
-    rate: Annotated[float, typer.Option(help="Events per second.")] = 20.0,
+    rate: Annotated[float, typer.Option(help="Events per second.")] = DEMO_RATE,
 ) -> None:
     """Run the whole product against sandbox platforms. No account is needed; loopback only."""
     from connector.cli.demo import demonstrate

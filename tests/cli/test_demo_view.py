@@ -6,16 +6,24 @@ import io
 
 from rich.console import Console
 
+from connector.cli.daemon import DEMO_RATE
 from connector.cli.demo_view import Card, Pulse, screen
+from connector.config.connections import Klaviyo
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.outcomes import Request
+from connector.klaviyo.limits import LIMITS, UPSERT_PROFILE
 from connector.service.status import QuotaStatus
 
 
 def use(label: str, used: int, allowed: int) -> QuotaStatus:
     text = f"{label}: {used} of {allowed} this minute"
     return QuotaStatus(account="a", endpoint=label, used=used, allowed=allowed, text=text)
+
+
+def test_the_traffic_leaves_quota_for_what_a_visitor_tries() -> None:
+    profiles = LIMITS[UPSERT_PROFILE].steady * Klaviyo().effective_rate_share
+    assert 0.6 * profiles > 60 * DEMO_RATE
 
 
 def card(title: str, **changes: object) -> Card:
