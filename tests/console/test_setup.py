@@ -86,6 +86,14 @@ class Site:
         settings = await self.daemon.app.store.settings.all()
         return {setting.key: setting for setting in settings}
 
+    async def event(self, person: Any, *, at: str = "2026-11-01T10:00:00Z") -> None:
+        """A delivery about this person."""
+        event = {"type": "CASHBACK_REGISTERED", "reportedAt": at}
+        body = json.dumps({**event, "subject": person.auth, "payload": {}}).encode()
+        cipher = Cipher(self.daemon.app.config.security.encryption_key)
+        secret = cipher.open((await self.stored())["settings.webhook_secret"].sealed)
+        assert (await self.daemon.post("club", body, {}, secret))[0] == 202
+
     async def audit(self) -> list[tuple[str, str]]:
         found = await self.daemon.app.store.audit.find()
         return [(entry.what, entry.subject) for entry in found]
@@ -350,11 +358,7 @@ async def test_a_side_that_is_away_does_not_prevent_saving(site: Site) -> None:
 async def test_fields_are_switched_after_a_preview_of_a_customer(site: Site) -> None:
     await site.add("save")
     app, user = site.daemon.app, site.wll.people[0]
-    event = {"type": "CASHBACK_REGISTERED", "reportedAt": "2026-11-01T10:00:00Z"}
-    body = json.dumps({**event, "subject": user.auth, "payload": {}}).encode()
-    cipher = Cipher(app.config.security.encryption_key)
-    secret = cipher.open((await site.stored())["settings.webhook_secret"].sealed)
-    assert (await site.daemon.post("club", body, {}, secret))[0] == 202
+    await site.event(user)
     await app.until_idle()
     page = f"{LINKS}/fields"
     ticked = {"fields": ["wll_balance", "wll_next_tier_name"], "metrics": ["Points Adjusted"]}

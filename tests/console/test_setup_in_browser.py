@@ -5,13 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, Page, Route, expect
+import pytest
+from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Route as Intercepted
+from starlette.routing import Route
+
+from connector.console import pages
+from connector.ports import DeadLetterFilter
 
 from .accessibility import faults_of
-from .test_setup import FORM, LINKS, NEW, Site, site
+from .test_setup import DRAFT, FORM, LINKS, NEW, Site, site
 
 __all__ = ["site"]
 
@@ -32,12 +40,14 @@ class Visitor:
         self.faults: list[str] = []
         self._browser = browser
 
-    async def page(self, **options: Any) -> Page:
+    async def page(self, *, signed_in: bool = True, **options: Any) -> Page:
         context = await self._browser.new_context(base_url=self.url, **options)
         page = await context.new_page()
         page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith(self.url) else self._foreign(r.url))
+        if not signed_in:
+            return page
         await page.goto(NEW)
         await page.get_by_label("Password").fill("change")
         await page.get_by_role("button", name="Sign in").click()
@@ -118,7 +128,7 @@ async def test_an_older_preview_never_replaces_a_newer_one(site: Site, browser: 
     await page.goto(f"{LINKS}/fields")
     newer_shown, older_ended = asyncio.Event(), asyncio.Event()
 
-    async def answer(route: Route) -> None:
+    async def answer(route: Intercepted) -> None:
         older = "fields=wll_tier_name" in (route.request.post_data or "")
         if older:
             await newer_shown.wait()
@@ -159,6 +169,106 @@ async def test_the_pages_have_no_accessibility_fault_and_fit_a_phone(
     await look(f"{NEW}?name=club", f"{LINKS}/fields", f"{LINKS}/links", f"{LINKS}/settings")
     assert found == []
     assert visitor.faults == []
+
+
+POINTS = {
+    "settings__points_event_type": "FLOW_POINTS",
+    "settings__points_event_secret": "wll_points_secret",
+}
+HEAVIEST = 60_000
+"""Bytes: a page with its style and script, as transferred to a browser that has seen none of it."""
+
+
+async def transferred(page: Page, path: str) -> int:
+    """Bytes of the answers, with their headers, that showing this page takes."""
+    devtools = await page.context.new_cdp_session(page)
+    sizes: list[float] = []
+    devtools.on("Network.loadingFinished", lambda e: sizes.append(e["encodedDataLength"]))
+    await devtools.send("Network.enable")
+    await devtools.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    await page.goto(path, wait_until="load")
+    await devtools.detach()
+    return round(sum(sizes))
+
+
+def shown_pages() -> list[Route]:
+    """The routes that answer a browser with a page of its own."""
+    modules = [import_module(m.name) for m in iter_modules(pages.__path__, f"{pages.__name__}.")]
+    routes = [route for module in modules for route in module.routes]
+    parts = {"/overview/stream", "/people/{key}/compare"}
+    return [route for route in routes if "GET" in route.methods and route.path not in parts]
+
+
+@pytest.mark.timeout(180)
+async def test_no_page_is_heavy_or_asks_another_host(site: Site, browser: Browser) -> None:
+    """Every page, with the data of a small shop."""
+    await site.add("save", **POINTS)
+    app, people = site.daemon.app, site.wll.people
+    await app.connections.until_confirmed("club")
+    for person in people:
+        await site.event(person)
+    await app.until_idle()
+    await site.event(people[0], at="1990-01-01T00:00:00Z")
+    await app.until_idle()
+    [letter] = await app.commands.dead_letters(DeadLetterFilter(), 10)
+    visitor = Visitor(site, browser)
+    paths = [
+        "/",
+        "/attention",
+        "/dead-letters",
+        f"/dead-letters/{letter.id}",
+        "/backfills",
+        "/people",
+        "/audit",
+        "/webhook-builder?connection=club&amount=5&reason=Test",
+        "/use-in-klaviyo/club",
+        NEW,
+        f"{NEW}?source=yotpo",
+        DRAFT,
+        LINKS,
+        *(f"{LINKS}/{tab}" for tab in ("fields", "links", "settings")),
+    ]
+    page = await visitor.page(signed_in=False)
+    weights = {"/sign-in": await transferred(page, "/sign-in")}
+    page = await visitor.page()
+    await page.goto("/people")
+    await page.get_by_label("E-mail or id").fill(people[0].email)
+    await page.get_by_role("button", name="Find person").click()
+    await expect(page.get_by_role("heading", name=people[0].email)).to_be_visible()
+    for path in (*paths, page.url):
+        size = await transferred(page, path)
+        weights[urlsplit(page.url).path] = max(size, weights.get(urlsplit(page.url).path, 0))
+    missing = [r.path for r in shown_pages() if not any(map(r.path_regex.match, weights))]
+    assert missing == []
+    assert {path: size for path, size in weights.items() if not 5_000 < size <= HEAVIEST} == {}
+    assert visitor.faults == []
+
+
+async def test_each_copy_button_copies_what_is_beside_it(site: Site, browser: Browser) -> None:
+    await site.add("save", **POINTS)
+    page = await Visitor(site, browser).page(permissions=["clipboard-read", "clipboard-write"])
+    copied = []
+    for path, *buttons in (
+        ("/webhook-builder?connection=club&amount=5&reason=Test",),
+        ("/use-in-klaviyo/club",),
+        (LINKS + "/settings", "Show webhook address"),
+    ):
+        await page.goto(path)
+        for button in buttons:
+            await page.get_by_role("button", name=button).click()
+        await expect(page.locator("[data-copy]").first).to_be_visible()
+        for button in await page.locator("[data-copy]").all():
+            label = await button.inner_text()
+            await button.click()
+            await expect(button).to_have_text("Copied")
+            beside = page.locator(f"#{await button.get_attribute('data-copy')}")
+            text = await page.evaluate("navigator.clipboard.readText()")
+            assert text == await beside.text_content(), label
+            assert text.strip() == text != "", label
+            copied.append(label)
+    assert copied[:3] == ["Copy URL", "Copy headers", "Copy body"]
+    assert copied[-1] == "Copy address"
+    assert len(copied) > 4, "and those of texts for e-mails"
 
 
 async def strike(page: Page, key: str) -> None:
