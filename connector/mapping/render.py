@@ -160,7 +160,7 @@ class CompiledMapping:
             return Fault(Problem.METRIC_NAME, f"the event's name has {len(name)} characters")
         if self.unknown == "dead-letter":
             # Safe to quote: it could be a metric's name.
-            return Fault(Problem.UNKNOWN_EVENT, f'there is no [events.metrics."{name}"]')
+            return Fault(Problem.UNKNOWN_EVENT, f'"{name}" is not in the mapping')
         return metric
 
     def identify(

@@ -222,7 +222,7 @@ def test_a_platform_that_lacks_a_setting_for_actions_says_which(call: Call, fold
     result = call(*args, at=folder)
     assert result.code == 2
     assert result.err.startswith(
-        "White Label Loyalty needs points_event_type and points_event_secret in "
+        "White Label Loyalty needs points_event_type and points_event_secret in the connection's "
     )
     more = 'points_event_type = "POINTS"\npoints_event_secret = "s"\n'
     folder.config.write_text(WLL.format(mapping=mapping, more=more))

@@ -324,6 +324,7 @@ def test_unknown_events_follow_the_mappings_rule() -> None:
     dead = mapping('[events]\nunknown = "dead-letter"').render_event(view(), unique_id="x:1")
     assert isinstance(dead, Fault)
     assert dead.problem is Problem.UNKNOWN_EVENT
+    assert dead.detail == '"A" is not in the mapping'
 
 
 @pytest.mark.parametrize(

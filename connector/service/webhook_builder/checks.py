@@ -62,8 +62,8 @@ def _route_faults(step: Step, target: FlowTarget) -> list[str]:
     offered = routes_for(target.offers)
     if step.route in offered and target.actions_lack:
         return [
-            f"{target.title} needs {target.actions_lack} in [connections.settings] for points and "
-            "pushes: calls would be answered 404"
+            f"{target.title} needs {target.actions_lack} in the connection's settings for points "
+            "and pushes: calls would be refused"
         ]
     if step.route in offered:
         return []
