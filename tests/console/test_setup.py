@@ -361,6 +361,10 @@ async def test_fields_are_switched_after_a_preview_of_a_customer(site: Site) -> 
     await site.event(user)
     await app.until_idle()
     page = f"{LINKS}/fields"
+    shown = (await site.browser.get(page)).text
+    for words in ("text · from tier.name", "text · from accountNumber", "First name"):
+        assert words in shown
+    assert "raw." not in shown
     ticked = {"fields": ["wll_balance", "wll_next_tier_name"], "metrics": ["Points Adjusted"]}
     shown = await site.browser.submit(page, page, what="preview", who=user.email, **ticked)
     assert re.search(r"wll_tier_name</th><td>[^<]+</td><td>no longer written", shown.text)

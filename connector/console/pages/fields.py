@@ -25,6 +25,14 @@ _TABLES = {
     "attributes": ("profile", "attributes"),
     "metrics": ("events", "metrics"),
 }
+_TYPES = {
+    "string": "text",
+    "integer": "whole number",
+    "boolean": "yes or no",
+    "datetime": "date and time",
+    "url": "link",
+}
+"""Types of the mapping language that have another name for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +48,12 @@ class Entry:
     by: str = ""
 
     @property
-    def origin(self) -> str:
-        return f"switched by {self.by}" if self.by else "mapping file"
+    def about(self) -> str:
+        """What it is made of at the platform, as far as its name does not say it."""
+        kind = _TYPES.get(self.type, self.type)
+        source = "" if self.source in ("", self.name) else f"from {self.source}"
+        switched = f"switched by {self.by}" if self.by else ""
+        return " · ".join(part for part in (kind, source, switched) if part)
 
 
 async def show(request: Request) -> Response:
@@ -148,7 +160,7 @@ def _entries(visit: Visit, connection: Connection) -> dict[str, list[Entry]]:
             found[kind].append(
                 Entry(
                     name=name,
-                    label=prefix + str(table.get("name", name)) if kind == "metrics" else name,
+                    label=_label(kind, name, prefix + str(table.get("name", name))),
                     source=_source(table),
                     type=str(table.get("type", "")),
                     on=in_file if override is None else bool(override.value),
@@ -159,10 +171,17 @@ def _entries(visit: Visit, connection: Connection) -> dict[str, list[Entry]]:
     return found
 
 
+def _label(kind: str, name: str, metric: str) -> str:
+    if kind == "attributes":
+        return name.replace("_", " ").capitalize()
+    return metric if kind == "metrics" else name
+
+
 def _source(table: Mapping[str, Any]) -> str:
-    """Where a field's value comes from, in the words of the mapping."""
+    """Where a field's value comes from, by its names at the platform."""
     if paths := table.get("from"):
-        return ", ".join(path if isinstance(path, str) else "a function" for path in paths)
+        names = (path.removeprefix("raw.") if isinstance(path, str) else "" for path in paths)
+        return ", ".join(name or "a function" for name in names)
     return "an event" if table.get("from_event") or table.get("trusted") else ""
 
 
