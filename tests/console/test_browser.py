@@ -94,6 +94,9 @@ async def test_a_phone_shows_every_page_without_scrolling_sideways(site: Site) -
         await page.goto(path)
         width = await page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360, path
+    await page.goto("/connections/acme")
+    lanes = page.locator("#lanes")
+    assert await lanes.evaluate("box => box.scrollWidth <= box.clientWidth")
 
 
 async def test_an_open_page_shows_a_change_and_keeps_what_is_being_typed(site: Site) -> None:
