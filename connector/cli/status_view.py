@@ -13,11 +13,21 @@ from connector.cli.format import format_ago, link_lines
 from connector.domain.wording import counted, format_age
 
 if TYPE_CHECKING:
-    from connector.service.status import Attention, ConnectionStatus, LaneStatus, Status
+    from connector.service.status import (
+        Attention,
+        ConnectionStatus,
+        LaneStatus,
+        QuotaStatus,
+        Status,
+    )
 
 _LEVELS = {"ok": "bold green", "degraded": "bold yellow", "attention": "bold red"}
 _STATES = {"running": "green", "paused": "yellow", "degraded": "yellow", "stopped": "dim"}
 _WIDE = 100
+_NOTABLE = 0.1
+"""The share of a limit from which on its use is shown."""
+_MOST_QUOTAS = 10
+_FEW_NAMES = 3
 _TROUBLE = ("blocked", "held", "stopped", "degraded", "paused", "running")
 """States of lanes, the worst first."""
 
@@ -73,8 +83,8 @@ def by_trouble(found: Status) -> list[str]:
 
 
 def connection(name: str, found: Status, width: int) -> RenderableType:
-    """One connection: what it is, what arrives, its lanes, people, links and quota. A narrow
-    console does not show the last delivery of each lane."""
+    """One connection: what it is, what arrives, its lanes, people and links. A narrow console does
+    not show the last delivery of each lane."""
     about = found.connections[name]
     parts: list[RenderableType] = [_title(name, about), Text(f"  {_intake(about, found.at)}")]
     lanes = _lanes(about.lanes, found.at, wide=width >= _WIDE)
@@ -173,13 +183,42 @@ def _details(about: ConnectionStatus) -> list[str]:
         lines.append(f"{events} sent without fresh fields: reads came too late or failed")
     for link in (*about.audiences, *about.segments):
         lines += link_lines(link.model_dump())
-    lines += [use.text for use in about.quota]
     return lines
 
 
+def _quota(found: Status) -> list[str]:
+    """What is nearest to its limit first: once for each account, whoever shares it."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    uses = {}
+    for name, about in found.connections.items():
+        for use in about.quota:
+            shared.setdefault((use.account, use.endpoint), []).append(name)
+            uses[use.account, use.endpoint] = use
+    by_share = sorted(uses, key=lambda key: -_share(uses[key]))
+    shown = [k for k in by_share if _share(uses[k]) >= _NOTABLE][:_MOST_QUOTAS] or by_share[:1]
+    lines = [f"{uses[key].text} ({_named(shared[key])})" for key in shown]
+    if len(by_share) > len(shown):
+        rest = by_share[len(shown) :]
+        highest = max(1, round(100 * _share(uses[rest[0]])))
+        lines.append(f"{counted(len(rest), 'other limit')}: {highest} % used at most")
+    return lines
+
+
+def _share(use: QuotaStatus) -> float:
+    return use.used / max(1, use.allowed)
+
+
+def _named(connections: list[str]) -> str:
+    few = len(connections) <= _FEW_NAMES
+    return ", ".join(connections) if few else counted(len(connections), "connection")
+
+
 def tail(found: Status) -> list[RenderableType]:
-    """Backfills, approvals and dead letters."""
+    """Quota, backfills, approvals and dead letters."""
     parts: list[RenderableType] = []
+    if quota := _quota(found):
+        parts.append(Text("Requests in the last minute", style="bold"))
+        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in quota]
     for run in found.backfills:
         of = "" if run.total is None else f" of {run.total:,}"
         kind = "dry run" if run.dry_run else "backfill"

@@ -114,8 +114,9 @@ def _dead(b: Backlog, causes: Mapping[str, int]) -> AttentionItem:
     if len(causes) == 1:
         [code] = causes
         problem = Problem.from_code(code)
-        then = by(Page.NONE, f"; then `connector dead-letters retry --cause {code}`, or discard")
-        todo = problem.advice + (then if kind is EVENTS else f"; {kind.dead_remedy}")
+        command = f"`connector dead-letters retry --cause {code}`, or discard"
+        then = f" ({command})" if "retry" in problem.advice else f"; then {command}"
+        todo = problem.advice + (by(Page.NONE, then) if kind is EVENTS else f"; {kind.dead_remedy}")
         return AttentionItem(f"dead {label}", f"{text}: {problem.meaning}", problem, todo)
     if causes:
         listed = [f"{count:,} {code}" for code, count in sorted(causes.items())]

@@ -6,8 +6,16 @@ import io
 
 from rich.console import Console
 
+from connector.cli import status_view
 from connector.cli.status import Screen
-from connector.service.status import Attention, ConnectionStatus, LaneStatus, Status, Verdict
+from connector.service.status import (
+    Attention,
+    ConnectionStatus,
+    LaneStatus,
+    QuotaStatus,
+    Status,
+    Verdict,
+)
 
 NOW = 1_790_000_000_000
 
@@ -43,6 +51,21 @@ def connection(*lanes: LaneStatus) -> ConnectionStatus:
             "last_delivered": None,
         }
     )
+
+
+def with_quota(account: str, **used: int) -> ConnectionStatus:
+    """A connection with so many requests of 200 in the last minute, by endpoint."""
+    quota = [
+        QuotaStatus(
+            account=account,
+            endpoint=name,
+            used=number,
+            allowed=200,
+            text=f"Klaviyo {name}: {number} of 200 this minute",
+        )
+        for name, number in used.items()
+    ]
+    return connection(lane()).model_copy(update={"quota": quota})
 
 
 def item(number: int) -> Attention:
@@ -147,3 +170,33 @@ def test_events_without_fresh_fields_are_shown() -> None:
         terminal = console(48, width)
         lines = shown(Screen(terminal, status(0, {"shop": connection(lane())})), terminal)
         assert any("2 events sent without fresh fields" in line for line in lines)
+
+
+def quota_lines(**connections: ConnectionStatus) -> list[str]:
+    console = Console(file=io.StringIO(), width=160)
+    for part in status_view.tail(status(0, connections)):
+        console.print(part)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return [line.strip() for line in output.getvalue().splitlines()]
+
+
+def test_the_quota_of_an_account_is_shown_once_the_nearest_to_its_limit_first() -> None:
+    shared = {"events": 60, "profiles": 150, "accounts": 1, "flows": 8}
+    lines = quota_lines(
+        north=with_quota("a", **shared), south=with_quota("a", **shared), west=with_quota("b", x=19)
+    )
+    assert lines == [
+        "Requests in the last minute",
+        "Klaviyo profiles: 150 of 200 this minute (north, south)",
+        "Klaviyo events: 60 of 200 this minute (north, south)",
+        "3 other limits: 10 % used at most",
+    ]
+
+
+def test_where_little_is_used_the_most_used_limit_is_shown() -> None:
+    lines = quota_lines(**{f"c{n}": with_quota("a", events=3, lists=0) for n in range(5)})
+    assert lines[1:] == [
+        "Klaviyo events: 3 of 200 this minute (5 connections)",
+        "1 other limit: 1 % used at most",
+    ]
