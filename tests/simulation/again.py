@@ -3,6 +3,7 @@ request; or, up to UNTIL, which seeds fail."""
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 
@@ -29,6 +30,7 @@ def main(first: int, until: int | None = None) -> int:
     print(f"{bad} of {(until or first + 1) - first} seeds failed")
     print(f"{acknowledged} calls acknowledged, {requests} requests, {virtual / 3600:.1f} h of life")
     print(f"{seconds:.0f} s of CPU: {virtual / 60 / seconds:.1f} h a minute")
+    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most")
     return min(bad, 1)
 
 

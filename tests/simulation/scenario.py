@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ SWITCHES = ("events", "profiles", "audiences", "actions", "shadow")
 STEPS = 20
 _QUIET = 12.0
 _MOST_QUIET_MINUTES = 25
+_LIVES_KEPT = 20
+"""Lives after which what is left of them is searched for."""
+_LIVES = itertools.count(1)
 
 
 class Scenario(AimedActs):
@@ -386,12 +390,15 @@ class Scenario(AimedActs):
 
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
-    """Searching for garbage costs a fifth of a life, which is short."""
+    """Searching for garbage costs a fifth of a life, which is short. Some worlds outlive the
+    searches of the young, and a whole search by itself comes after hundreds of lives."""
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        if next(_LIVES) % _LIVES_KEPT == 0:
+            gc.collect()
 
 
 @_garbage_kept()
