@@ -46,6 +46,10 @@ class Disk:
         self._sqlite.commit()
         return result
 
+    def look(self, work: Work[T]) -> T:
+        """Do `work`, which only reads. Nothing runs meanwhile, so it needs no transaction."""
+        return work(self._connection)
+
     def rows(self, query: Any) -> list[Any]:
         return list(self._connection.execute(query))
 
@@ -85,22 +89,28 @@ class FaultyDatabase:
         self._rng = rng
 
     async def write(self, work: Work[T], *, patient: bool = False) -> T:
+        return await self._call(self._disk.execute, work)
+
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
+        return await self._call(self._disk.look, work)
+
+    async def _call(self, do: Callable[[Work[T]], T], work: Work[T]) -> T:
         self.calls += 1
         name = name_of(work)
         fault = self.planned_fault(self.calls, name)
         await self._pause()
         if fault == "before":
             raise StoreError(Problem.STORE_UNAVAILABLE, "planned fault")
-        with store_errors():
-            result = self._disk.execute(work)
+        try:
+            result = do(work)
+        except Exception:
+            with store_errors():
+                raise
         self.on_commit(name, result)
         await self._pause()
         if fault == "after":
             raise StoreError(Problem.STORE_UNAVAILABLE, "planned fault, answer lost")
         return result
-
-    async def read(self, work: Work[T], *, brief: bool = False) -> T:
-        return await self.write(work)
 
     async def empty_log(self) -> bool:
         return True
