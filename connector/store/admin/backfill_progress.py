@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
+    Integer,
     Label,
     Select,
     and_,
@@ -22,6 +25,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
 from connector.store.database import Database, on_request
+from connector.store.prepared import Prepared, param
 from connector.store.queues import queue
 from connector.store.tables import (
     QueueTable,
@@ -88,11 +92,18 @@ class SqlBackfillProgress:
 
 def _count_waiting(c: Connection, source: QueueTable, lane: LaneId, limit: int) -> int:
     """Ready or claimed rows at backfill priority, counted up to `limit`."""
-    found = 0
-    for part in _waiting(source, lane):
-        rows = part.where(source.table.c.priority == 1).limit(limit)
-        found += c.execute(select(func.count()).select_from(rows.subquery())).scalar_one()
-    return min(found, limit)
+    counts: tuple[int, ...] = _waiting_counts(source).first(c, lane=lane, most=limit)
+    return min(sum(counts), limit)
+
+
+@functools.cache
+def _waiting_counts(source: QueueTable) -> Prepared:
+    """A count for each part of what waits."""
+    most = param("most", type_=Integer)
+    of_backfill = source.table.c.priority == 1
+    parts = [part.where(of_backfill).limit(most) for part in _waiting(source, param("lane"))]
+    counts = [select(func.count()).select_from(part.subquery()) for part in parts]
+    return Prepared(select(*(n.scalar_subquery().label(f"n{i}") for i, n in enumerate(counts))))
 
 
 def _any_waits(
@@ -102,7 +113,7 @@ def _any_waits(
     return any(c.execute(part).first() for part in parts)
 
 
-def _waiting(source: QueueTable, lane: LaneId) -> list[Select[Any]]:
+def _waiting(source: QueueTable, lane: LaneId | BindParameter[Any]) -> list[Select[Any]]:
     """Ready and claimed rows of a lane, each part in the order of an index."""
     table = source.table
     modes = [(State.READY, queue.in_mode(source, mode)) for mode in queue.modes_of(source)]

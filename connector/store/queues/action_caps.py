@@ -6,8 +6,9 @@ An action counts from `counted_at` on: when it was received, or released from a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, and_, func, or_, select
 
 from connector.domain.actions import Caps
 from connector.domain.errors import Problem
@@ -92,12 +93,14 @@ class CapCounter:
         return None
 
 
-def held(lane: LaneId, problem: Problem) -> ColumnElement[bool]:
+def held(
+    lane: LaneId | BindParameter[Any], problem: str | BindParameter[Any]
+) -> ColumnElement[bool]:
     """Actions of this lane that are held because of this problem."""
     return and_(
         actions.c.lane == lane,
         in_state(State.HELD, actions),
-        actions.c.problem == problem.value,
+        actions.c.problem == problem,
     )
 
 
@@ -109,7 +112,7 @@ def request_approvals(c: Connection, lane: Lane, caps: set[str], now: Millis) ->
                 func.count().label("adjustments"),
                 func.sum(func.abs(actions.c.amount)).label("points"),
             )
-            .where(held(lane.id, CAPS[cap]))
+            .where(held(lane.id, CAPS[cap].value))
             .group_by(actions.c.person_key)
             .with_hint(actions, "INDEXED BY actions_held", "sqlite")
             .subquery()

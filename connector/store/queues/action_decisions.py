@@ -15,6 +15,7 @@ from connector.domain.records import State
 from connector.ports import ActionView, Approval, Decision
 from connector.store.admin import approvals
 from connector.store.database import Database
+from connector.store.prepared import Prepared, param
 from connector.store.queues import queue
 from connector.store.queues.action_caps import CAP, CAPS, CapCounter, held, request_approvals
 from connector.store.queues.action_state import COLUMNS, ActionRow, Values
@@ -36,7 +37,13 @@ class _HeldRow(NamedTuple):
     forced: int
 
 
+_LOCK = Prepared(select(lanes.c.id).where(lanes.c.id == param("lane")).with_for_update())
 _HELD = select(*(actions.c[name] for name in _HeldRow._fields)).order_by(actions.c.seq)
+_RELEASED = (
+    _HELD.where(held(param("lane"), param("problem"))).limit(_RELEASE_BATCH).with_for_update()
+)
+_WAITING = Prepared(_RELEASED)
+_IDENTIFIED = Prepared(_RELEASED.where(actions.c.releasable == 1))
 
 
 class SqlActionDecisions:
@@ -66,7 +73,7 @@ class SqlActionDecisions:
         approved, cap = approval.state == "approved", approval.subject
         until = approval.decided_at if approval.decided_at is not None else now
         decision = {"decided_by": approval.decided_by, "decided_at": until}
-        theirs = (held(lane.id, CAPS[cap]), actions.c.settled_at <= until)
+        theirs = (held(lane.id, CAPS[cap].value), actions.c.settled_at <= until)
 
         def work(c: Connection) -> int:
             if approved:
@@ -83,21 +90,21 @@ class SqlActionDecisions:
         return await self._database.write(work)
 
     async def release_identified(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
-        known = actions.c.releasable == 1
-        return await self._release(lane, (held(lane.id, Problem.ACTION_PERSON), known), caps, now)
+        return await self._release(_IDENTIFIED, lane, Problem.ACTION_PERSON, caps, now)
 
     async def release_waiting(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
-        return await self._release(lane, (held(lane.id, Problem.NOT_LIVE),), caps, now)
+        return await self._release(_WAITING, lane, Problem.NOT_LIVE, caps, now)
 
     async def _release(
-        self, lane: Lane, which: Sequence[ColumnElement[bool]], caps: Caps, now: Millis
+        self, which: Prepared, lane: Lane, problem: Problem, caps: Caps, now: Millis
     ) -> int:
         """A part after the other, so that a large number does not block the store for long."""
 
         def work(c: Connection) -> tuple[int, int]:
             _lock(c, lane)
-            rows = _held_rows(c, *which, limit=_RELEASE_BATCH)
-            return len(rows), _release(c, lane, rows, caps, now)
+            found = which.rows(c, lane=lane.id, problem=problem.value)
+            rows = [_HeldRow._make(row) for row in found]
+            return len(rows), _release(c, lane, rows, caps, now) if rows else 0
 
         released, found = 0, _RELEASE_BATCH
         while found == _RELEASE_BATCH:
@@ -108,14 +115,11 @@ class SqlActionDecisions:
 
 def _lock(c: Connection, lane: Lane) -> None:
     """Callers on one lane take turns, so that caps hold across processes."""
-    c.execute(select(lanes.c.id).where(lanes.c.id == lane.id).with_for_update())
+    _LOCK.rows(c, lane=lane.id)
 
 
-def _held_rows(
-    c: Connection, *which: ColumnElement[bool], limit: int | None = None
-) -> list[_HeldRow]:
-    query = _HELD.where(*which).limit(limit).with_for_update()
-    return [_HeldRow._make(row) for row in c.execute(query)]
+def _held_rows(c: Connection, *which: ColumnElement[bool]) -> list[_HeldRow]:
+    return [_HeldRow._make(row) for row in c.execute(_HELD.where(*which).with_for_update())]
 
 
 def _release(
