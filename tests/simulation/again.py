@@ -1,8 +1,10 @@
 """`python -m tests.simulation.again SEED [UNTIL]`: what happened in the life of a seed, with every
-request; or, up to UNTIL, which seeds fail."""
+request; or, up to UNTIL, which seeds fail. `--digests SEED...`: a line for each, which is the same
+for the same life."""
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import sys
 import time
@@ -34,5 +36,15 @@ def main(first: int, until: int | None = None) -> int:
     return min(bad, 1)
 
 
+def print_digests(seeds: list[int]) -> None:
+    log.configure(level="critical")
+    for seed in seeds:
+        lines = simulate(seed, traces=True)[1].lines
+        print(seed, len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest())
+
+
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    if sys.argv[1] == "--digests":
+        print_digests([int(seed) for seed in sys.argv[2:]])
+    else:
+        sys.exit(main(*map(int, sys.argv[1:])))

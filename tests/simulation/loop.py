@@ -28,8 +28,9 @@ class Owner:
         self.tasks: list[asyncio.Task[Any]] = []
         self.parked: list[asyncio.Handle] = []
         """Callbacks that became ready while the process did not run."""
-        self.requests: set[asyncio.Event] = set()
-        """One for each request under way, set when its sender waits for it no longer."""
+        self.requests: dict[asyncio.Event, None] = {}
+        """One for each request under way, set when its sender waits for it no longer. Ordered, as
+        a set of objects is not."""
         self.context = contextvars.copy_context()
         self.context.run(OWNER.set, self)
 

@@ -82,8 +82,8 @@ class Network:
         fate, since = self._fate(request), self._loop.time()
         answer: asyncio.Future[httpx.Response] = self._loop.create_future()
         given_up = asyncio.Event()
-        requests = owner.requests if owner else set()
-        requests.add(given_up)
+        requests = owner.requests if owner else {}
+        requests[given_up] = None
         self._loop.spawn(None, self._travel(owner, request, fate, answer, given_up))
         try:
             async with asyncio.timeout(None if fate.trickles else READ_TIMEOUT):
@@ -92,7 +92,7 @@ class Network:
             raise httpx.ReadTimeout("no answer in time") from error
         finally:
             given_up.set()
-            requests.discard(given_up)
+            requests.pop(given_up, None)
             if owner is None or owner.condition == "running":
                 self.on_answer(owner, request, self._loop.time() - since)
 
