@@ -24,12 +24,15 @@ async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncGen
 async def as_completed_together(
     coroutines: Iterable[Coroutine[Any, Any, T]],
 ) -> AsyncGenerator[list[T], None]:
-    """The same, but all that have ended since the last ones were taken at a time."""
-    pending = {asyncio.create_task(coroutine) for coroutine in coroutines}
+    """The same, but all that have ended since the last ones were taken at a time, in the order in
+    which they were started."""
+    pending = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            yield [task.result() for task in done]
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            ended = [task for task in pending if task in done]
+            pending = [task for task in pending if task not in done]
+            yield [task.result() for task in ended]
     finally:
         for task in pending:
             task.cancel()

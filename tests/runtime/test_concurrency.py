@@ -49,3 +49,11 @@ async def test_what_ended_while_the_reader_was_away_comes_together() -> None:
     await found.aclose()
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+async def test_what_ended_together_comes_in_the_order_of_the_start() -> None:
+    async def numbered(number: int) -> int:
+        return number
+
+    found = as_completed_together(map(numbered, range(50)))
+    assert await anext(found) == list(range(50))
