@@ -4,19 +4,17 @@ chance alone seldom hits that."""
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
-from connector.domain.approvals import BACKFILL
 from connector.sandbox.wll.users import User
 
 from .aims import Spring
+from .crowds import CrowdActs
 from .database import Fault
-from .loop import SimulatedLoop
 from .network import READ_TIMEOUT, Fate
 from .process import Process
-from .world import GOLD, Sent, World
+from .world import GOLD
 
 WRITES = (r"POST /v1/events", r"POST /api/", r"DELETE /api/lists/", r"PATCH /api/")
 CLAIMS = r"\.claim$"
@@ -37,20 +35,13 @@ LEASE_LOST_AFTER = 14.0
 """Seconds after which a frozen process has lost its lease."""
 
 
-class AimedActs:
+class AimedActs(CrowdActs):
     """The acts, over what every scenario has."""
 
-    rng: random.Random
-    loop: SimulatedLoop
-    world: World
     pauses: bool
     profiles_off: bool
     newcomers: int
 
-    send: Callable[[Sent], None]
-    keep: Callable[[Sent], Sent]
-    change: Callable[[], None]
-    burst: Callable[[], None]
     flow: Callable[[], None]
     cross: Callable[..., None]
     reload: Callable[[dict[str, Any]], int]
@@ -69,6 +60,7 @@ class AimedActs:
             self.strangers,
             self.standby_without_a_store,
             self.backfill,
+            *self.crowd_acts(),
         ]
 
     def aimed_restarts(self) -> list[Callable[[], Any]]:
@@ -82,6 +74,7 @@ class AimedActs:
             self.stop_with_a_backlog,
             self.switch_off_with_a_backlog,
             self.restart_with_spent_quota,
+            self.kill_in_a_backfill,
         ]
 
     # ── what springs ─────────────────────────────────────────────────────────────────────────────
@@ -328,11 +321,6 @@ class AimedActs:
 
     def backfill(self) -> None:
         self.world.command("backfill", connection="acme")
-
-    def decide(self) -> None:
-        """A person answers what waits for approval."""
-        for id, what in self.world.pending_approvals():
-            self.world.decide(id, what, approve=what != BACKFILL or self.rng.random() < 0.6)
 
 
 TRICKLING = (

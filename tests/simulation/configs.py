@@ -27,6 +27,10 @@ retry_base = "1s"
 retry_max = "60s"
 probe_every = "20s"
 
+[retention]
+timeline = "30s"
+dead_letters = "60s"
+
 [[connections]]
 name = "acme"
 source = "wll"
@@ -46,6 +50,7 @@ points_event_secret = "wll_points_secret"
 join_event = "AUDIENCE_JOINED"
 leave_event = "AUDIENCE_LEFT"
 poll_every = "24h"
+paths = {{ users = "/users?limit=5", members = "/audiences/{{id}}/members?limit=2" }}
 
 [connections.klaviyo]
 base_url = "http://127.0.0.1:8002"

@@ -17,6 +17,7 @@ import pytest
 from connector.app import connections, daemon, wiring
 from connector.app.daemon import App
 from connector.config import Config
+from connector.domain import unsets
 from connector.domain.errors import ConnectorError
 from connector.domain.lanes import Millis
 from connector.pipeline import breaker, lease
@@ -29,6 +30,8 @@ from .loop import OWNER, Owner, SimulatedLoop
 from .network import Network
 
 START_MS = 1_790_000_000_000
+UNSET_FLOOR = 4
+"""People who may lose a field without approval: few are here."""
 _EVERY = 5.0
 """Seconds between two scheduled passes at least: each costs time of the machine."""
 
@@ -217,6 +220,7 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         patch.setattr(connections, "Transport", lambda pool: network.transport())
         # Few people are refused here, and they must not stop the others either.
         patch.setattr(breaker, "DEAD_RATE_WINDOW", 8)
+        patch.setattr(unsets, "FLOOR", UNSET_FLOOR)
         # A pure function of files that do not change.
         patch.setattr(wiring, "load_mapping", _load_mapping)
         yield

@@ -68,13 +68,9 @@ class Scenario(AimedActs):
         self.calls: list[Sent] = []
         self.pauses = self.profiles_off = False
         self.newcomers = 0
-        if self.guarded:
+        if self.world.guarded:
             self.world.guard_list()
         self.world.store_fault = self._store_fault
-
-    @property
-    def guarded(self) -> bool:
-        return bool(self.fixed["flow_guard"] != "off")
 
     def _store_fault(self, call: int) -> Any:
         if self.loop.time() < self.store_down_until:
@@ -300,7 +296,7 @@ class Scenario(AimedActs):
                 self.freeze: 3,
             }
         chosen = always | {a: w for a, w in sometimes.items() if self.rng.random() < 0.35}
-        if self.guarded:
+        if self.world.guarded:
             chosen[self.decide] = 5
         acts = self.rng.sample(aimed, k=self.rng.randrange(1, 5))
         if self.act:
@@ -343,7 +339,8 @@ class Scenario(AimedActs):
         await self._configure()
         if self.profiles_off:
             # No one was read meanwhile, so each needs one more event.
-            self.calls += [world.event("REGISTERED_ACCOUNT", user) for user in world.users]
+            people = [*world.users, *world.quiet.values()]
+            self.calls += [world.event("REGISTERED_ACCOUNT", user) for user in people]
         return await self._settle()
 
     async def _configure(self) -> None:

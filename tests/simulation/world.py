@@ -8,7 +8,7 @@ import itertools
 import math
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,11 @@ from sqlalchemy import insert, select
 
 from connector.config import Config
 from connector.domain.actions import ActionReceipt
-from connector.domain.approvals import FIRST_SYNC
+from connector.domain.approvals import DEFAULT_SHARE, FIRST_SYNC, MASS_UNSET
 from connector.domain.errors import Problem
 from connector.domain.records import State
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
+from connector.klaviyo.sink.profiles import ProfileSink
 from connector.pipeline.lease import STORE_RESOURCE
 from connector.platforms.wll.settings import Settings
 from connector.platforms.wll.webhook import WllWebhook
@@ -30,13 +31,22 @@ from connector.sandbox import KlaviyoSandbox, WllSandbox
 from connector.sandbox.klaviyo.operations import operation
 from connector.sandbox.wll.users import Tier, User
 from connector.sandbox.wll.webhooks import PendingEvent, WebhookFactory
-from connector.store.tables import actions, memberships, metadata, outbox, profiles, reads
+from connector.store.admin.retention import NO_BODY
+from connector.store.tables import (
+    actions,
+    backfills,
+    memberships,
+    metadata,
+    outbox,
+    profiles,
+    reads,
+)
 
 from .aims import Traps
 from .database import Disk, FaultyDatabase
 from .loop import Owner, SimulatedLoop
 from .network import Network
-from .process import START_MS, Process
+from .process import START_MS, UNSET_FLOOR, Process
 
 PLATFORM_PORT, KLAVIYO_PORT = 8001, 8002
 LIST = "Gold members"
@@ -60,6 +70,9 @@ RATE_WINDOW = 50.0
 because a request may leave some time after it was granted."""
 PAUSE_GRACE = 75.0
 """Seconds after a pause in which what was in flight may still be sent."""
+BIRTHDATE = "wll_birthdate"
+PROFILES_AT_ONCE = 2 * ProfileSink.single.parallel
+"""People whose write may be claimed before it is known that too many lose a field."""
 _QUEUES = ((outbox, "seq"), (reads, "person"), (profiles, "person"), (memberships, "id"))
 _QUEUES += ((actions, "seq"),)
 _LEASES = select(metadata.tables["leases"].c["resource", "holder", "token"])
@@ -100,6 +113,22 @@ class Oracle:
     """What was wrong at once, whatever came after."""
 
 
+@dataclass(slots=True)
+class Unset:
+    """A field that many people have lost at the platform, and what the daemons made of it."""
+
+    people: set[str] = field(default_factory=set)
+    """Addresses."""
+    writes: int = 0
+    """Writes of profiles since the first of them lost it at Klaviyo."""
+    done: set[str] = field(default_factory=set)
+    """Those who have lost it at Klaviyo."""
+    asks: bool = False
+    """Whether a live flow may depend on it."""
+    approved: bool = False
+    rejected: bool = False
+
+
 class World:
     """One simulated world. `people` users are at the platform from the beginning; the first two are
     in the audience and never leave it."""
@@ -129,7 +158,6 @@ class World:
         self.network.on_answer = self._on_answer
         self.disk = Disk()
         self.processes: list[Process] = []
-        self._repeated: set[int] = set()
         self._late_events = 0
         """Events of bulk jobs that arrived after their sender had given them up."""
         self.oracle = Oracle()
@@ -137,6 +165,9 @@ class World:
         self.store_fault: Callable[[int], Any] = lambda call: None
         self.traps = Traps(self.note)
         self.slow_store = False
+        self.quiet: dict[str, User] = {}
+        """By address."""
+        self.unset = Unset()
         self.flow_list: str | None = None
         """The list that a live flow starts for."""
         self.traces = False
@@ -153,6 +184,9 @@ class World:
         self._writing: Counter[tuple[str, str]] = Counter()
         self._claimed_since: dict[tuple[Any, ...], float] = {}
         self._sent_at: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._quiet_since = 0
+        self._told: set[str] = set()
+        """Addresses of those of whom an event tells."""
         self.wll.refresh()
         self.wll.waiting.clear()
 
@@ -166,7 +200,27 @@ class World:
 
     @property
     def users(self) -> list[User]:
-        return self.wll.people
+        """Those of whom something happens."""
+        return [user for user in self.wll.people if user.email not in self.quiet]
+
+    def add_quiet(self, people: int) -> None:
+        """Of these people no event tells, and only a backfill finds them."""
+        for number in range(len(self.quiet), len(self.quiet) + people):
+            user = self.wll.add(f"quiet{number}@example.com", earned=100, points=number)
+            self.quiet[user.email] = user
+        self._quiet_since = self.now_ms()
+
+    def retain(self) -> None:
+        """What the holder of the store's lease does at night."""
+        for process in self.alive():
+            if process.serves and process.app.leases.of(STORE_RESOURCE).valid():
+                self.note(f"{process.name} applies retention")
+                process.call(process.app.apply_retention)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a person is asked before live flows could start for many."""
+        return bool(self.config.connection("acme").klaviyo.flow_guard != "off")
 
     # ── processes ────────────────────────────────────────────────────────────────────────────────
 
@@ -185,6 +239,8 @@ class World:
 
     def _on_commit(self, process: Process, name: str, result: Any) -> None:
         is_claim = name.endswith(".claim") and result is not None
+        if name == "SqlMaintenance.clear_bodies":
+            self._check_bodies()
         if is_claim and process.stopping_since(self.loop.time() - CLAIM_GRACE):
             self.oracle.faults.append(f"{process.name} claims after it was stopped: {name}")
         if name == "SqlLanes.set_state":
@@ -223,6 +279,7 @@ class World:
     def event(self, kind: str, user: User, **payload: Any) -> Sent:
         """A webhook about a user, to be delivered now or later, once or several times."""
         pending = PendingEvent(kind, user, {"n": next(self._numbers), **payload})
+        self._told.add(user.email)
         return self.webhook(pending)
 
     def webhook(self, pending: PendingEvent) -> Sent:
@@ -326,6 +383,9 @@ class World:
     def decide(self, approval: int, what: str, *, approve: bool) -> None:
         """A person answers what waits for approval."""
         self.oracle.first_sync_approved |= approve and what == FIRST_SYNC
+        if what == MASS_UNSET:
+            self.unset.approved |= approve
+            self.unset.rejected |= not approve
         self.command("approve" if approve else "reject", id=approval, by="ana")
 
     def approvals(self, state: str) -> list[tuple[int, str]]:
@@ -387,6 +447,8 @@ class World:
         assert isinstance(owner, Process)
         self._check_lease(owner, request)
         self._check_approval(owner, request)
+        self._check_unset(owner, request)
+        self._check_live_share(request)
         paused = self.oracle.paused_since
         is_lane = request.url.path != "/api/lists"
         if is_lane and paused is not None and self.loop.time() > paused + PAUSE_GRACE:
@@ -499,25 +561,54 @@ class World:
         if not self.oracle.first_sync_approved:
             self.oracle.faults.append(f"{owner.name} writes to the list without approval")
 
+    def _check_unset(self, owner: Process, request: httpx.Request) -> None:
+        """Guarantee 9: few lose a field before a person has approved. What was claimed when they
+        became too many is still sent."""
+        unset = self.unset
+        written = {email for kind, email in self._written(request) if kind == "profile"}
+        if not unset.people or not written:
+            return
+        if BIRTHDATE in _unset_fields(request):
+            unset.done |= written & unset.people
+        unset.writes += len(written) if unset.done else 0
+        most = max(UNSET_FLOOR, DEFAULT_SHARE * unset.writes) + PROFILES_AT_ONCE
+        if unset.asks and not unset.approved and len(unset.done) > most:
+            self.oracle.faults.append(
+                f"{owner.name} removes {BIRTHDATE} from {len(unset.done)} people without approval"
+            )
+
+    def _check_live_share(self, request: httpx.Request) -> None:
+        """Guarantee 9: a backfill leaves the reserved part of every quota to live traffic."""
+        route = operation(request.method, request.url.path.rstrip("/")).label
+        written = [email for kind, email in self._written(request) if kind == "profile"]
+        if not written or not self.quiet.keys() - self._told >= set(written):
+            return
+        klaviyo = self.config.connection("acme").klaviyo
+        ours = max(1, math.floor(LIMITS[route].steady * klaviyo.rate_share))
+        most = max(1, math.floor(ours * (1 - klaviyo.live_reserve)))
+        sent, now = self._sent_at[f"{route} of a backfill"], self.loop.time()
+        sent.append(now)
+        while sent[0] <= now - RATE_WINDOW:
+            sent.popleft()
+        if len(sent) > most:
+            self.oracle.faults.append(f"a backfill sent {len(sent)} of {most} requests {route}")
+
+    def _check_bodies(self) -> None:
+        """Guarantee 1: retention leaves what waits as it is."""
+        waits = outbox.c.state.not_in((State.ACCEPTED, State.SKIPPED))
+        for row in self.disk.rows(select(outbox).where(waits, outbox.c.data == NO_BODY)):
+            self.oracle.faults.append(f"retention emptied {row.unique_id}, which waits")
+
     def open_commands(self) -> list[str]:
         table = metadata.tables["commands"]
         rows = self.disk.rows(select(table).where(table.c.done_at.is_(None)))
         return [f"command {row.id} {row.kind} has no result" for row in rows]
 
-    def repeat_failed_commands(self) -> None:
-        """As a person does who has read the error; each once. Not a pause: it was ended since."""
-        table = metadata.tables["commands"]
-        failed = table.c.ok == 0, table.c.kind != "pause"
-        for row in self.disk.rows(select(table).where(*failed)):
-            if row.id not in self._repeated:
-                self._repeated.add(row.id)
-                self.command(row.kind, **orjson.loads(row.args))
-
     def faults(self) -> list[str]:
         found = [*self.oracle.faults, *self.waiting(), *self.open_commands()]
         found += [f"{p.name} ended: {p.ended}" for p in self.processes if p.crashed]
         found += self._lost_events() + self._wrong_actions() + self._wrong_profiles()
-        found += self._wrong_list() + self._traces()
+        found += self._wrong_list() + self._traces() + self._wrong_backfills() + self._kept_fields()
         # Klaviyo refuses a job that comes after its events were sent again singly: none is doubled.
         refused = Counter(unique_id_recorded=self._late_events)
         for sandbox in (self.klaviyo, self.wll):
@@ -572,17 +663,39 @@ class World:
 
     def _wrong_profiles(self) -> list[str]:
         """Guarantee 5."""
+        return self._differences(self.users)
+
+    def _differences(self, users: Iterable[User]) -> list[str]:
         found = []
-        for user in self.users:
+        for user in users:
             if user.email in self.oracle.forgotten:
                 continue
-            profile = self.klaviyo.profile(user.email)
-            properties = profile["properties"] if profile else {}
+            properties = self._properties(user.email)
             wanted = {"wll_balance": user.points, "wll_tier_name": user.tier[0]}
             remote = {name: properties.get(name) for name in wanted}
             if remote != wanted:
                 found.append(f"{user.email}: Klaviyo {remote}, platform {wanted}")
         return found
+
+    def _properties(self, email: str) -> dict[str, Any]:
+        profile = self.klaviyo.profile(email)
+        return dict(profile["properties"]) if profile else {}
+
+    def _wrong_backfills(self) -> list[str]:
+        """Guarantee 9: a run ends, and has reached everyone when it is done."""
+        runs = self.disk.rows(select(backfills))
+        found = [f"backfill {run.id} is running" for run in runs if run.state == "running"]
+        if any(run.state == "done" and run.started_at > self._quiet_since for run in runs):
+            found += self._differences(self.quiet.values())
+        return found
+
+    def _kept_fields(self) -> list[str]:
+        """Guarantee 9: what a person approved is done, and what needed no approval."""
+        unset = self.unset
+        if unset.rejected:
+            return []
+        kept = [e for e in sorted(unset.people) if self._properties(e).get(BIRTHDATE) is not None]
+        return [f"{BIRTHDATE} of {kept} is at Klaviyo"] if kept else []
 
     def _traces(self) -> list[str]:
         """Guarantee 8: what an erasure has left of a person. Klaviyo's copy is another command."""
@@ -630,3 +743,12 @@ async def _delivered(sent: Sent, process: Process) -> None:
 
 def _what(request: httpx.Request) -> str:
     return f"{request.method} {request.url.path}"
+
+
+def _unset_fields(request: httpx.Request) -> list[str]:
+    """The fields that a single write of a profile removes."""
+    data = orjson.loads(request.content)["data"]
+    if isinstance(data, list):
+        return []
+    unset: list[str] = data.get("meta", {}).get("patch_properties", {}).get("unset", [])
+    return unset

@@ -1,0 +1,118 @@
+"""Acts about many people, and about what goes on for long."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+from connector.domain.approvals import BACKFILL, MASS_UNSET
+
+from .aims import Spring
+from .loop import SimulatedLoop
+from .process import Process
+from .world import Sent, World
+
+CROWD = 24
+"""More than may lose a field at once without approval, and several pages of a backfill."""
+_PAGE_STORED = r"^SqlBackfills\.append_page$"
+
+
+class CrowdActs:
+    """The acts, over what every scenario has."""
+
+    rng: random.Random
+    loop: SimulatedLoop
+    world: World
+
+    keep: Callable[[Sent], Sent]
+    send: Callable[[Sent], None]
+    change: Callable[[], None]
+    burst: Callable[[], None]
+    _fails: Callable[..., Spring]
+    _kill: Callable[[Process], None]
+
+    def crowd_acts(self) -> list[Callable[[], Any]]:
+        return [self.lose_a_field, self.backfill_of_many, self.bulk_away, self.night]
+
+    async def lose_a_field(self) -> None:
+        """All people of a crowd lose a field at the platform, and it says so. Where a flow may
+        depend on it, a person decides early, late or not at all."""
+        world = self.world
+        if world.unset.people:
+            return
+        world.unset.asks = world.guarded
+        if world.guarded:
+            world.klaviyo.flows.add("Birthday", "live", "Date Based", "")
+        crowd = [world.wll.add(f"crowd{n}@example.com", earned=100) for n in range(CROWD)]
+        for user in crowd:
+            world.deliver(self.keep(world.event("REGISTERED_ACCOUNT", user)))
+        await asyncio.sleep(self.rng.choice((20.0, 40.0)))
+        for user in crowd:
+            user.extra = {"birthDate": None}
+            world.unset.people.add(user.email)
+            self.send(world.event("PROFILE_UPDATED", user))
+        await asyncio.sleep(self.rng.choice((10.0, 60.0)))
+        if self.rng.random() < 0.5:
+            self.decide()
+
+    async def backfill_of_many(self) -> None:
+        """A backfill finds people of whom no event tells. Reading, storing or writing them fails in
+        the middle, while other people's points change."""
+        world = self.world
+        if not world.quiet:
+            world.add_quiet(CROWD)
+        remote, endpoint = self.rng.choice(
+            (
+                (world.wll, "users"),
+                (world.klaviyo, "profile-bulk-import-jobs"),
+                (world.klaviyo, "profile-import"),
+            )
+        )
+        fault = {"endpoint": endpoint, "kind": "status", "count": self.rng.randrange(1, 5)}
+        parse = lambda process: remote.faults.parse(  # noqa: E731
+            {**fault, "status": self.rng.choice((500, 503))}
+        )
+        skips = self.rng.randrange(4)
+        trap = self.rng.choice((parse, self._fails(), None))
+        if trap:
+            moment: Any = "called" if trap is not parse else "committed"
+            world.traps.set(moment, _PAGE_STORED, trap, skips=skips)
+        world.command("backfill", connection="acme")
+        for _ in range(4):
+            self.change()
+            await asyncio.sleep(self.rng.choice((0.5, 3.0, 10.0)))
+
+    async def kill_in_a_backfill(self) -> None:
+        self.world.traps.set("committed", _PAGE_STORED, self._kill, skips=self.rng.randrange(4))
+        await self.backfill_of_many()
+
+    async def bulk_away(self) -> None:
+        """For minutes every import job is refused, while people change."""
+        status = self.rng.choice((500, 502, 503))
+        self.world.note(f"import jobs are answered {status}")
+        fault = self.world.klaviyo.faults.parse(
+            {"endpoint": "profile-bulk-import-jobs", "kind": "status", "status": status}
+        )
+        for _ in range(self.rng.choice((6, 12))):
+            self.burst()
+            await asyncio.sleep(self.rng.choice((2.0, 12.0)))
+        fault.probability = 0.0
+
+    async def night(self) -> None:
+        """Retention runs while records wait and arrive."""
+        endpoint = self.rng.choice(("events", "*"))
+        fault = {"endpoint": endpoint, "kind": "status", "status": 503, "count": 5}
+        self.world.klaviyo.faults.parse(fault)
+        self.burst()
+        await asyncio.sleep(self.rng.choice((0.5, 32.0)))
+        self.burst()
+        self.world.retain()
+        await asyncio.sleep(1.0)
+
+    def decide(self) -> None:
+        """A person answers what waits for approval."""
+        for id, what in self.world.pending_approvals():
+            refusable = what in (BACKFILL, MASS_UNSET)
+            self.world.decide(id, what, approve=not refusable or self.rng.random() < 0.6)
