@@ -4,10 +4,12 @@ finds it. Every function plants one; its docstring says what is wrong."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from connector.actions.sink import ActionSink
 from connector.app import connections
@@ -19,17 +21,23 @@ from connector.domain.errors import AmbiguousError, DeliveryError, Problem, Retr
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Dead, Retry
 from connector.net import http
+from connector.net.rate_limit import RateLimiter
 from connector.pipeline import breaker, lease
+from connector.pipeline.breaker import LaneBreaker
 from connector.pipeline.claims import Claimer
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lease import ResourceLease
 from connector.pipeline.outcome_writer import OutcomeWriter
 from connector.pipeline.rendering import GatedRenderer
-from connector.ports import MembersPage
+from connector.ports import BackfillPage, MembersPage
+from connector.store.admin import retention
 from connector.store.admin.commands import SqlCommands
-from connector.store.queues import actions, membership_changes, queue
+from connector.store.admin.retention import NO_BODY
+from connector.store.queues import actions, membership_changes, profile_unsets, queue
 from connector.store.queues.action_decisions import SqlActionDecisions
 from connector.store.queues.receipts import ReceiptedQueue
+from connector.store.tables import outbox
+from connector.sync.backfill.sources import PlatformListing
 from connector.sync.flow_guard import FlowGuard
 from connector.sync.memberships.remote_groups import PlatformAudiences
 from connector.sync.memberships.scans import GroupScan
@@ -236,6 +244,59 @@ def a_lost_job_counts_as_done(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReceiptedQueue, "requeue_receipt", close)
 
 
+# ── crowds, retention, import jobs that are refused ──────────────────────────────────────────────
+
+
+def a_mass_unset_is_not_asked_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(profile_unsets, "held_fields", lambda c, lane: frozenset())
+
+
+def an_approved_unset_stays_held(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(profile_unsets.SqlUnsetFields, "release", _nothing)
+
+
+def a_backfill_takes_the_live_share(patch: pytest.MonkeyPatch) -> None:
+    adjust = RateLimiter.adjust
+
+    def without(self: Any, limits: Any, *, share: float, live_reserve: float = 0.0) -> None:
+        adjust(self, limits, share=share)
+
+    patch.setattr(RateLimiter, "adjust", without)
+
+
+def a_backfill_ends_with_a_page_that_fails(patch: pytest.MonkeyPatch) -> None:
+    page = PlatformListing.page
+
+    async def or_none(self: Any, cursor: str | None) -> BackfillPage:
+        try:
+            return await page(self, cursor)
+        except DeliveryError:
+            return BackfillPage(cursor, False)
+
+    patch.setattr(PlatformListing, "page", or_none)
+
+
+def retention_empties_what_waits(patch: pytest.MonkeyPatch) -> None:
+    def clear(c: Any, before: Any, after: int, limit: int) -> None:
+        c.execute(update(outbox).where(outbox.c.received_at < before).values(data=NO_BODY))
+
+    patch.setattr(retention, "clear_bodies", clear)
+
+
+def retention_deletes_what_waits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(retention, "_is_old", lambda state, cutoff: outbox.c.received_at < cutoff)
+
+
+def refused_import_jobs_are_given_up(patch: pytest.MonkeyPatch) -> None:
+    """And whatever else is too much for single requests waits for one."""
+
+    def never(self: Any, outcome: Any, now: float) -> None:
+        self._unanswered += 1
+        self._bulk_at = math.inf
+
+    patch.setattr(LaneBreaker, "_fail_bulk", never)
+
+
 PLANTED: dict[str, tuple[Plant, str]] = {
     plant.__name__: (plant, act)
     for plant, act in (
@@ -261,6 +322,13 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         (an_unfinished_scan_removes_people, "fail_while_a_failure_is_noted"),
         (a_first_sync_is_not_asked_for, "cross"),
         (a_lost_job_counts_as_done, "refuse_bulk"),
+        (a_mass_unset_is_not_asked_for, "lose_a_field"),
+        (an_approved_unset_stays_held, "lose_a_field"),
+        (a_backfill_takes_the_live_share, "backfill_of_many"),
+        (a_backfill_ends_with_a_page_that_fails, "backfill_of_many"),
+        (retention_empties_what_waits, "night"),
+        (retention_deletes_what_waits, "night"),
+        (refused_import_jobs_are_given_up, "bulk_away"),
     )
 }
 """By name: what plants it, and the act that is in every life in which it is searched for."""
