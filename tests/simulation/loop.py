@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -46,7 +47,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self._virtual_time = 0.0
-        self._clock_resolution = 1e-6
+        self.pass_time(0.0)
         self._selector = _TimePasses(self)
         self._ready = _SeededQueue(rng)
         self.set_task_factory(_owned_task)
@@ -59,6 +60,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if seconds is None:
             raise Deadlock
         self._virtual_time += seconds
+        # No timer ends early: who waits for a moment and finds it still to come would wait for no
+        # time again, and none passes while something is ready.
+        self._clock_resolution = math.ulp(self._virtual_time)
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> Any:
         """Runs the function at once: there are no threads."""

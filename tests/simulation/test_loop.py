@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
@@ -42,6 +43,27 @@ def test_time_passes_only_while_nothing_is_ready() -> None:
     with pytest.raises(Deadlock):
         loop.run_until_complete(asyncio.Event().wait())
     loop.close()
+
+
+def test_no_timer_ends_early_while_something_else_is_ready() -> None:
+    loop, seen = SimulatedLoop(random.Random(1)), list[float]()
+
+    async def note_at(moment: float) -> None:
+        await asyncio.sleep(moment - loop.time())
+        seen.append(loop.time())
+
+    async def main() -> float:
+        await asyncio.sleep(86.954)
+        moment = math.nextafter(loop.time(), math.inf)
+        noting = asyncio.create_task(note_at(moment))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await noting
+        return moment
+
+    moment = loop.run_until_complete(main())
+    loop.close()
+    assert seen == [moment]
 
 
 def test_a_frozen_process_runs_nothing_and_continues_where_it_was() -> None:
