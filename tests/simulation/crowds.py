@@ -63,26 +63,28 @@ class CrowdActs:
         world = self.world
         if not world.quiet:
             world.add_quiet(CROWD)
-        remote, endpoint = self.rng.choice(
-            (
-                (world.wll, "users"),
-                (world.klaviyo, "profile-bulk-import-jobs"),
-                (world.klaviyo, "profile-import"),
-            )
-        )
-        fault = {"endpoint": endpoint, "kind": "status", "count": self.rng.randrange(1, 5)}
-        parse = lambda process: remote.faults.parse(  # noqa: E731
-            {**fault, "status": self.rng.choice((500, 503))}
-        )
         skips = self.rng.randrange(4)
-        trap = self.rng.choice((parse, self._fails(), None))
-        if trap:
-            moment: Any = "called" if trap is not parse else "committed"
-            world.traps.set(moment, _PAGE_STORED, trap, skips=skips)
+        match self.rng.choice(("page", "store", "jobs", "jobs", "profiles")):
+            case "page":
+                world.traps.set("committed", _PAGE_STORED, self._no_more_pages, skips=skips)
+            case "store":
+                world.traps.set("called", _PAGE_STORED, self._fails(), skips=skips)
+            case "jobs":
+                self._refuse(world.klaviyo, "profile-bulk-import-jobs")
+            case _:
+                self._refuse(world.klaviyo, "profile-import")
         world.command("backfill", connection="acme")
         for _ in range(4):
             self.change()
             await asyncio.sleep(self.rng.choice((0.5, 3.0, 10.0)))
+
+    def _no_more_pages(self, process: Process) -> None:
+        self._refuse(self.world.wll, "users")
+
+    def _refuse(self, remote: Any, endpoint: str) -> None:
+        status = self.rng.choice((500, 503, 503))
+        fault = {"endpoint": endpoint, "kind": "status", "status": status}
+        remote.faults.parse({**fault, "count": self.rng.randrange(1, 6)})
 
     async def kill_in_a_backfill(self) -> None:
         self.world.traps.set("committed", _PAGE_STORED, self._kill, skips=self.rng.randrange(4))
