@@ -16,7 +16,7 @@ from .world import Sent, World
 
 CROWD = 24
 """More than may lose a field at once without approval, and several pages of a backfill."""
-_PAGE_STORED = r"^SqlBackfills\.append_page$"
+PAGE_STORED = r"^SqlBackfills\.append_page$"
 
 
 class CrowdActs:
@@ -66,9 +66,9 @@ class CrowdActs:
         skips = self.rng.randrange(4)
         match self.rng.choice(("page", "store", "jobs", "jobs", "profiles")):
             case "page":
-                world.traps.set("committed", _PAGE_STORED, self._no_more_pages, skips=skips)
+                world.traps.set("committed", PAGE_STORED, self._no_more_pages, skips=skips)
             case "store":
-                world.traps.set("called", _PAGE_STORED, self._fails(), skips=skips)
+                world.traps.set("called", PAGE_STORED, self._fails(), skips=skips)
             case "jobs":
                 self._refuse(world.klaviyo, "profile-bulk-import-jobs")
             case _:
@@ -87,7 +87,7 @@ class CrowdActs:
         remote.faults.parse({**fault, "count": self.rng.randrange(1, 6)})
 
     async def kill_in_a_backfill(self) -> None:
-        self.world.traps.set("committed", _PAGE_STORED, self._kill, skips=self.rng.randrange(4))
+        self.world.traps.set("committed", PAGE_STORED, self._kill, skips=self.rng.randrange(4))
         await self.backfill_of_many()
 
     async def bulk_away(self) -> None:

@@ -13,6 +13,7 @@ from connector.domain.lanes import LaneId, Millis
 from connector.store.sql import store_on
 
 from .aimed import ACQUIRE, CLAIMS, COMMITS, GROUPS, RELOAD_CALLS, SETTLE, WRITE_CLAIMS
+from .crowds import PAGE_STORED
 from .database import Disk, FaultyDatabase
 from .planted import PLANTED
 from .scenario import simulate
@@ -53,7 +54,7 @@ def test_the_store_has_the_calls_that_traps_name() -> None:
     store = store_on(FaultyDatabase(Disk(), random.Random(1)), "sqlite://")
     ports = [getattr(store, each.name) for each in fields(store)]
     calls = {f"{type(port).__name__}.{name}" for port in ports for name in dir(port)}
-    names = (CLAIMS, WRITE_CLAIMS, *COMMITS, GROUPS, SETTLE, *RELOAD_CALLS, ACQUIRE)
+    names = (CLAIMS, WRITE_CLAIMS, *COMMITS, GROUPS, SETTLE, *RELOAD_CALLS, ACQUIRE, PAGE_STORED)
     missing = [name for name in names if not any(re.search(name, call) for call in calls)]
     assert not missing
 
