@@ -60,7 +60,6 @@ class AimedActs(CrowdActs):
             self.strangers,
             self.standby_without_a_store,
             self.backfill,
-            *self.crowd_acts(),
         ]
 
     def aimed_restarts(self) -> list[Callable[[], Any]]:
@@ -74,7 +73,6 @@ class AimedActs(CrowdActs):
             self.stop_with_a_backlog,
             self.switch_off_with_a_backlog,
             self.restart_with_spent_quota,
-            self.kill_in_a_backfill,
         ]
 
     # ── what springs ─────────────────────────────────────────────────────────────────────────────

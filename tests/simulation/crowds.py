@@ -14,7 +14,7 @@ from .loop import SimulatedLoop
 from .process import Process
 from .world import Sent, World
 
-CROWD = 24
+CROWD = 16
 """More than may lose a field at once without approval, and several pages of a backfill."""
 PAGE_STORED = r"^SqlBackfills\.append_page$"
 

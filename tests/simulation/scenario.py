@@ -36,6 +36,8 @@ PLATFORM_ENDPOINTS = ("users/{subject}", "events", "audiences/{id}/members", "au
 SWITCHES = ("events", "profiles", "audiences", "actions", "shadow")
 """What a reload may switch off; shadow is switched on."""
 STEPS = 20
+_CROWDS = 0.2
+"""The share of lives in which many people may take part: these cost twice as much."""
 _QUIET = 12.0
 _MOST_QUIET_MINUTES = 25
 _LIVES_KEPT = 20
@@ -286,8 +288,11 @@ class Scenario(AimedActs):
             self.store_outage: 3,
         }
         aimed = self.aimed_acts()
+        crowds = self.rng.random() < _CROWDS
+        if crowds:
+            aimed += self.crowd_acts()
         if self.rng.random() < 0.5:
-            aimed += self.aimed_restarts()
+            aimed += [*self.aimed_restarts(), *([self.kill_in_a_backfill] if crowds else [])]
             sometimes |= {
                 self.switch: 3,
                 self.pause_or_resume: 2,

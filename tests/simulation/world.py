@@ -71,7 +71,7 @@ because a request may leave some time after it was granted."""
 PAUSE_GRACE = 75.0
 """Seconds after a pause in which what was in flight may still be sent."""
 BIRTHDATE = "wll_birthdate"
-PROFILES_AT_ONCE = 2 * ProfileSink.single.parallel
+PROFILES_AT_ONCE = ProfileSink.single.parallel
 """People whose write may be claimed before it is known that too many lose a field."""
 _QUEUES = ((outbox, "seq"), (reads, "person"), (profiles, "person"), (memberships, "id"))
 _QUEUES += ((actions, "seq"),)
