@@ -209,6 +209,10 @@ class World:
             user = self.wll.add(f"quiet{number}@example.com", earned=100, points=number)
             self.quiet[user.email] = user
         self._quiet_since = self.now_ms()
+        self.wll.refresh()
+        said = [each for each in self.wll.waiting if each.user.email not in self.quiet]
+        self.wll.waiting.clear()
+        self.wll.waiting.extend(said)
 
     def retain(self) -> None:
         """What the holder of the store's lease does at night."""
@@ -279,7 +283,6 @@ class World:
     def event(self, kind: str, user: User, **payload: Any) -> Sent:
         """A webhook about a user, to be delivered now or later, once or several times."""
         pending = PendingEvent(kind, user, {"n": next(self._numbers), **payload})
-        self._told.add(user.email)
         return self.webhook(pending)
 
     def webhook(self, pending: PendingEvent) -> Sent:
@@ -287,6 +290,7 @@ class World:
         [record] = self._parser.parse({}, webhook.body)
 
         self.oracle.events_of[record.unique_id] = pending.user.email
+        self._told.add(pending.user.email)
 
         async def deliver(process: Process) -> None:
             endpoint = process.app.runtimes["acme"].webhook_endpoint
