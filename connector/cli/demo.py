@@ -88,7 +88,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     Returns the exit code: 0 if every received event was recorded once and no rule was broken.
     """
     folder = Path(tempfile.mkdtemp(prefix="connector-demo-"))
-    console = terminal.console()
+    console = terminal.console(soft_wrap=not sys.stdout.isatty())
     klaviyo, shop = KlaviyoSandbox(), Shop()
     print("starting the sandboxes of Klaviyo and the platforms …", file=sys.stderr)
     doubles = {demo_platform.source: demo_platform.make() for demo_platform in DEMO_PLATFORMS}

@@ -24,12 +24,14 @@ async def demo(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
     """A running demo: the addresses that it prints. The environment names a real account."""
     printed = tmp_path / "printed"
     environ = {"TMPDIR": str(tmp_path), "KLAVIYO_BASE_URL": "https://klaviyo.invalid"}
-    environ |= {"CONNECTOR_CONSOLE_PASSWORD": "of-the-real-one", "COLUMNS": "120"}
+    environ |= {"CONNECTOR_CONSOLE_PASSWORD": "of-the-real-one", "COLUMNS": "40"}
     with printed.open("w") as out:
         process = Process(["demo", "--rate", "4"], cwd=tmp_path, env=environ, stdout=out)
     try:
         await async_until("it prints", lambda: len(_ADDRESS.findall(printed.read_text())) == 2)
-        yield dict(_ADDRESS.findall(printed.read_text()))
+        lines = printed.read_text()
+        assert "what to try, a shop to connect, Klaviyo to break\n" in lines, "a pipe has no width"
+        yield dict(_ADDRESS.findall(lines))
     finally:
         process.terminate()
         process.wait(60)
