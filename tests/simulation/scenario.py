@@ -354,7 +354,9 @@ class Scenario(AimedActs):
         for _ in range(20):
             self._ensure_some_process()
             holder = self.world.holder()
-            if holder and holder.app.config is self.world.config:
+            # A reload that is under way has read an earlier configuration.
+            settled = not self.world.open_commands()
+            if settled and holder and holder.app.config is self.world.config:
                 for process in self.world.alive():
                     if process.app.config is not self.world.config:
                         process.stop()  # reload is carried out by the holder alone
