@@ -25,6 +25,7 @@ from bench import (
     blast,
     console,
     drain,
+    fair,
     growth,
     intake,
     live,
@@ -93,6 +94,11 @@ def _live(options: argparse.Namespace, folder: Path) -> str:
     )
 
 
+def _fair(options: argparse.Namespace, folder: Path) -> str:
+    runs = fair.measure(options.events, options.rate, options.seconds, options.repeats, folder)
+    return fair.text(runs)
+
+
 def _growth(options: argparse.Namespace, folder: Path) -> str:
     sizes = growth.Sizes(options.rows, options.people or options.rows, 300, 300)
     return growth.text(growth.measure(sizes, folder))
@@ -129,6 +135,7 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "backlog": _backlog,
     "blast": _blast,
     "console": _console,
+    "fair": _fair,
     "live": _live,
     "growth": _growth,
     "peers": _peers,

@@ -89,7 +89,9 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-async def fill_store(url: str, bodies: Iterable[tuple[str, bytes]]) -> None:
+async def fill_store(
+    url: str, bodies: Iterable[tuple[str, bytes]], *, connection: str = "bench"
+) -> None:
     """Fill an outbox with these events, as webhooks do."""
     from connector.domain.records import Page
     from connector.platforms.jericommerce.settings import Settings
@@ -100,7 +102,7 @@ async def fill_store(url: str, bodies: Iterable[tuple[str, bytes]]) -> None:
     settings = Settings.model_validate({"program": "demo", "api_key": "x", "webhook_secret": "x"})
     webhook = JeriCommerceWebhook(settings)
     store = await open_store(url)
-    lane = await store.lanes.ensure("bench", "klaviyo", "event")
+    lane = await store.lanes.ensure(connection, "klaviyo", "event")
     now = SystemClock().now()
     remaining = iter(bodies)
     while batch := list(itertools.islice(remaining, 1000)):

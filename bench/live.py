@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,8 +109,13 @@ def config_text(
 
 def webhooks(count: int) -> list[Webhook]:
     """(unique id, HTTP message) of signed webhooks, created beforehand."""
+    return signed(event_bodies(count))
+
+
+def signed(bodies: Iterable[tuple[str, bytes]]) -> list[Webhook]:
+    """The webhooks of these events."""
     made = []
-    for name, body in event_bodies(count):
+    for name, body in bodies:
         signature = hmac.digest(SECRET.encode(), body, hashlib.sha256).hex()
         head = (
             f"POST /webhooks/bench HTTP/1.1\r\nhost: 127.0.0.1\r\n"
