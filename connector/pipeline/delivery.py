@@ -12,6 +12,7 @@ from connector.domain.outcomes import Ambiguous, Delivery, Outcome, Unsent
 from connector.domain.records import Claim, Entry
 from connector.pipeline.rendering import render_entries
 from connector.ports import BatchMode, Lease, Outgoing, Renderer, Sink
+from connector.runtime.concurrency import in_turns
 from connector.runtime.metrics import Metrics
 
 M = TypeVar("M")
@@ -47,8 +48,13 @@ class ClaimDelivery(Generic[M]):
         open_entries = {entry.seq: entry for entry in claim.entries}
         maybe_sent = False
         try:
-            await self._renderer.prepare(claim.entries)
-            messages, outcomes = render_entries(self._renderer, claim.entries)
+            messages: list[Outgoing[M]] = []
+            outcomes: list[Outcome] = []
+            async for entries in in_turns(claim.entries):
+                await self._renderer.prepare(entries)
+                rendered, refused = render_entries(self._renderer, entries)
+                messages += rendered
+                outcomes += refused
             if outcomes:
                 await self._settle_open(claim, Delivery(outcomes), open_entries)
             if messages and self._lease.valid():

@@ -1,12 +1,23 @@
-"""Coroutines that run side by side."""
+"""Coroutines that run side by side, and long work that lets others run."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+TURN = 100
+"""Records that are handled without a pause: a few milliseconds."""
+
+
+async def in_turns(items: Sequence[T]) -> AsyncGenerator[Sequence[T], None]:
+    """The items in parts of up to TURN, between which whatever else is ready runs."""
+    for first in range(0, len(items), TURN):
+        if first:
+            await asyncio.sleep(0)
+        yield items[first : first + TURN]
 
 
 async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncGenerator[T, None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +10,7 @@ from connector.domain.errors import Problem
 from connector.domain.messages import Fault, Skip
 from connector.domain.records import Entry
 from connector.ports import Clock, DeadLetterFilter, DeadLetters
+from connector.runtime.concurrency import in_turns
 from connector.service.runtime import ConnectionRuntime, Rendered, Rendering
 
 CAUSES: Final = frozenset(
@@ -18,8 +18,6 @@ CAUSES: Final = frozenset(
 )
 """Problems that rendering alone decides: no remote API was asked."""
 SAMPLE: Final = 500
-_STEP = 50
-"""Records between which other work of the process is done."""
 _LIFE = 10.0
 """Seconds for which a result is given out, however many pages show it."""
 
@@ -76,11 +74,10 @@ class MappingTrials:
         if not changed:
             return None
         passing = skipped = 0
-        for first in range(0, len(changed), _STEP):
-            for result in await render(changed[first : first + _STEP]):
+        async for part in in_turns(changed):
+            for result in await render(part):
                 skipped += isinstance(result, Skip)
                 passing += not isinstance(result, Skip | Fault)
-            await asyncio.sleep(0)
         total = await self._letters.count(which)
         checked = len(entries)
         return MappingTrial(runtime.name, cause, max(total, checked), checked, passing, skipped)

@@ -19,6 +19,7 @@ from connector.domain.records import Entry, State
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Policy
 from connector.ports import BatchMode, Grant
+from connector.runtime import concurrency
 from connector.testing.fakes.clock import FakeClock, run_pending
 from connector.testing.fakes.sinks import (
     FakeQuota,
@@ -115,6 +116,27 @@ async def test_a_retry_is_sent_when_it_is_due_without_another_look_before(rig: R
 
 
 # ── singly or in bulk ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_ready_elsewhere_runs_while_a_batch_is_rendered(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(concurrency, "TURN", 10)
+    turns: list[int] = []
+    rendered = 0
+    render = rig.renderer.render
+
+    def counting(entry: Entry) -> Any:
+        nonlocal rendered
+        rendered += 1
+        asyncio.get_running_loop().call_soon(lambda: turns.append(rendered))
+        return render(entry)
+
+    monkeypatch.setattr(rig.renderer, "render", counting)
+    await rig.append_records(*(f"r{n}" for n in range(60)))
+    await run_pending()
+    assert rendered == 60
+    assert set(turns) == {10, 20, 30, 40, 50, 60}
 
 
 async def test_a_short_queue_is_sent_in_single_requests_with_one_outcome_each(

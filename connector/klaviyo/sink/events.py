@@ -19,9 +19,11 @@ from connector.klaviyo.sink import event_body
 from connector.klaviyo.sink.batches import BulkSender, Encoded
 from connector.klaviyo.sink.requests import KlaviyoSink, accepted, failed, is_backfill
 from connector.ports import BatchMode, Clock, Outgoing
-from connector.runtime.concurrency import as_completed
+from connector.runtime.concurrency import as_completed, in_turns
 
 Out = Outgoing[EventMessage]
+_Id = tuple[str, str, str]
+"""By which Klaviyo recognises a repeat: profile, metric, unique_id."""
 
 
 class EventSink(KlaviyoSink):
@@ -40,7 +42,13 @@ class EventSink(KlaviyoSink):
     async def deliver(
         self, batch: Sequence[Out], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
-        good, refused = self._encode(batch, bulk)
+        good: list[Encoded] = []
+        refused: list[Outcome] = []
+        ids: set[_Id] = set()
+        async for part in in_turns(batch):
+            encoded, faulty = self._encode(part, ids, bulk=bulk)
+            good += encoded
+            refused += faulty
         if refused:
             yield Delivery(refused)
         if bulk:
@@ -53,14 +61,15 @@ class EventSink(KlaviyoSink):
             async for delivery in sending:
                 yield delivery
 
-    def _encode(self, batch: Sequence[Out], bulk: bool) -> tuple[list[Encoded], list[Outcome]]:
+    def _encode(
+        self, batch: Sequence[Out], ids: set[_Id], *, bulk: bool
+    ) -> tuple[list[Encoded], list[Outcome]]:
         """What can be sent, and a dead letter for each event that Klaviyo would refuse, with the
-        limit that it breaks."""
+        limit that it breaks. `ids`: of the events of this request so far."""
         now = self._clock.now()
         encode = event_body.item if bulk else event_body.single
         good: list[Encoded] = []
         refused: list[Outcome] = []
-        ids: set[tuple[str, str, str]] = set()
         for out in batch:
             entry, message = out.entry, out.message
             is_late = (
@@ -99,5 +108,5 @@ class EventSink(KlaviyoSink):
         return failed([seq], sent.error, [sent.request])
 
     def preview(self, out: Out) -> tuple[str, bytes]:
-        [(_, body)], _ = self._encode([out], bulk=False)
+        [(_, body)], _ = self._encode([out], set(), bulk=False)
         return CREATE_EVENT, body

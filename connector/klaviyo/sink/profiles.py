@@ -18,7 +18,7 @@ from connector.klaviyo.sink.import_requests import ImportItem, ImportRequests
 from connector.klaviyo.sink.requests import KlaviyoSink, is_backfill
 from connector.klaviyo.sink.single_profile import SingleProfileWriter
 from connector.ports import BatchMode, Outgoing
-from connector.runtime.concurrency import as_completed
+from connector.runtime.concurrency import as_completed, in_turns
 
 Out = Outgoing[ProfileWrite]
 
@@ -37,7 +37,12 @@ class ProfileSink(KlaviyoSink):
         self, batch: Sequence[Out], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
         if bulk:
-            good, refused = _encode(batch)
+            good: list[ImportItem] = []
+            refused: list[Outcome] = []
+            async for part in in_turns(batch):
+                encoded, faulty = _encode(part)
+                good += encoded
+                refused += faulty
             if refused:
                 yield Delivery(refused)
             backfill = is_backfill(batch)
