@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.console import CONFIG, CONNECTION
 from bench.intake import ROOT
 from bench.load import SECRET
-from bench.processes import CpuMark, environment, free_port
+from bench.processes import CpuMark, environment, free_port, running
 
 _FLOOR = ["-c", "import sqlalchemy, httpx"]
 _IDLE_SECONDS = 20.0
@@ -41,8 +41,14 @@ class Run:
 
 
 def measure(folder: Path, repeats: int) -> Run:
+    remote = free_port()
+    with running(["-m", "bench.remote", str(remote)], folder=folder, port=remote):
+        return _measure(folder, repeats, remote)
+
+
+def _measure(folder: Path, repeats: int, remote: int) -> Run:
     small, large = folder / "one", folder / "hundred"
-    configs = [_configure(small, 1), _configure(large, 100)]
+    configs = [_configure(small, 1, remote), _configure(large, 100, remote)]
     _Daemon(*configs[0]).stop()  # creates the store
     times: list[tuple[float, float, float]] = []
     for _ in range(repeats):
@@ -64,9 +70,9 @@ def measure(folder: Path, repeats: int) -> Run:
     return Run(floor, ready, status, daemon.ready, freeze, mark.seconds / _IDLE_SECONDS)
 
 
-def _configure(folder: Path, connections: int) -> tuple[Path, int]:
+def _configure(folder: Path, connections: int, remote: int) -> tuple[Path, int]:
     folder.mkdir()
-    port, remote = free_port(), free_port()
+    port = free_port()
     text = CONFIG.format(folder=folder, port=port)
     for number in range(connections):
         text += CONNECTION.format(

@@ -48,9 +48,8 @@ class HeldActionsWorker:
         """Apply decided caps and release what no longer has to be held. Seconds to wait."""
         now = self._clock.now()
         changed = await self._release(now)
-        for approval in await self._approvals.find(pending=False):
-            is_ours = approval.connection == self._lane.connection and approval.what == CAP
-            if is_ours and approval.state != "pending":
+        for approval in await self._approvals.about(self._lane.connection, CAP):
+            if approval.state != "pending":
                 count = await self._decisions.resolve_cap(
                     self._lane, approval, caps=self._caps, now=now
                 )

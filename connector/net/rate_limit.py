@@ -199,9 +199,9 @@ class RateLimiter:
         granted any."""
         now = self._clock.monotonic()
         found = []
-        for endpoint, windows in self._windows.items():
-            minute = next(window for window in windows if window.name == "minute")
-            minute.expire(now)
+        for endpoint, (_, minute, *_) in self._windows.items():
+            if minute.granted:
+                minute.expire(now)
             if minute.granted:
                 found.append((endpoint, len(minute.granted), minute.limit))
         return found

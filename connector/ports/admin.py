@@ -202,6 +202,10 @@ class Approvals(Protocol):
         """Approvals that are not closed, oldest first; with `pending` only the undecided."""
         ...
 
+    async def about(self, connection: str, what: str) -> Sequence[Approval]:
+        """Those of one kind of a connection, decided or not."""
+        ...
+
     async def decide(self, id: int, *, approved: bool, by: str, now: Millis) -> Approval | None:
         """Record a decision. None where there is no such approval, or it was decided before."""
         ...

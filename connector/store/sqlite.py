@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, FromClause, create_engine, event, text
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -43,6 +44,14 @@ def sqlite_path(url: str) -> Path | None:
     return Path(path) if path and path != ":memory:" else None
 
 
+class _Compiler(SQLiteCompiler):
+    """Writes `with_hint(table, "INDEXED BY name", "sqlite")` after the table, which SQLAlchemy
+    drops."""
+
+    def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
+        return text
+
+
 def sqlite_engine(url: str, file: SqliteFile | None = None) -> Engine:
     """WAL with synchronous=FULL: a commit that was answered survives a power cut. secure_delete:
     what is deleted is overwritten, so that nothing of an erased person is left (guarantee 8).
@@ -54,6 +63,8 @@ def sqlite_engine(url: str, file: SqliteFile | None = None) -> Engine:
         engine = create_engine(url, creator=(file or SqliteFile(path)).connect)
     else:
         engine = create_engine(url, connect_args={"check_same_thread": False})
+
+    engine.dialect.statement_compiler = _Compiler
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _: Any) -> None:

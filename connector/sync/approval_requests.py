@@ -30,11 +30,8 @@ class ApprovalRequests:
 
     async def find(self, what: str, subject: str) -> Approval | None:
         """The newest request about the subject, whatever it was about."""
-        about = (self.connection, what, subject)
-        for approval in await self._approvals.find(pending=False):
-            if (approval.connection, approval.what, approval.subject) == about:
-                return approval
-        return None
+        found = await self._approvals.about(self.connection, what)
+        return next((approval for approval in found if approval.subject == subject), None)
 
     def answers(
         self, approval: Approval, facts: Mapping[str, Any], count: str, share: float | None = None

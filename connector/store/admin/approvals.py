@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, 
 from connector.domain.lanes import Millis
 from connector.ports import Approval
 from connector.store.database import Database
+from connector.store.prepared import Prepared, param
 from connector.store.tables import approvals
 
 _PENDING = "pending"
@@ -44,6 +45,17 @@ class _ApprovalRow(NamedTuple):
 
 
 _APPROVALS = select(*(approvals.c[name] for name in _ApprovalRow._fields))
+_ALL = Prepared(_APPROVALS.order_by(approvals.c.id))
+_UNDECIDED = Prepared(_APPROVALS.where(approvals.c.state == _PENDING).order_by(approvals.c.id))
+_ABOUT = Prepared(
+    _APPROVALS.where(
+        approvals.c.connection == param("connection"), approvals.c.what == param("what")
+    ).order_by(approvals.c.id)
+)
+
+
+def _approvals(rows: Iterable[Any]) -> list[Approval]:
+    return [_ApprovalRow._make(row).approval() for row in rows]
 
 
 class SqlApprovals:
@@ -60,11 +72,13 @@ class SqlApprovals:
         )
 
     async def find(self, *, pending: bool = True) -> Sequence[Approval]:
-        query = _APPROVALS.order_by(approvals.c.id)
-        if pending:
-            query = query.where(approvals.c.state == _PENDING)
+        query = _UNDECIDED if pending else _ALL
+        return await self._database.read(lambda c: _approvals(query.rows(c)))
+
+    async def about(self, connection: str, what: str) -> Sequence[Approval]:
+        # Every connection asks every few seconds, and mostly in vain.
         return await self._database.read(
-            lambda c: [_ApprovalRow._make(row).approval() for row in c.execute(query)]
+            lambda c: _approvals(_ABOUT.rows(c, connection=connection, what=what)), brief=True
         )
 
     async def decide(self, id: int, *, approved: bool, by: str, now: Millis) -> Approval | None:

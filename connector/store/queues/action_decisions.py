@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, Select, literal_column, select, update
 
 from connector.domain.actions import Caps, Step
 from connector.domain.errors import Problem
@@ -42,8 +42,20 @@ _HELD = select(*(actions.c[name] for name in _HeldRow._fields)).order_by(actions
 _RELEASED = (
     _HELD.where(held(param("lane"), param("problem"))).limit(_RELEASE_BATCH).with_for_update()
 )
-_WAITING = Prepared(_RELEASED)
-_IDENTIFIED = Prepared(_RELEASED.where(actions.c.releasable == 1))
+_RELEASABLE = actions.c.releasable == literal_column("1")  # a partial index has no parameters
+
+
+def _by(index: str, query: Select[Any]) -> Prepared:
+    """The query by this index: SQLite might walk all actions of the lane."""
+    return Prepared(query.with_hint(actions, f"INDEXED BY {index}", "sqlite"))
+
+
+_WAITING = _by("actions_stuck", _RELEASED)
+_IDENTIFIED = _by("actions_releasable", _RELEASED.where(_RELEASABLE))
+_ANY_IDENTIFIED = _by(
+    "actions_releasable",
+    select(actions.c.seq).where(held(param("lane"), param("problem")), _RELEASABLE).limit(1),
+)
 
 
 class SqlActionDecisions:
@@ -90,6 +102,10 @@ class SqlActionDecisions:
         return await self._database.write(work)
 
     async def release_identified(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
+        # Asked every few seconds and mostly in vain, so it does not wait for the writer.
+        given = {"lane": lane.id, "problem": Problem.ACTION_PERSON.value}
+        if not await self._database.read(lambda c: _ANY_IDENTIFIED.rows(c, **given), brief=True):
+            return 0
         return await self._release(_IDENTIFIED, lane, Problem.ACTION_PERSON, caps, now)
 
     async def release_waiting(self, lane: Lane, *, caps: Caps, now: Millis) -> int:

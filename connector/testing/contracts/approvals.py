@@ -33,6 +33,12 @@ class ApprovalsContract:
         assert (again.id, again.state, again.detail) == (requested.id, "approved", {})
         assert [a.subject for a in await store.approvals.find()] == ["list"]
         assert len(await store.approvals.find(pending=False)) == 2
+        assert [a.subject for a in await store.approvals.about("acme", "backfill")] == [
+            "people",
+            "list",
+        ]
+        assert await store.approvals.about("acme", "cap") == []
+        assert await store.approvals.about("other", "backfill") == []
         await store.approvals.close("acme", "backfill", "people")
         reopened = await store.approvals.request("acme", "backfill", "people", {}, now=_NOW)
         assert reopened.state == "pending"
