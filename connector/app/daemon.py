@@ -257,6 +257,7 @@ class App:
         )
         self._reloader = Reloader(
             self._read_config if self._reread else None,
+            self._current_config,
             self.connections,
             self._problems,
             self.metrics,
@@ -325,7 +326,7 @@ class App:
 
     async def reload(self, *, requested: bool = True) -> Mapping[str, Any]:
         """See Reloader.reload."""
-        return await self._reloader.reload(self.config, requested=requested)
+        return await self._reloader.reload(requested=requested)
 
     async def _serve(self) -> None:
         public, admin = applications(
@@ -393,9 +394,6 @@ class App:
     async def _build_connections(self) -> None:
         self.connections.adopt(await self.connections.build(self.config))
 
-    async def _restart_connections(self) -> None:
-        await self._reloader.restart(self.config)
-
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 
     def _start_workers(self) -> None:
@@ -418,7 +416,7 @@ class App:
             )
         self._supervise("lease", self._takeover)
         lookups = AccountLookups(
-            self.connections, self._problems, self.clock, restart=self._restart_connections
+            self.connections, self._problems, self.clock, restart=self._reloader.restart
         )
         self._supervise("accounts", lookups)
         scheduler.start()

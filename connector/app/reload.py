@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Any
 
@@ -19,12 +20,14 @@ _FIXED_SECTIONS = ("server", "store")
 
 
 class Reloader:
-    """`recover` releases what stopped lanes had claimed; `on_reloaded` gets the new
-    configuration once its connections run."""
+    """One reload after the other: of what two find, the older must not be used last. `current` is
+    the configuration in use, `recover` releases what stopped lanes had claimed, `on_reloaded` gets
+    the new configuration once its connections run."""
 
     def __init__(
         self,
         reread: Callable[[], Awaitable[Config]] | None,
+        current: Callable[[], Config],
         connections: Connections,
         problems: ProcessProblems,
         metrics: Metrics,
@@ -33,20 +36,29 @@ class Reloader:
         on_reloaded: Callable[[Config], Awaitable[None]],
     ) -> None:
         self._reread = reread
+        self._current = current
         self._connections = connections
         self._problems = problems
         self._metrics = metrics
         self._recover = recover
         self._on_reloaded = on_reloaded
+        self._one_at_a_time = asyncio.Lock()
         self._log = log.get("reload")
 
-    async def reload(self, current: Config, *, requested: bool = True) -> Mapping[str, Any]:
+    async def reload(self, *, requested: bool = True) -> Mapping[str, Any]:
         """A faulty configuration changes nothing and raises ConfigError. Connections that have not
         changed run on, see Connections.unchanged."""
         if self._reread is None:
             return {"reloaded": False}
+        async with self._one_at_a_time:
+            return await self._reload(self._reread, requested)
+
+    async def _reload(
+        self, reread: Callable[[], Awaitable[Config]], requested: bool
+    ) -> Mapping[str, Any]:
+        current = self._current()
         try:
-            config = await self._reread()
+            config = await reread()
             kept = self._connections.unchanged(config, requested=requested)
             candidate = await self._connections.build(config, keep=kept)
         except ConfigError as error:
@@ -71,11 +83,13 @@ class Reloader:
         )
         return {"reloaded": True, "needs_restart": needs_restart}
 
-    async def restart(self, current: Config) -> None:
+    async def restart(self) -> None:
         """Replace the connections whose account is not the one that they were built for. Raises
         ConfigError and StoreError; then nothing was changed."""
-        kept = self._connections.unchanged(current, requested=False)
-        await self._replace(await self._connections.build(current, keep=kept), current)
+        async with self._one_at_a_time:
+            current = self._current()
+            kept = self._connections.unchanged(current, requested=False)
+            await self._replace(await self._connections.build(current, keep=kept), current)
 
     async def _replace(self, candidate: Candidate, current: Config) -> None:
         timeout = current.server.shutdown_timeout

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from connector.app.connections import Candidate
 from connector.app.daemon import App
 from connector.domain.errors import ConfigError, Problem
 from connector.domain.lanes import LaneState
@@ -228,3 +230,36 @@ async def test_a_refused_configuration_leaves_the_shares_of_an_account(two: Two)
         two.write()
         await app.reload()
         assert allowed() > smaller
+
+
+async def test_of_two_reloads_at_once_the_later_one_counts(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica follows settings while a person orders a reload: the one that has read the older
+    configuration must not end last."""
+    async with two.world.running() as app:
+        await both_run(app)
+        build, built, go_on = app.connections.build, asyncio.Event(), asyncio.Event()
+
+        async def first_build(*args: Any, **options: Any) -> Candidate:
+            monkeypatch.setattr(app.connections, "build", build)
+            built.set()
+            await go_on.wait()
+            return await build(*args, **options)
+
+        monkeypatch.setattr(app.connections, "build", first_build)
+        async with asyncio.TaskGroup() as reloads:
+            reloads.create_task(app.reload())
+            await built.wait()
+            two.texts["two"] = two.texts["two"].replace(
+                'source = "jericommerce"\n', 'source = "jericommerce"\nmodules = ["events"]\n'
+            )
+            two.write()
+            later = reloads.create_task(app.reload())
+            for _ in range(100):  # it builds and replaces, if it is not held up
+                await asyncio.sleep(0.005)
+                if later.done():
+                    break
+            go_on.set()
+        assert app.config.connection("two").modules == ("events",)
+        assert app.runtimes["two"].modules == ("events",)
