@@ -13,6 +13,7 @@ from connector.app.connections import Candidate
 from connector.app.daemon import App
 from connector.domain.errors import ConfigError, Problem
 from connector.domain.lanes import LaneState
+from connector.platforms.jericommerce.api import JeriCommerceApi
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic
 from tests.paths import ROOT
 from tests.platforms.plugins.daemon import Running, running
@@ -263,3 +264,26 @@ async def test_of_two_reloads_at_once_the_later_one_counts(
             go_on.set()
         assert app.config.connection("two").modules == ("events",)
         assert app.runtimes["two"].modules == ("events",)
+
+
+async def test_a_client_that_cannot_be_closed_keeps_no_connection_from_its_successor(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = JeriCommerceApi.aclose
+
+    async def broken(api: JeriCommerceApi) -> None:
+        await close(api)
+        raise ValueError("a platform's package")
+
+    monkeypatch.setattr(JeriCommerceApi, "aclose", broken)
+    async with two.world.running() as app:
+        await both_run(app)
+        old = app.runtimes["two"]
+        two.texts["two"] = two.texts["two"].replace(
+            'source = "jericommerce"\n', 'source = "jericommerce"\nmodules = ["events"]\n'
+        )
+        two.write()
+        await app.reload()
+        assert app.runtimes["two"] is not old
+        id = await two.world.post("two")
+        await async_until("it is delivered", lambda: two.two.recorded(id) == 1)

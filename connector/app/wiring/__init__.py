@@ -39,8 +39,9 @@ from connector.pipeline.intake import Intake
 from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.resume import ResumeWorker
 from connector.platforms import registry
-from connector.ports import Clock, Store
+from connector.ports import Client, Clock, Store
 from connector.ports.workers import Worker
+from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
 from connector.service.runtime import RemoteDirectory
@@ -52,6 +53,14 @@ def _build_resume(context: ConnectionContext) -> Worker | None:
     name, clock = context.connection.name, context.services.clock
     resume = ResumeWorker(name, context.resumptions, context.lease, clock)
     return context.supervise("resume", resume)
+
+
+async def _close(client: Client, connection: str) -> None:
+    """A platform's own code: what it raises must not keep the connection from its successor."""
+    try:
+        await client.aclose()
+    except Exception:
+        log.get("wiring").exception("client_not_closed", connection=connection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +224,7 @@ class ConnectionBuilder:
         if platform.open is not None:
             with registry.isolate_platform(connection.source):
                 client = await platform.open(connection.settings, services.kit(connection))
-            stack.push_async_callback(client.aclose)
+            stack.push_async_callback(_close, client, connection.name)
         context = ConnectionContext(
             services,
             connection,
