@@ -30,6 +30,8 @@ from connector.service import ConnectionRuntime
 from connector.service.process import QuotaUse
 
 T = TypeVar("T")
+Recover = Callable[[Mapping[str, Set[LaneId]]], Awaitable[None]]
+"""Releases what lanes that do not run had claimed, by the resource whose lease they run under."""
 
 _IDLE_HORIZON = 60.0
 _IDLE_CHECK_INTERVAL = 0.1
@@ -267,19 +269,22 @@ class Connections:
         candidate: Candidate,
         *,
         timeout: float,
-        recover: Callable[[Set[LaneId]], Awaitable[None]],
+        recover: Recover,
     ) -> None:
         """Stop the connections that are not kept, and start these. A store that fails meanwhile is
-        waited for, because the lanes must run again. `recover` releases what lanes had claimed."""
+        waited for, because the lanes must run again. `recover` releases what the lanes of both had
+        claimed: a process that was killed may have left claims in lanes that come only now."""
         async with self.changing:
             old = [r for name, r in self.runtimes.items() if name not in candidate.kept]
+            new = list(candidate.result.runtimes.values())
             await self._stop(old, timeout)
-            lanes = {dispatcher.lane.id for runtime in old for dispatcher in runtime.dispatchers}
-            if lanes:
-                await until_available(partial(recover, lanes), self._clock)
+            stopped: dict[str, set[LaneId]] = {}
+            for runtime in (*old, *new):
+                lanes = stopped.setdefault(runtime.lease.resource, set())
+                lanes.update(dispatcher.lane.id for dispatcher in runtime.dispatchers)
+            await until_available(partial(recover, stopped), self._clock)
             self.adopt(candidate)
             # The old lanes may have changed theirs since the new ones were built.
-            new = list(candidate.result.runtimes.values())
             await until_available(partial(self._load_states, new), self._clock)
             self.start()
 

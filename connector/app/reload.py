@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from connector.app.connections import Candidate, Connections
+from connector.app.connections import Candidate, Connections, Recover
 from connector.app.problems import ProcessProblems
 from connector.config import Config
 from connector.domain.errors import ConfigError, Problem
-from connector.domain.lanes import LaneId
 from connector.domain.wording import counted
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
@@ -32,7 +31,7 @@ class Reloader:
         problems: ProcessProblems,
         metrics: Metrics,
         *,
-        recover: Callable[[Set[LaneId]], Awaitable[None]],
+        recover: Recover,
         on_reloaded: Callable[[Config], Awaitable[None]],
     ) -> None:
         self._reread = reread

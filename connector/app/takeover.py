@@ -249,17 +249,17 @@ class Takeover:
 
     # ── loss ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def recover(self, lanes: Set[LaneId]) -> None:
-        """Release what these lanes of this process, which do not run, had claimed and did not
-        settle. Raises StoreError."""
-        for lease in self._leases.held():
-            of = self._connections.lanes_of(lease.resource)
-            stopped = lanes if of is None else lanes & set(of)
-            if not (lease.usable and stopped):
+    async def recover(self, stopped: Mapping[str, Set[LaneId]]) -> None:
+        """Release what these lanes, which do not run, had claimed and did not settle: by the
+        resource whose lease they run under. Without a lease, whoever takes it does so. Raises
+        StoreError."""
+        for resource, lanes in stopped.items():
+            lease = self._leases.of(resource)
+            if not (lease.usable and lanes):
                 continue
             try:
                 for queue in all_queues(self._store):
-                    await queue.recover(lease.fence, now=self._clock.now(), lanes=stopped)
+                    await queue.recover(lease.fence, now=self._clock.now(), lanes=lanes)
             except StoreError as error:
                 if error.problem is not Problem.STORE_HELD:
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from connector.domain.outcomes import Held
 from connector.domain.records import Claim
 from connector.klaviyo.limits import CREATE_EVENT
 from connector.pipeline import lease
+from connector.pipeline.store_outage import until_available
 from connector.ports import Fence, RetryPolicy
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import account_label
@@ -200,7 +202,10 @@ async def test_claims_are_released_although_the_lease_was_renewed_late(
                 lane, fence, now=now, limit=9, mode=DeliveryMode.BATCH, mapping=""
             )
             await app.store.leases.release([fence])  # as if it had expired
-            await app._takeover.recover({lane.id})
+            recover = partial(app._takeover.recover, {"store": {lane.id}})
+            recovered = asyncio.create_task(until_available(recover, app.clock))
+            await asyncio.sleep(0)
+        await recovered
         assert (await app.commands.execute("resume", {"connection": "acme"}))[0]
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
 
@@ -276,3 +281,33 @@ async def test_events_whose_claims_are_committed_without_an_answer_are_sent_once
                 await async_until("it is delivered", lambda: set(world.klaviyo.unique_ids()) == ids)
             assert set(world.klaviyo.unique_ids().values()) == {1}
             assert world.klaviyo.state()["duplicates"] == 0
+
+
+async def test_claims_in_lanes_that_come_with_a_reload_are_released(
+    tmp_path: Path, silenced_logs: None, postgres_url: str, holder: SqlStore
+) -> None:
+    """A process was killed, and one without the connection has taken the account's lease."""
+    async with opened(tmp_path, postgres_url) as world:
+        world.answer()
+        renamed = tmp_path / "other.toml"
+        renamed.write_text(world.mapping.read_text().replace('prefix = ""', 'prefix = "Other "'))
+        one, two = world.connection("one"), world.connection("two", mapping=str(renamed))
+        two = two.replace("[connections.settings]", 'modules = ["events"]\n[connections.settings]')
+        world.configure(one, two)
+        async with world.running() as app:
+            await async_until("it has the lease", lambda: app.runtimes["two"].lease.valid())
+            account = app.runtimes["two"].lease.resource
+            assert (await app.commands.execute("pause", {"connection": "two"}))[0]
+            id = await world.post("two")
+            world.configure(one)
+            await app.reload()
+            fence, now = app.leases.of(account).fence, Millis(app.clock.now() + _READ_WAIT)
+            lanes = [lane for lane, _ in await app.store.lanes.all() if lane.connection == "two"]
+            [lane] = [lane for lane in lanes if lane.kind == "event"]
+            assert await app.store.outbox.claim(
+                lane, fence, now=now, limit=9, mode=DeliveryMode.BATCH, mapping=""
+            )
+            world.configure(one, two)
+            await app.reload()
+            assert (await app.commands.execute("resume", {"connection": "two"}))[0]
+            await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
