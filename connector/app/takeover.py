@@ -263,10 +263,10 @@ class Takeover:
             except StoreError as error:
                 if error.problem is not Problem.STORE_HELD:
                     raise
-                # Whoever has taken it recovers. If no one has, this process still renews it, and
-                # completes it as one that it has just acquired.
-                lease.suspend()
-                self._note_loss(lease.resource)
+                # Renewal says whether it is still ours. To complete it as one that was acquired
+                # would release what lanes that run are sending.
+                detail = f"the lease of {resource} was not renewed in time"
+                raise StoreError(Problem.STORE_UNAVAILABLE, detail) from error
 
     def _note_loss(self, resource: str) -> None:
         self._show([resource])

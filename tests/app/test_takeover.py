@@ -13,7 +13,7 @@ import pytest
 from connector.app.configuration import read_config
 from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import DeliveryMode, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Held
 from connector.domain.records import Claim
 from connector.klaviyo.limits import CREATE_EVENT
@@ -208,6 +208,26 @@ async def test_claims_are_released_although_the_lease_was_renewed_late(
         await recovered
         assert (await app.commands.execute("resume", {"connection": "acme"}))[0]
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
+async def test_a_lease_that_was_renewed_late_releases_nothing_of_lanes_that_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload replaces one connection while the lane of another one sends."""
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        world.klaviyo_gate.open.clear()
+        id = await world.post()
+        await async_until("it is under way", lambda: world.klaviyo_gate.waiting)
+        await app.store.leases.release([app.leases.of("store").fence])  # as if it had expired
+        await until_available(lambda: app._takeover.recover({"store": {LaneId(0)}}), app.clock)
+        await async_until("it is renewed", app.leases.of("store").valid)
+        lanes = app.runtimes["acme"].dispatchers
+        await asyncio.gather(*(lane.until_quiet(0.2) for lane in lanes))
+        world.klaviyo_gate.open.set()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+        assert await app.until_idle() == []
+        assert world.klaviyo.state()["duplicates"] == 0
 
 
 # ── a standby on PostgreSQL ──────────────────────────────────────────────────────────────────────
