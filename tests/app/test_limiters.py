@@ -40,6 +40,22 @@ async def test_concurrent_callers_of_one_account_share_one_quota() -> None:
     assert sum(granted) == 2  # the smallest share of those that use it
 
 
+async def test_the_lowest_limit_of_those_that_share_a_credential_counts() -> None:
+    """Whichever of them a reload has built last, and only as long as it is there."""
+
+    async def usage_since(account: str, since: Mapping[str, int]) -> list[QuotaUsage]:
+        return []
+
+    store: Any = SimpleNamespace(facts=SimpleNamespace(usage_since=usage_since))
+    limiters = RateLimiters(store, FakeClock(), Metrics("test"))
+    await limiters.of("K", {"reads": Limit(2, 20)}, connection="two")
+    limiter = await limiters.of("K", {"reads": Limit(10, 100)}, connection="one")
+    assert limiter.limits == {"reads": Limit(2, 20)}
+    with limiters.replacing(kept={"one"}):
+        pass  # the other one was removed
+    assert limiter.limits == {"reads": Limit(10, 100)}
+
+
 class Slow:
     """A remote API that counts calls by the second they arrive in. The way there takes as long as
     the test says; the answer takes no time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from connector.domain.lanes import QuotaUsage
 from connector.net.rate_limit import Limit, RateLimiter
@@ -14,6 +15,28 @@ _DAY, _MINUTES = 86_400, 180
 """Seconds of spent quota that are read at start: as long as the longest window, and more."""
 
 
+class _Use(NamedTuple):
+    """What one connection asks of an account's limiter."""
+
+    limits: Mapping[str, Limit]
+    share: float
+    live_reserve: float
+
+
+def _lowest(limits: Sequence[Mapping[str, Limit]]) -> dict[str, Limit]:
+    """By endpoint."""
+    found: dict[str, Limit] = {}
+    for endpoint, limit in (item for one in limits for item in one.items()):
+        other = found.get(endpoint, limit)
+        daily = [it.daily for it in (limit, other) if it.daily is not None]
+        found[endpoint] = Limit(
+            min(limit.burst, other.burst),
+            min(limit.steady, other.steady),
+            min(daily, default=None),
+        )
+    return found
+
+
 class RateLimiters:
     """One rate limiter per account or credential, however many connections share it."""
 
@@ -22,7 +45,7 @@ class RateLimiters:
         self._clock = clock
         self._metrics = metrics
         self._limiters: dict[str, RateLimiter] = {}
-        self._uses: dict[str, dict[str, tuple[float, float]]] = {}
+        self._uses: dict[str, dict[str, _Use]] = {}
 
     async def of(
         self,
@@ -34,24 +57,24 @@ class RateLimiters:
         live_reserve: float = 0.0,
     ) -> RateLimiter:
         """The limiter of an account, with what was granted before a restart. Connections that share
-        an account share one quota: the smallest share and the largest reserve among them count."""
-        self._uses.setdefault(account, {})[connection] = (share, live_reserve)
+        an account share one quota: the lowest limits, the smallest share and the largest reserve
+        among them count."""
+        self._uses.setdefault(account, {})[connection] = _Use(limits, share, live_reserve)
         if account not in self._limiters:
             spent = await self._spent(account, limits)
             # Connections start together: another may have created it meanwhile.
             if account not in self._limiters:
                 self._limiters[account] = self._create(account, limits)
                 self._limiters[account].load(spent)
-        self._adjust(account, limits)
+        self._adjust(account)
         return self._limiters[account]
 
-    def _adjust(self, account: str, limits: Mapping[str, Limit]) -> None:
-        uses = self._uses[account].values()
-        if uses:
+    def _adjust(self, account: str) -> None:
+        if uses := self._uses[account].values():
             self._limiters[account].adjust(
-                limits,
-                share=min(share for share, _ in uses),
-                live_reserve=max(reserve for _, reserve in uses),
+                _lowest([use.limits for use in uses]),
+                share=min(use.share for use in uses),
+                live_reserve=max(use.live_reserve for use in uses),
             )
 
     def _create(self, account: str, limits: Mapping[str, Limit]) -> RateLimiter:
@@ -89,7 +112,7 @@ class RateLimiters:
             raise
         finally:
             for account in self._uses.keys() & self._limiters.keys():
-                self._adjust(account, self._limiters[account].limits)
+                self._adjust(account)
 
     def drop(self, account: str) -> bool:
         """Drop a limiter that another one replaces: what it granted is in the store. Whether there
