@@ -14,6 +14,7 @@ from connector.store.admin import integrity
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
 from connector.testing.contracts.actions import ActionHarness, make_harness, make_request
+from connector.testing.contracts.identity import append, settle_reads
 from connector.testing.contracts.store import NOW, record
 from tests.stores import delete_all
 
@@ -67,6 +68,19 @@ async def test_nothing_belongs_to_a_person_who_is_gone(
     waiting = await one.action_views.find(limit=1000)
     claim = await harness.must_claim(Millis(NOW))
     assert len({view.person for view in waiting}) == len(claim.entries), "one of each person"
+
+
+async def test_an_answer_about_a_person_whom_another_one_merges_is_of_who_they_are(
+    url: str, two: tuple[SqlStore, SqlStore]
+) -> None:
+    """Both answers come at once; only the second one says who both are."""
+    store, email = two[0], "ada@example.com"
+    harness = await make_harness(store)
+    await append(store, person="7")
+    await append(store, person="8", email=email)
+    await settle_reads(store, harness.fence, {"7": ((), None), "8": (("7",), email)})
+    assert await store.timelines.find("acme", "7") == await store.timelines.find("acme", "8")
+    assert await asyncio.to_thread(integrity.check, url) == []
 
 
 async def test_what_two_processes_store_at_once_is_refused_to_neither(

@@ -21,7 +21,8 @@ def identify(
     c: Connection, connection: str, observations: Sequence[Observation], now: Millis
 ) -> list[Observation]:
     """Save the identifiers that reads found, and merge people who turn out to be one. Returns the
-    observations of the people who remain. Addresses are saved when the observations are."""
+    observations of the people who remain, without the address of one who turns out to be erased.
+    Addresses are saved when the observations are."""
     informative = [o for o in observations if o.aliases or (o.email and not o.withheld)]
     rows = identifiers.rows_by_id(c, {o.person for o in informative})
     named = [(o, rows[o.person]) for o in informative if o.person in rows]
@@ -31,9 +32,17 @@ def identify(
     resolver = PersonResolver(c, connection, keys, PersonCache())
     found = resolver.resolve(keys, now, update_addresses=False)
     release_held(c, found.new_addresses, now)
+    erased = {named[position][0].person for position in found.erased}
     survivors = {
         o.person: person.id
         for (o, _), person in zip(named, found.people, strict=True)
         if person is not None
     }
-    return [replace(o, person=survivors.get(o.person, o.person)) for o in observations]
+    return [
+        replace(
+            o,
+            person=resolver.survivor_id(survivors.get(o.person, o.person)),
+            email=None if o.person in erased else o.email,
+        )
+        for o in observations
+    ]

@@ -6,6 +6,7 @@ Two identifiers that turn out to be one person's make two people one, with every
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +67,21 @@ async def read_shows(
     assert await store.reads.settle(
         claim, [Observed(entry.seq, shown)], now=Millis(at), policy=policy
     )
+
+
+async def settle_reads(
+    store: Store, fence: Fence, shown: Mapping[str, tuple[tuple[str, ...], str | None]]
+) -> None:
+    """Settle the reads of these people at once: identifier → the ids and the address shown."""
+    profiles = await profile_lane(store)
+    claim = await claim_reads(store, fence, LATER)
+    assert claim
+    outcomes = []
+    for identifier, (aliases, email) in shown.items():
+        person = await find_one(store, identifier)
+        seen = make_observation(person, identifier, LATER, profiles.id, balance=1)
+        outcomes.append(Observed(person, replace(seen, aliases=aliases, email=email)))
+    assert await store.reads.settle(claim, outcomes, now=LATER, policy=RetryPolicy(HORIZON))
 
 
 async def hold(harness: ActionHarness, *requests: ActionRequest, at: int = NOW) -> None:
@@ -410,3 +426,21 @@ class IdentityContract:
                 [Page(events, "webhook", [record(**who)], LATER)]
             )
             assert appended.forgotten == 1, id
+
+    async def test_a_read_that_shows_an_erased_id_gives_no_one_its_address(
+        self, store: Store
+    ) -> None:
+        """Two people are known by former addresses only, and have one address now."""
+        harness = await make_harness(store)
+        await append(store, person="7")
+        await store.erasure.forget("acme", "7", now=NOW)
+        await append(store, email="old@example.com")
+        await append(store, email="older@example.com")
+        await settle_reads(
+            store,
+            harness.fence,
+            {"old@example.com": ((), _ADA), "older@example.com": (("7",), _ADA)},
+        )
+        assert len(await store.timelines.find("acme", _ADA)) == 1
+        erased = await store.timelines.person(await find_one(store, "older@example.com"), 10)
+        assert erased.email == "older@example.com"
