@@ -343,6 +343,16 @@ async def test_an_accepted_key_is_saved_only_on_request(site: Site) -> None:
     assert key.get_secret_value() == "pk_next"
 
 
+async def test_the_audit_log_says_where_credentials_were_sent_for_a_test(site: Site) -> None:
+    """The stored secrets go along to an address that is entered, and nothing is saved."""
+    await site.add("save")
+    await change(site, "test", settings__api_key="mistyped", settings__rate_per_second="7")
+    found = await site.daemon.app.store.audit.find()
+    [entry] = [entry for entry in found if entry.what == "credentials_tested"]
+    assert entry.connection == "club"
+    assert entry.after == {"settings.api_key": "***", "settings.rate_per_second": 7}
+
+
 async def test_a_side_that_is_away_does_not_prevent_saving(site: Site) -> None:
     await site.add("save")
     site.daemon.klaviyo.keys.add("pk_next")

@@ -40,7 +40,7 @@ async def change(request: Request) -> Response:
     if entered.faults:
         return await _page(visit, connection, form, Answer(False, entered.faults))
     try:
-        result = await setup.check_entered(connection, groups, entered)
+        result = await setup.check_entered(connection, groups, entered, by=visit.principal.name)
     except ConfigError as error:
         if test:
             faults, others = faults_by_key(name, error.faults)

@@ -207,10 +207,12 @@ class ConnectionSetup:
         return result
 
     async def check_entered(
-        self, connection: Connection, groups: Sequence[Group], entered: Entered
+        self, connection: Connection, groups: Sequence[Group], entered: Entered, *, by: str
     ) -> CheckResult | None:
         """Ask the sides whose credentials are `entered`, before they are stored, whether they
-        accept them; None where there are none. Raises ConfigError, as storing them would."""
+        accept them; None where there are none. The audit log says where they were sent: stored
+        secrets go along to an address that is entered. Raises ConfigError, as storing them would,
+        and StoreError."""
         if not (sides := _sides(groups, entered)):
             return None
         config, name = self._config(), connection.name
@@ -224,6 +226,11 @@ class ConnectionSetup:
         found = wanted.connection(name)
         asked = [s for s in sides if s == "platform" or found.klaviyo.auth == "private-key"]
         title = self.platform_of(connection).title
+        secret = {x.field.key for group in groups for x in group.all if x.field.secret}
+        after = {key: "***" if key in secret else value for key, value in entered.set.items()}
+        after |= dict.fromkeys(entered.unset)
+        entry = AuditEntry(self._clock.now(), by, "credentials_tested", name, after=after)
+        await self._store.audit.record(entry)
         return await self._ask(title, [partial(self._check_side, wanted, found, s) for s in asked])
 
     async def _ask(
