@@ -240,12 +240,12 @@ async def test_of_two_reloads_at_once_the_later_one_counts(
     configuration must not end last."""
     async with two.world.running() as app:
         await both_run(app)
-        build, built, go_on = app.connections.build, asyncio.Event(), asyncio.Event()
+        build, built, gate = app.connections.build, asyncio.Event(), asyncio.Event()
 
         async def first_build(*args: Any, **options: Any) -> Candidate:
             monkeypatch.setattr(app.connections, "build", build)
             built.set()
-            await go_on.wait()
+            await gate.wait()
             return await build(*args, **options)
 
         monkeypatch.setattr(app.connections, "build", first_build)
@@ -261,7 +261,7 @@ async def test_of_two_reloads_at_once_the_later_one_counts(
                 await asyncio.sleep(0.005)
                 if later.done():
                     break
-            go_on.set()
+            gate.set()
         assert app.config.connection("two").modules == ("events",)
         assert app.runtimes["two"].modules == ("events",)
 

@@ -70,7 +70,7 @@ async def test_nothing_belongs_to_a_person_who_is_gone(
     assert len({view.person for view in waiting}) == len(claim.entries), "one of each person"
 
 
-async def test_an_answer_about_a_person_whom_another_one_merges_is_of_who_they_are(
+async def test_two_answers_about_one_person_are_stored_as_one_person(
     url: str, two: tuple[SqlStore, SqlStore]
 ) -> None:
     """Both answers come at once; only the second one says who both are."""
