@@ -13,7 +13,7 @@ from connector.store import database
 from connector.store.database import on_request
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import leases
-from connector.testing.contracts.store import acquire_lease
+from connector.testing.contracts.store import NOW, acquire_lease
 from connector.testing.contracts.unanswered_claims import QUEUES, TOKEN
 from tests.stores import delete_all
 
@@ -83,3 +83,11 @@ async def test_only_what_a_person_asked_for_may_take_its_time(
         with pytest.raises(StoreError):
             await store.database.read(work)
         assert await store.database.read(on_request(work)) == 1
+
+
+async def test_a_person_who_changes_the_account_has_time_for_all_its_members(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "ANSWER_LIMIT", 0.0)
+    await store.member_groups.reset_account("acme", now=NOW)
+    monkeypatch.setattr(database, "ANSWER_LIMIT", LIMIT)

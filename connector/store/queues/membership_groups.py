@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, select, update
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, Millis
 from connector.domain.memberships import Group, Link
-from connector.store.database import Database
+from connector.store.database import Database, on_request
 from connector.store.people import groups as group_rows
 from connector.store.queues.membership_rows import requeue_held
 from connector.store.tables import groups, memberships, source_members
@@ -47,7 +47,8 @@ class SqlMemberGroups:
         await self._database.write(lambda c: group_rows.change(c, group, **values))
 
     async def reset_account(self, connection: str, *, now: Millis) -> None:
-        await self._database.write(lambda c: _reset_account(c, connection))
+        # A person resumes a lane, and a million members take longer than the limit of time.
+        await self._database.write(on_request(lambda c: _reset_account(c, connection)))
 
 
 def _reset_account(c: Connection, connection: str) -> None:
