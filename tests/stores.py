@@ -79,6 +79,7 @@ def statements_are_shared() -> Iterator[None]:
         patch.setattr(sqlite, "create_engine", on_file)
         patch.setattr(database, "create_async_engine", on_server)
         yield
+    first().dispose()
 
 
 def delete_all(c: Connection) -> None:

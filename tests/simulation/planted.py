@@ -12,17 +12,16 @@ import pytest
 from sqlalchemy import update
 
 from connector.actions.sink import ActionSink
-from connector.app import connections
+from connector.app import connections, daemon
 from connector.app.connections import Connections
 from connector.app.daemon import App
-from connector.app.takeover import Takeover
 from connector.app.wiring.limiters import RateLimiters
 from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater, StoreError
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Dead, Retry
 from connector.net import http
 from connector.net.rate_limit import RateLimiter
-from connector.pipeline import breaker, lease
+from connector.pipeline import breaker
 from connector.pipeline.breaker import LaneBreaker
 from connector.pipeline.claims import Claimer
 from connector.pipeline.dispatch import Dispatcher
@@ -101,8 +100,8 @@ def a_redirect_is_repeated(patch: pytest.MonkeyPatch) -> None:
 def a_sent_action_is_sent_again_after_a_kill(patch: pytest.MonkeyPatch) -> None:
     """The mark that it was sent does not count."""
 
-    def recover(self: Any, c: Any, now: Any) -> int:
-        return queue.recover(c, actions.actions_queue, now)
+    def recover(self: Any, c: Any, now: Any, of: Any) -> int:
+        return queue.recover(c, actions.actions_queue, now, of)
 
     patch.setattr(actions.SqlActionQueue, "_recover", recover)
 
@@ -133,21 +132,21 @@ def a_scan_ends_when_its_failure_cannot_be_noted(patch: pytest.MonkeyPatch) -> N
 
 
 def a_regained_lease_keeps_the_states_of_lanes(patch: pytest.MonkeyPatch) -> None:
-    async def refresh(self: Connections) -> None:
-        await self.limiters.reload()
+    async def refresh(self: Connections, resource: str) -> None:
+        await self.limiters.reload({runtime.name for runtime in self._of(resource)})
 
     patch.setattr(Connections, "refresh", refresh)
 
 
 def a_restart_forgets_spent_quota(patch: pytest.MonkeyPatch) -> None:
-    async def none_spent(self: Any, seconds: int) -> list[Any]:
+    async def none_spent(self: Any, account: str, limits: Any) -> list[Any]:
         return []
 
     patch.setattr(RateLimiters, "_spent", none_spent)
 
 
 def a_standby_ends_when_the_store_fails(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lease, "until_available", _once)
+    patch.setattr(daemon, "until_available", _once)
 
 
 def a_start_waits_for_klaviyo(patch: pytest.MonkeyPatch) -> None:
@@ -182,7 +181,12 @@ def a_lease_is_believed_in(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_takeover_recovers_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Takeover, "_recover", _nothing)
+    recover = queue.SqlQueue.recover
+
+    async def only_one(self: Any, fence: Any, *, claim: Any = None, **options: Any) -> int:
+        return await recover(self, fence, claim=claim, **options) if claim else 0
+
+    patch.setattr(queue.SqlQueue, "recover", only_one)
 
 
 def a_command_dies_with_its_process(patch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@ time, and must be found again."""
 
 from __future__ import annotations
 
+import inspect
 import random
 import re
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,28 @@ def test_a_redirect_that_is_repeated_is_found() -> None:
     """One of them in every run, so that a simulation that finds nothing is noticed."""
     _, found = seeds_until_found("a_redirect_is_repeated", 10)
     assert any("was applied 2 times" in fault for fault in found)
+
+
+class Checked(pytest.MonkeyPatch):
+    """Refuses to put a function in the place of one that is called in another way."""
+
+    def setattr(self, target: Any, name: Any, value: Any = None, raising: bool = True) -> None:
+        before = getattr(target, name, None)
+        if inspect.isfunction(before) and inspect.isfunction(value):
+            of = inspect.signature(before).parameters.values()
+            fixed = [p for p in of if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            by_name = {p.name: p for p in fixed if p.kind is p.KEYWORD_ONLY}
+            inspect.signature(value).bind(*(p for p in fixed if p.name not in by_name), **by_name)
+        super().setattr(target, name, value, raising)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_takes_the_place_of_what_there_is(name: str) -> None:
+    patch = Checked()
+    try:
+        PLANTED[name][0](patch)
+    finally:
+        patch.undo()
 
 
 def test_the_store_has_the_calls_that_traps_name() -> None:
