@@ -241,7 +241,7 @@ def test_replicas_lose_and_repeat_nothing_whatever_fails(
         until(
             "all is delivered",
             lambda: all(
-                accounts.accounts[posting.of[id]].recorded(id) for id in posting.acknowledged
+                accounts.accounts[posting.of[id]].recorded(id) for id in posting.acknowledged.copy()
             ),
             PATIENCE,
         )

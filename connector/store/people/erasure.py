@@ -16,6 +16,7 @@ from connector.ports import ErasureResult
 from connector.store.database import Database, on_request
 from connector.store.people import tombstones
 from connector.store.people.identifiers import KINDS
+from connector.store.people.person_locks import locked_alone
 from connector.store.tables import (
     actions,
     commands,
@@ -69,7 +70,9 @@ class SqlErasure:
     async def forget(self, connection: str, identifier: str, *, now: Millis) -> ErasureResult:
         @on_request
         def work(c: Connection) -> ErasureResult:
-            identifiers = _find(c, connection, identifier)
+            identifiers = locked_alone(
+                c, lambda: _find(c, connection, identifier), lambda found: found.rows
+            )
             if not identifiers.people:
                 # Erased before, and named again by a command since.
                 identifiers.ids.add(identifier)

@@ -48,6 +48,10 @@ _BY_NUMBER = Prepared(
     select(*COLUMNS).where(people.c.id.in_(param("ids", expanding=True))), many="ids"
 )
 
+_EXISTING = Prepared(
+    select(people.c.id).where(people.c.id.in_(param("ids", expanding=True))), many="ids"
+)
+
 
 def by_id(
     c: Connection, connection: str, ids: Iterable[str], kind: Kind = "platform_id"
@@ -73,6 +77,11 @@ def lookup(
     """Stored people by platform id and by address: of several with one address the latest."""
     latest = {email: rows[-1] for email, rows in owners(c, connection, emails).items()}
     return by_id(c, connection, ids), latest
+
+
+def missing(c: Connection, people: set[int]) -> set[int]:
+    """Those of these people who were merged into others or erased."""
+    return people - {id for [id] in _EXISTING.rows(c, ids=list(people))}
 
 
 def rows_by_id(c: Connection, ids: set[int]) -> dict[int, PersonRow]:

@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, select
-
 from connector.store.people.identifiers import PersonRow
-from connector.store.prepared import Prepared, param
-from connector.store.tables import merges
-
-_MERGES = Prepared(
-    select(merges.c.id, merges.c.person).where(merges.c.id > param("after")).order_by(merges.c.id)
-)
 
 
 class PersonCache:
     """A hit means that a record has the same id and address as the last one of its person, so
     that the row need not be read or written. Only the newest id and address of a person are
-    kept."""
+    kept. Its people may be gone by now: merged into others, or erased."""
 
     def __init__(self, size: int = 50_000) -> None:
         self._size = size
         self._ids: OrderedDict[tuple[str, str | None, str | None], PersonRow] = OrderedDict()
         self._newest: dict[int, PersonRow] = {}
-        self._last_merge = 0
 
     def find(self, connection: str, platform_id: str | None, email: str | None) -> PersonRow | None:
         return self._ids.get((connection, platform_id, email)) if email else None
@@ -40,15 +31,6 @@ class PersonCache:
         while len(self._ids) > self._size:
             _, oldest = self._ids.popitem(last=False)
             self._newest.pop(oldest.id, None)
-
-    def forget_merged(self, c: Connection) -> None:
-        """Forget those who were merged into others since the last call, by whatever process."""
-        if not self._newest:
-            self._last_merge = c.execute(select(func.max(merges.c.id))).scalar() or 0
-            return
-        for id, person in _MERGES.rows(c, after=self._last_merge):
-            self._forget(person)
-            self._last_merge = id
 
     def _forget(self, person: int) -> None:
         older = self._newest.pop(person, None)

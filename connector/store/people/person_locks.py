@@ -30,6 +30,22 @@ def locked(
     raise StoreError(Problem.STORE_UNAVAILABLE, "other transactions change the same people")
 
 
+def locked_alone(c: Connection, find: Callable[[], T], ids_of: Callable[[T], set[int]]) -> T:
+    """The same, once no other transaction stores rows about these people: those that do have ended,
+    and what they stored is seen."""
+    before: set[int] = set()
+    for _ in range(_ATTEMPTS):
+        found = find()
+        ids = ids_of(found)
+        if ids <= before or c.dialect.name != "postgresql":
+            return found
+        for part in chunks(sorted(ids)):
+            query = select(people.c.id).where(people.c.id.in_(part)).order_by(people.c.id)
+            c.execute(query.with_for_update())
+        before |= ids
+    raise StoreError(Problem.STORE_UNAVAILABLE, "other transactions change the same people")
+
+
 def _lock(c: Connection, ids: set[int]) -> bool:
     """Whether all of them still exist."""
     if c.dialect.name != "postgresql":

@@ -61,6 +61,7 @@ class PersonResolver:
         self._cache = PersonCache() if self._tombstones.salt else cache
         self._changed: set[int] = set()
         self._merged: dict[int, PersonRow] = {}
+        self._gone: set[int] = set()
         self.resolved: list[PersonRow] = []
         self._loaded = False
         self._by_id: dict[str, PersonRow] = {}
@@ -104,11 +105,13 @@ class PersonResolver:
     def _load(self, records: Sequence[Identifiable]) -> list[PersonRow]:
         """Look up the people of the records, and return them and those of the cache."""
         if self._loaded:
-            # A person of the cache may be gone.
+            # A person of the cache may be gone, by an erasure that has ended since.
             self._cache = PersonCache()
+            self._tombstones = tombstones.load(self._c, self._connection, records)
         self._loaded = True
-        self._cache.forget_merged(self._c)
         cached = [person for record in records if (person := self._cached(record))]
+        self._gone = identifiers.missing(self._c, {person.id for person in cached})
+        cached = [person for person in cached if person.id not in self._gone]
         unknown = [record for record in records if self._cached(record) is None]
         ids = {id for record in unknown for id in _ids_of(record)}
         emails = {record.email for record in unknown if record.email}
@@ -121,7 +124,9 @@ class PersonResolver:
         if record.aliases:
             return None
         person = self._cache.find(self._connection, record.person, record.email)
-        return None if person is None or person.id in self._merged else person
+        if person is None or person.id in self._merged or person.id in self._gone:
+            return None
+        return person
 
     def _find_or_create(
         self, record: Identifiable, found: ResolvedPeople, now: Millis, update_address: bool
