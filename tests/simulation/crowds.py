@@ -1,4 +1,4 @@
-"""Acts about many people, and about what goes on for long."""
+"""Acts about many people, and about what takes long."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class CrowdActs:
             self.decide()
 
     async def backfill_of_many(self) -> None:
-        """A backfill finds people of whom no event tells. Reading, storing or writing them fails in
+        """A backfill finds people without an event. Reading, storing or writing them fails in
         the middle, while other people's points change."""
         world = self.world
         if not world.quiet:

@@ -160,6 +160,7 @@ class World:
         self.processes: list[Process] = []
         self._late_events = 0
         """Events of bulk jobs that arrived after their sender had given them up."""
+        self._repeated: set[int] = set()
         self.oracle = Oracle()
         self.lines: list[str] = []
         self.store_fault: Callable[[int], Any] = lambda call: None
@@ -185,8 +186,8 @@ class World:
         self._claimed_since: dict[tuple[Any, ...], float] = {}
         self._sent_at: defaultdict[str, deque[float]] = defaultdict(deque)
         self._quiet_since = 0
-        self._told: set[str] = set()
-        """Addresses of those of whom an event tells."""
+        self._named: set[str] = set()
+        """Addresses of those that an event has named."""
         self.wll.refresh()
         self.wll.waiting.clear()
 
@@ -200,19 +201,19 @@ class World:
 
     @property
     def users(self) -> list[User]:
-        """Those of whom something happens."""
+        """Those about which there are events."""
         return [user for user in self.wll.people if user.email not in self.quiet]
 
     def add_quiet(self, people: int) -> None:
-        """Of these people no event tells, and only a backfill finds them."""
+        """People without an event, so that only a backfill finds them."""
         for number in range(len(self.quiet), len(self.quiet) + people):
             user = self.wll.add(f"quiet{number}@example.com", earned=100, points=number)
             self.quiet[user.email] = user
         self._quiet_since = self.now_ms()
         self.wll.refresh()
-        said = [each for each in self.wll.waiting if each.user.email not in self.quiet]
+        others = [each for each in self.wll.waiting if each.user.email not in self.quiet]
         self.wll.waiting.clear()
-        self.wll.waiting.extend(said)
+        self.wll.waiting.extend(others)
 
     def retain(self) -> None:
         """What the holder of the store's lease does at night."""
@@ -290,7 +291,7 @@ class World:
         [record] = self._parser.parse({}, webhook.body)
 
         self.oracle.events_of[record.unique_id] = pending.user.email
-        self._told.add(pending.user.email)
+        self._named.add(pending.user.email)
 
         async def deliver(process: Process) -> None:
             endpoint = process.app.runtimes["acme"].webhook_endpoint
@@ -585,7 +586,7 @@ class World:
         """Guarantee 9: a backfill leaves the reserved part of every quota to live traffic."""
         route = operation(request.method, request.url.path.rstrip("/")).label
         written = [email for kind, email in self._written(request) if kind == "profile"]
-        if not written or not self.quiet.keys() - self._told >= set(written):
+        if not written or not self.quiet.keys() - self._named >= set(written):
             return
         klaviyo = self.config.connection("acme").klaviyo
         ours = max(1, math.floor(LIMITS[route].steady * klaviyo.rate_share))
@@ -607,6 +608,15 @@ class World:
         table = metadata.tables["commands"]
         rows = self.disk.rows(select(table).where(table.c.done_at.is_(None)))
         return [f"command {row.id} {row.kind} has no result" for row in rows]
+
+    def repeat_failed_commands(self) -> None:
+        """As a person does who has read the error; each once. Not a pause: it was ended since."""
+        table = metadata.tables["commands"]
+        failed = table.c.ok == 0, table.c.kind != "pause"
+        for row in self.disk.rows(select(table).where(*failed)):
+            if row.id not in self._repeated:
+                self._repeated.add(row.id)
+                self.command(row.kind, **orjson.loads(row.args))
 
     def faults(self) -> list[str]:
         found = [*self.oracle.faults, *self.waiting(), *self.open_commands()]
