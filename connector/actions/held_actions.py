@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 
 from connector.domain.actions import Caps
 from connector.domain.attention import AttentionItem
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import Lane
 from connector.ports import ActionDecisions, Approvals, Clock
 from connector.runtime import log
 
 CAP = "cap"
-_INTERVAL = 5.0
 
 
 class HeldActionsWorker:
-    """connector.ports.workers.Loop of one lane. `on_released` is called when it can send more."""
+    """connector.ports.workers.Loop of one lane: a pass after each wake-up, which comes when
+    something can be released. `on_released` is called when the lane can send more."""
 
     def __init__(
         self,
@@ -39,15 +39,17 @@ class HeldActionsWorker:
 
     async def idle(self) -> bool:
         """What waits for a person's decision is no work that is due; what can be released is."""
-        return not await self._release(self._clock.now())
+        return self._lane.connection not in await self._decisions.releasable()
 
     async def attention(self) -> Sequence[AttentionItem]:
         return ()
 
-    async def run_once(self) -> float:
-        """Apply decided caps and release what no longer has to be held. Seconds to wait."""
+    async def run_once(self) -> None:
+        """Apply decided caps and release what no longer has to be held."""
+        if await self.idle():
+            return
         now = self._clock.now()
-        changed = await self._release(now)
+        changed = await self._decisions.release_identified(self._lane, caps=self._caps, now=now)
         for approval in await self._approvals.about(self._lane.connection, CAP):
             if approval.state != "pending":
                 count = await self._decisions.resolve_cap(
@@ -57,11 +59,3 @@ class HeldActionsWorker:
                 changed += count
         if changed:
             self._on_released()
-        return _INTERVAL
-
-    async def _release(self, now: Millis) -> int:
-        """How many actions were released because of what is known of their people by now."""
-        released = await self._decisions.release_identified(self._lane, caps=self._caps, now=now)
-        if released:
-            self._on_released()
-        return released

@@ -236,6 +236,14 @@ class Connections:
                 if lane.id in due:
                     dispatcher.wake()
 
+    async def wake_releasable(self) -> None:
+        """Wake the connections that can release held actions: one look for all of them. Raises
+        StoreError."""
+        for name in await self._store.action_decisions.releasable():
+            runtime = self.runtimes.get(name)
+            if runtime and runtime.lease.valid():
+                runtime.wake()
+
     def adopt(self, candidate: Candidate) -> None:
         """Replace the connections by these, not started, beside those that are kept. The replaced
         ones must be stopped."""

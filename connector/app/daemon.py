@@ -58,6 +58,8 @@ _CANCEL_TIMEOUT = 1.0
 _HEARTBEAT_EVERY = 5.0
 _RELOAD_PATIENCE = 15.0
 """Seconds for which a browser that has connected an account waits until it is in use."""
+_RELEASE_EVERY = 5.0
+"""Seconds after which what became known of people, or was decided elsewhere, releases actions."""
 _WAKE_EVERY, _WAKE_SHARED_EVERY = 30.0, 1.0
 """Seconds after which lanes with something ready are woken. Other replicas store webhooks as well,
 and on SQLite a process that has lost the lease does; neither can wake them."""
@@ -407,6 +409,8 @@ class App:
         every = _WAKE_SHARED_EVERY if self._shared else _WAKE_EVERY
         due, wake_due = scheduler.every(every), partial(self.connections.wake_due, every)
         self._supervise("lane", Periodic(due, wake_due))
+        release = Periodic(scheduler.every(_RELEASE_EVERY), self.connections.wake_releasable)
+        self._supervise("held_actions", release)
         if self._shared:
             receiver = HintReceiver(self.store.hints, partial(self._note_hint, due))
             self._supervise("hints", self._hints)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -138,6 +138,11 @@ class ActionDecisions(Protocol):
 
         Returns the action as it is now, or why this decision is not possible.
         """
+        ...
+
+    async def releasable(self) -> Collection[str]:
+        """Connections of which an action is held that need not be any longer: more is known of its
+        person, or a person decided about its cap."""
         ...
 
     async def resolve_cap(self, lane: Lane, approval: Approval, *, caps: Caps, now: Millis) -> int:

@@ -296,6 +296,9 @@ async def test_the_release_of_held_actions_reads_only_those_that_can_be_released
     )
     assert plans.scans == []
     assert plans.count("actions_releasable") or plans.count("actions_held")
+    plans = await explain(store, "actions", decisions.releasable)
+    assert plans.scans == []
+    assert plans.count("actions_releasable") or plans.count("actions_held")
     plans = await explain(
         store, "actions", lambda: decisions.release_waiting(lane, caps=caps, now=now)
     )

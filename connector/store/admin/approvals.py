@@ -53,6 +53,12 @@ _ABOUT = Prepared(
     ).order_by(approvals.c.id)
 )
 
+_DECIDED = Prepared(
+    select(approvals.c.connection).where(
+        approvals.c.what == param("what"), approvals.c.state != _PENDING
+    )
+)
+
 
 def _approvals(rows: Iterable[Any]) -> list[Approval]:
     return [_ApprovalRow._make(row).approval() for row in rows]
@@ -76,7 +82,6 @@ class SqlApprovals:
         return await self._database.read(lambda c: _approvals(query.rows(c)))
 
     async def about(self, connection: str, what: str) -> Sequence[Approval]:
-        # Every connection asks every few seconds, and mostly in vain.
         return await self._database.read(
             lambda c: _approvals(_ABOUT.rows(c, connection=connection, what=what)), brief=True
         )
@@ -120,6 +125,11 @@ def request(
         c.execute(update(approvals).where(same).values(detail=detail_json))
         found = found._replace(detail=detail_json)
     return found.approval()
+
+
+def decided(c: Connection, what: str) -> list[str]:
+    """The connections with an approval of this kind that was decided and is not closed."""
+    return [connection for (connection,) in _DECIDED.rows(c, what=what)]
 
 
 def close(c: Connection, connection: str, what: str, subject: str) -> None:

@@ -94,7 +94,7 @@ class CapCounter:
 
 
 def held(
-    lane: LaneId | BindParameter[Any], problem: str | BindParameter[Any]
+    lane: LaneId | ColumnElement[Any], problem: str | BindParameter[Any]
 ) -> ColumnElement[bool]:
     """Actions of this lane that are held because of this problem."""
     return and_(

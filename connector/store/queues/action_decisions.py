@@ -3,7 +3,7 @@ by a lane that sends again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, literal_column, select, update
@@ -52,10 +52,13 @@ def _by(index: str, query: Select[Any]) -> Prepared:
 
 _WAITING = _by("actions_stuck", _RELEASED)
 _IDENTIFIED = _by("actions_releasable", _RELEASED.where(_RELEASABLE))
-_ANY_IDENTIFIED = _by(
-    "actions_releasable",
-    select(actions.c.seq).where(held(param("lane"), param("problem")), _RELEASABLE).limit(1),
+_ANY_IDENTIFIED = (
+    select(actions.c.seq)
+    .where(held(lanes.c.id, Problem.ACTION_PERSON.value), _RELEASABLE)
+    .with_hint(actions, "INDEXED BY actions_releasable", "sqlite")
+    .exists()
 )
+_WITH_IDENTIFIED = Prepared(select(lanes.c.connection).where(_ANY_IDENTIFIED))
 
 
 class SqlActionDecisions:
@@ -81,6 +84,14 @@ class SqlActionDecisions:
 
         return await self._database.write(work)
 
+    async def releasable(self) -> Collection[str]:
+        def work(c: Connection) -> set[str]:
+            identified = [name for (name,) in _WITH_IDENTIFIED.rows(c)]
+            return {*identified, *approvals.decided(c, CAP)}
+
+        # Asked every few seconds and mostly in vain, so it does not wait for the writer.
+        return await self._database.read(work, brief=True)
+
     async def resolve_cap(self, lane: Lane, approval: Approval, *, caps: Caps, now: Millis) -> int:
         approved, cap = approval.state == "approved", approval.subject
         until = approval.decided_at if approval.decided_at is not None else now
@@ -102,10 +113,6 @@ class SqlActionDecisions:
         return await self._database.write(work)
 
     async def release_identified(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
-        # Asked every few seconds and mostly in vain, so it does not wait for the writer.
-        given = {"lane": lane.id, "problem": Problem.ACTION_PERSON.value}
-        if not await self._database.read(lambda c: _ANY_IDENTIFIED.rows(c, **given), brief=True):
-            return 0
         return await self._release(_IDENTIFIED, lane, Problem.ACTION_PERSON, caps, now)
 
     async def release_waiting(self, lane: Lane, *, caps: Caps, now: Millis) -> int:

@@ -424,10 +424,12 @@ class ActionsContract:
             who = f"{word}@example.com"
             await harness.add(*(make_request(who, key=str(n)) for n in range(3)), caps=caps)
             [question] = await store.approvals.find()
+            assert not await store.action_decisions.releasable()
             answer = await store.approvals.decide(
                 question.id, approved=approved, by="ana", now=_NOW
             )
             assert answer
+            assert set(await store.action_decisions.releasable()) == {harness.lane.connection}
             late = _NOW + 5
             await harness.add(make_request(who, key="late"), caps=caps, now=late)
             assert (
@@ -528,15 +530,18 @@ class ActionsContract:
             )
             == 0
         )
+        assert not await store.action_decisions.releasable()
         events = await store.lanes.ensure("acme", "klaviyo", "event")
         observation = Record("k", "x:k", "Added", _NOW, b"{}", person="p7", email="ana@example.com")
         await store.outbox.append([Page(events, "webhook", [observation], Millis(_NOW + 2))])
+        assert set(await store.action_decisions.releasable()) == {"acme"}
         assert (
             await store.action_decisions.release_identified(
                 harness.lane, caps=_CAPS, now=Millis(_NOW + 3)
             )
             == 1
         )
+        assert not await store.action_decisions.releasable()
         claim = await harness.must_claim(_NOW + 3)
         assert b'"person":"p7"' in claim.entries[0].data
 
