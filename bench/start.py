@@ -1,8 +1,9 @@
 """How long commands take, against a Python that only imports what any such program imports.
 
 The floor is `python -c "import sqlalchemy, httpx"`. `run` counts until `/readyz` answers 200, on a
-store that exists. With 100 connections also the longest wait for `/livez` in the first seconds
-after that, and the share of a core while nothing happens.
+store that exists; `status` asks a daemon that has been up for some seconds. With 100 connections
+also the longest wait for `/livez` in the first seconds after that, and the share of a core while
+nothing happens.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bench.processes import CpuMark, environment, free_port, running
 _FLOOR = ["-c", "import sqlalchemy, httpx"]
 _IDLE_SECONDS = 20.0
 _SETTLE_SECONDS = 10.0
+_WARM_UP_SECONDS = 3.0
 _PATIENCE = 180.0
 
 
@@ -54,6 +56,7 @@ def _measure(folder: Path, repeats: int, remote: int) -> Run:
     for _ in range(repeats):
         floor = _took(_FLOOR, folder)
         daemon = _Daemon(*configs[0])
+        time.sleep(_WARM_UP_SECONDS)  # its first seconds are busy with imports
         status = _took(["-m", "connector.cli", "--config", str(configs[0][0]), "status"], small)
         daemon.stop()
         times.append((floor, daemon.ready, status))
