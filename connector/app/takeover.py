@@ -78,7 +78,7 @@ class Takeover:
         """Take every lease, waiting up to `timeout` seconds for other processes and for a store
         that is unavailable. Raises StoreError: STORE_HELD names the holder."""
         self._leases.start(self._note_loss, self._connections.wake)
-        deadline, logged = self._clock.monotonic() + timeout, False
+        deadline, logged = self._clock.monotonic() + timeout, ""
         while True:
             try:
                 held = await self._take_free(hurry=True)
@@ -87,15 +87,15 @@ class Takeover:
                     return
                 resource = missing[0]
                 error = held_by(held[resource].holder if resource in held else "no process")
+                event = "lease_awaited"
             except StoreError as failed:
                 if failed.problem not in (Problem.STORE_UNAVAILABLE, Problem.STORE_HELD):
                     raise
-                error = failed
-                if not logged:
-                    self._log.error(
-                        "store_unavailable", problem=error.problem.value, detail=error.detail
-                    )
-                logged = True
+                error, event = failed, "store_unavailable"
+            if event != logged:
+                # Who starts a second process by mistake sees at once why nothing happens.
+                self._log.error(event, problem=error.problem.value, detail=error.detail)
+                logged = event
             if self._clock.monotonic() >= deadline:
                 raise error
             await self._clock.sleep(_PASS_SECONDS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from connector.app.configuration import read_config
 from connector.app.daemon import App
@@ -232,10 +233,18 @@ async def test_a_second_run_on_the_store_exits_and_names_the_first(
 ) -> None:
     monkeypatch.chdir(daemon.path)
     app = App(read_config())
-    with pytest.raises(StoreError, match="holds this store") as found:
+    with (
+        structlog.testing.capture_logs() as logs,
+        pytest.raises(StoreError, match="holds this store") as found,
+    ):
         await app.start(lease_timeout=0.0)
     assert found.value.problem == "S40"
-    assert f"/{daemon.processes[0].pid}/" in found.value.detail
+    first = f"/{daemon.processes[0].pid}/"
+    assert first in found.value.detail
+    # At once, not only when it gives up.
+    [waits] = [entry for entry in logs if entry["event"] == "lease_awaited"]
+    assert waits["problem"] == "S40"
+    assert first in waits["detail"]
     await app.stop()
 
 
