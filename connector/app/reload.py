@@ -14,8 +14,11 @@ from connector.domain.wording import counted
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 
-_FIXED_SECTIONS = ("server", "store")
-"""Read at start only."""
+
+def _read_at_start(config: Config) -> Mapping[str, Any]:
+    """The sections that a reload does not apply. Free disk space is looked at again and again."""
+    store = config.store.model_dump(exclude={"min_free"})
+    return {"server": config.server, "store": store}
 
 
 class Reloader:
@@ -71,9 +74,8 @@ class Reloader:
         self._metrics.reload_ok.set(1)
         await self._replace(candidate, current)
         await self._on_reloaded(config)
-        needs_restart = [
-            name for name in _FIXED_SECTIONS if getattr(config, name) != getattr(current, name)
-        ]
+        before = _read_at_start(current)
+        needs_restart = [n for n, value in _read_at_start(config).items() if value != before[n]]
         self._log.info(
             "configuration_reloaded",
             connections=len(self._connections.runtimes),

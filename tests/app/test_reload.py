@@ -205,6 +205,15 @@ async def test_a_section_that_concerns_all_replaces_all(two: Two) -> None:
         assert not before & set(map(id, app.runtimes.values()))
 
 
+async def test_a_reload_names_the_sections_that_need_a_restart(two: Two) -> None:
+    """The free disk space that the store needs is looked at again and again."""
+    async with two.world.running() as app:
+        text = two.world.file.read_text()
+        for line, sections in (('min_free = "2MB"', []), ('migrate = "manual"', ["store"])):
+            two.world.file.write_text(text.replace("[store]", f"[store]\n{line}"))
+            assert (await app.reload())["needs_restart"] == sections
+
+
 async def test_a_refused_configuration_leaves_the_shares_of_an_account(two: Two) -> None:
     """Of two connections to one account the smaller share counts."""
     two.texts["two"] = two.texts["one"].replace('"one"', '"two"') + "rate_share = 0.1\n"
