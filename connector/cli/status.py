@@ -77,9 +77,11 @@ def _from_store(path: Path | None) -> Status:
         return session.run(_status(config))
     except StoreError:
         # The running daemon may know why the store cannot be read.
-        for line in session.run(_health_lines(config)):
+        if not (lines := session.run(_health_lines(config))):
+            raise
+        for line in lines:
             print(f"the running daemon reports: {line}", file=sys.stderr)
-        raise
+        raise typer.Exit(1) from None
 
 
 async def _status(config: Config) -> Status:

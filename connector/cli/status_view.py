@@ -115,7 +115,11 @@ def _intake(about: ConnectionStatus, now: int) -> str:
             f"last refusal {format_ago(refusal.at, now)}: {code}{refusal.cause.replace('_', ' ')}, "
             f"{counted(refusal.in_a_row, 'time')}"
         )
-    return "; ".join(parts) or "nothing received yet"
+    if not parts:
+        # A process that was killed could not save when it received what waits.
+        waits = any(lane.ready or lane.in_flight for lane in about.lanes)
+        return "last received: unknown" if waits else "nothing received yet"
+    return "; ".join(parts)
 
 
 _VIA = {"flow": "flow call", "scan": "scan"}

@@ -100,5 +100,6 @@ def test_a_deleted_store_is_named_by_the_running_daemon(call: Call, folder: Fold
     else:  # it could make no status, and its health is asked instead
         assert (result.code, result.out) == (1, "")
         assert "the running daemon reports: S70 " in result.err
+        assert result.err.count("what to do: ") == 1
     kept.rename(folder.store)
     until("it is back", lambda: call("status", at=folder).code == 0)

@@ -200,3 +200,17 @@ def test_where_little_is_used_the_most_used_limit_is_shown() -> None:
         "Klaviyo events: 3 of 200 this minute (5 connections)",
         "1 other limit: 1 % used at most",
     ]
+
+
+def test_a_connection_with_records_has_received_something() -> None:
+    """A process that was killed could not save when."""
+
+    def text(*lanes: LaneStatus) -> str:
+        console = Console(file=io.StringIO(), width=80)
+        found = status(0, {"acme": connection(*lanes)})
+        console.print(status_view.connection("acme", found, console.width))
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    assert "nothing received yet" in text(lane())
+    assert "last received: unknown" in text(lane(ready=3))

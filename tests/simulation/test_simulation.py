@@ -51,10 +51,10 @@ def test_a_seed_does_the_same_with_other_hashes() -> None:
     way."""
 
     def lives(hashes: str) -> bytes:
-        command = [sys.executable, "-m", "tests.simulation.again", "--digests", "40", "88", "96"]
+        command = [sys.executable, "-m", "tests.simulation.again", "--digests", "40", "88"]
         environment = os.environ | {"PYTHONHASHSEED": hashes}
         return subprocess.run(command, env=environment, check=True, capture_output=True).stdout
 
     first = lives("1")
     assert first == lives("2")
-    assert len(first.splitlines()) == 3
+    assert len(first.splitlines()) == 2
