@@ -29,7 +29,7 @@ from tests.waiting import async_until
 
 from .start import World, opened
 
-ACCOUNTS = {f"shop{n}": f"ACCT0{n}" for n in range(6)}
+ACCOUNTS = {f"shop{n}": f"ACCT0{n}" for n in range(4)}
 
 
 class SkewedClock(SystemClock):
