@@ -28,7 +28,7 @@ GET_REWARDS = "GET /rewards"
 GET_TIERS = "GET /tiers"
 POST_EVENT = "POST /events"
 
-QUOTA = "WLL API"
+QUOTA = "White Label Loyalty API"
 """The one limit counts all calls of a key."""
 _CACHE_TTL = 600.0
 """Seconds for which public lists are not fetched again."""
