@@ -18,9 +18,12 @@ def upgrade(context: typer.Context) -> None:
     """Migrate the store to this version. An SQLite file is copied first."""
     from connector.store import schema
 
-    copy = schema.prepare(session.read(context.obj).store.url, "auto")
+    url = session.read(context.obj).store.url
+    copy = schema.prepare(url, "auto")
+    revision = schema.with_connection(url, schema.revision_of)
+    newer = "" if revision == schema.HEAD else f", newer than {schema.HEAD} of this version"
     kept = f"; the old file is kept as {copy}" if copy else ""
-    print(f"the store is at revision {schema.HEAD}{kept}")
+    print(f"the store is at revision {revision}{newer}{kept}")
 
 
 @app.command()

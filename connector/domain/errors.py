@@ -4,7 +4,8 @@
     ├── ConfigError         the configuration is invalid; lists every fault at once
     ├── StoreError          the store cannot be used (schema, lease, disk)
     │   └── StoreOutage     by no one, for nothing
-    │       └── StoreLocked until another program gives up its file's lock
+    │       ├── StoreLocked until another program gives up its file's lock
+    │       └── StoreInUse  until processes of older versions have ended
     ├── Malformed           a caller sent something that cannot be parsed: answer 400
     ├── Unauthorised        a caller is not authenticated: answer 401
     └── DeliveryError       a request to a remote API did not succeed
@@ -206,6 +207,10 @@ class StoreOutage(StoreError):
 
 class StoreLocked(StoreOutage):
     """Another program holds the write lock of the store's file."""
+
+
+class StoreInUse(StoreOutage):
+    """Processes of older versions work on the store, and a migration would break them."""
 
 
 class Malformed(ConnectorError):

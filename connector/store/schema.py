@@ -2,11 +2,16 @@
 
 A migrated store equals a fresh one (tests/store/test_migrations.py). An SQLite file is copied
 beside itself before it is changed.
+
+A revision says which versions work with it: those since revision 0001 work with the schema
+`0003_since_0001` (docs/decisions/0032-rolling-upgrade.md). On PostgreSQL a migration that keeps the
+versions in use working runs beside them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -15,9 +20,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sqlalchemy import Connection, column, func, inspect, select, table
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from connector.domain.errors import Problem, StoreError, StoreOutage
+from connector.domain.errors import Problem, StoreError, StoreInUse, StoreOutage
 from connector.store.database import postgres_engine
 from connector.store.engine_errors import to_store_error
 from connector.store.sqlite import sqlite_engine, sqlite_path
@@ -38,15 +43,45 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0001"
 """The newest revision of this version."""
 
+UPGRADE = "`connector store upgrade`"
+
+STATEMENT_LIMIT = 2.0
+"""Seconds for a statement of a migration beside processes that use the store. While it waits for a
+table, they wait behind it."""
+
+_SILENT_MS = 15_000
+"""A process has ended if its last report is older."""
+
+_REVISION = re.compile(r"(\d{4})_since_(\d{4})")
+"""A revision after the baseline: its number, and that of the oldest one whose versions work with
+it."""
+
+_CANCELLED = "57014"
+"""SQLSTATE of a statement that took longer than its limit."""
+
 _VERSION = table("alembic_version", column("version_num"))
 
 
-def alembic_config(connection: Connection | None = None) -> Config:
+def works_with(revision: str | None) -> bool:
+    """Whether this version works with a schema of that revision: its own, or a newer one that
+    says so."""
+    newer = _REVISION.fullmatch(revision or "")
+    return revision == HEAD or bool(newer and newer[2] <= HEAD[:4] < newer[1])
+
+
+def oldest_for(revision: str) -> str:
+    """The number of the oldest revision whose versions work with the schema of this one."""
+    found = _REVISION.fullmatch(revision)
+    return found[2] if found else revision
+
+
+def alembic_config(connection: Connection | None = None, *, beside_others: bool = False) -> Config:
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
+    config.attributes["beside_others"] = beside_others
     return config
 
 
@@ -58,7 +93,8 @@ def scripts() -> ScriptDirectory:
 
 
 def prepare(url: str, migrate: Literal["auto", "manual"], *, create: bool = True) -> str | None:
-    """Bring a store up to date; returns the path of the copy made of an older SQLite file.
+    """Bring a store up to date, unless it is newer and this version works with it; returns the path
+    of the copy made of an older SQLite file.
 
     Blocking. Raises StoreError as `connector.store.sql.open_store` says.
     """
@@ -72,36 +108,87 @@ def prepare(url: str, migrate: Literal["auto", "manual"], *, create: bool = True
 
 
 def _prepare(c: Connection, url: str, migrate: str, create: bool) -> str | None:
-    found = revision_of(c)
-    if found == HEAD:
-        return None
-    if found is None and not create:
+    while not works_with(found := revision_of(c)):
+        if found is None and not create:
+            raise StoreOutage(
+                Problem.STORE_UNAVAILABLE,
+                "the database has no tables of the connector yet: `connector run` creates them",
+            )
+        _lock(c)
+        if works_with(found := revision_of(c)):
+            break  # another process was faster
+        if found and (migrate == "manual" or not _is_known(found)):
+            raise mismatch(found)
+        if found and c.dialect.name == "postgresql":
+            _require_no_older_process(c)
+            if oldest_for(HEAD) <= found[:4]:
+                _upgrade_beside_others(c, found)
+                continue
+        from alembic import command
+
+        copy = _copy(url, found) if found else None
+        command.upgrade(alembic_config(c), "head")
+        c.commit()
+        return copy
+    return None
+
+
+def _is_known(revision: str) -> bool:
+    return revision in {r.revision for r in scripts().walk_revisions()}
+
+
+def mismatch(revision: str | None) -> StoreError:
+    """Why this version does not work with a schema of that revision."""
+    if revision is None or _is_known(revision):
+        detail = f"this version needs {HEAD}: run {UPGRADE}"
+    else:
+        detail = (
+            f"with which this version ({HEAD}) does not work: a newer version or a development "
+            "version before 0.1.0 wrote it; install that version, or start a new store "
+            "(docs/upgrade.md)"
+        )
+    found = f"is at revision {revision}" if revision else "has no tables of the connector"
+    return StoreError(Problem.STORE_SCHEMA, f"the store {found}, {detail}")
+
+
+def _require_no_older_process(c: Connection) -> None:
+    """Raise StoreInUse while a process works on the store that the new schema would break."""
+    reports = c.exec_driver_sql(
+        "SELECT holder, revision FROM process_reports "
+        f"WHERE saved_at > EXTRACT(EPOCH FROM clock_timestamp()) * 1000 - {_SILENT_MS}"
+    )
+    if older := sorted(holder for holder, known in reports if known[:4] < oldest_for(HEAD)):
+        raise StoreInUse(
+            Problem.STORE_SCHEMA,
+            f"revision {HEAD} cannot be used by older versions, and such processes work on the "
+            f"store or did so in the last {_SILENT_MS // 1000} s ({', '.join(older)}): stop them; "
+            f"`connector run` waits, {UPGRADE} is to be repeated",
+        )
+
+
+def _upgrade_beside_others(c: Connection, found: str) -> None:
+    """Upgrade by one revision while other processes use the store, and commit."""
+    from alembic import command
+    from alembic.util import CommandError
+
+    c.exec_driver_sql(f"SET LOCAL statement_timeout = {round(STATEMENT_LIMIT * 1000)}")
+    try:
+        command.upgrade(alembic_config(c, beside_others=True), "+1")
+        c.commit()
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _CANCELLED:
+            raise
         raise StoreOutage(
             Problem.STORE_UNAVAILABLE,
-            "the database has no tables of the connector yet: `connector run` creates them",
-        )
-    _lock(c)
-    if (found := revision_of(c)) == HEAD:
-        return None  # another process was faster
-    if found and found not in {r.revision for r in scripts().walk_revisions()}:
-        raise StoreError(
-            Problem.STORE_SCHEMA,
-            f"the store is at revision {found}, which this version does not know: a newer version "
-            "or a development version before 0.1.0 wrote it; install that version, or start a new "
-            "store (docs/upgrade.md)",
-        )
-    if found and migrate == "manual":
-        raise StoreError(
-            Problem.STORE_SCHEMA,
-            f"the store is at revision {found}, this version needs {HEAD}: "
-            "run `connector store upgrade`",
-        )
-    from alembic import command
-
-    copy = _copy(url, found) if found else None
-    command.upgrade(alembic_config(c), "head")
-    c.commit()
-    return copy
+            f"the migration after revision {found} was not done within {STATEMENT_LIMIT:g} s, most "
+            "likely because another session has locked a table (pg_stat_activity): `connector run` "
+            f"tries again, {UPGRADE} is to be repeated",
+        ) from error
+    except CommandError:
+        # Another process has created the same index and was faster at recording that.
+        c.rollback()
+        if revision_of(c) == found:
+            raise
 
 
 def _lock(c: Connection) -> None:

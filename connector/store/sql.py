@@ -124,8 +124,9 @@ async def open_store(
     leads past a pooler, where `url` leads to one.
 
     Raises StoreError(STORE_SCHEMA) where it is not current and may not be changed, or was written
-    by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened, or there is none
-    and `create` is False.
+    by a newer version with whose schema this one does not work; StoreInUse where older processes
+    must end first; StoreError(STORE_UNAVAILABLE) where it cannot be opened, or there is none and
+    `create` is False.
     """
     await asyncio.to_thread(schema.prepare, url, migrate, create=create)
     if not listen_url and file_of(url) is None and not is_pooled(url):

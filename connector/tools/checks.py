@@ -36,6 +36,7 @@ from connector.ports import Client, PersonSnapshot, Platform
 from connector.runtime.clock import SystemClock
 from connector.service.grants import grant_problems
 from connector.store.admin import filesystem, integrity
+from connector.store.schema import UPGRADE
 from connector.store.sql import file_of, open_store
 from connector.sync.goals import goals
 from connector.sync.memberships.remote_groups import (
@@ -229,7 +230,7 @@ def _store(url: str, auto_migrates: bool) -> list[Check]:
         return [Check("store", "ok", f"{path} will be created at the first run")]
     faults = integrity.check(url)
     return [
-        Check("store", "warning" if auto_migrates and fault.startswith("S30") else "fault", fault)
+        Check("store", "warning" if auto_migrates and UPGRADE in fault else "fault", fault)
         for fault in faults
     ] or [Check("store", "ok")]
 

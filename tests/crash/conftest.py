@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,7 @@ class Daemon:
         shutil.copytree(mappings, folder / "mappings")
         self.config = folder / "connector.toml"
         self.config.write_text(config.format(port=self.port, **platforms.urls))
-        self.process: Process | None = None
+        self.process: Process | subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
     def start(self) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from connector.domain.lanes import Millis
 from connector.ports import ProcessState
+from connector.store import schema
 from connector.store.database import Database
 from connector.store.prepared import Prepared, param
 from connector.store.statements import Upsert, upsert
@@ -21,8 +22,9 @@ _COLUMNS = tuple(process_reports.c[name] for name in _NAMES)
 
 
 def _save(dialect: str) -> Upsert:
-    statement = upsert(dialect, process_reports).values({name: param(name) for name in _NAMES})
-    changed = {name: statement.excluded[name] for name in _NAMES if name != "holder"}
+    names = (*_NAMES, "revision")
+    statement = upsert(dialect, process_reports).values({name: param(name) for name in names})
+    changed = {name: statement.excluded[name] for name in names if name != "holder"}
     return statement.on_conflict_do_update(index_elements=["holder"], set_=changed)
 
 
@@ -45,6 +47,7 @@ def _values(state: ProcessState) -> dict[str, Any]:
         "saved_at": state.saved_at,
         "offers": orjson.dumps(sorted(state.offers)).decode(),
         "document": state.document,
+        "revision": schema.HEAD,
     }
 
 

@@ -181,7 +181,7 @@ class SentNotifications(Bounded, table=True):
 class ProcessReports(Bounded, table=True):
     """What each process last reported about itself, as JSON: the state that only it knows. Replaced
     every few seconds; `saved_at` is when it was last alive, `offers` a JSON list of the resources
-    whose lease it can use."""
+    whose lease it can use, `revision` the newest of the schema that it knows."""
 
     __tablename__ = "process_reports"
     __table_args__ = (Index("process_reports_by_time", "saved_at", "holder"),)
@@ -190,6 +190,7 @@ class ProcessReports(Bounded, table=True):
     saved_at: int = Field(sa_type=BigInteger)
     offers: str = Field(sa_type=Text)
     document: str = Field(sa_type=Text)
+    revision: str = Field(sa_type=Text)
 
 
 lanes = metadata.tables["lanes"]

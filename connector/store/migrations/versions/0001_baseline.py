@@ -585,6 +585,7 @@ def upgrade() -> None:
         sa.Column("saved_at", sa.BigInteger(), nullable=False),
         sa.Column("offers", sa.Text(), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("revision", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("holder"),
     )
     op.create_index(
