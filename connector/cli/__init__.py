@@ -99,7 +99,7 @@ def _config_first(words: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point. Known errors become a message and an exit code, never a traceback."""
-    from connector.domain.errors import ConfigError, ConnectorError
+    from connector.domain.errors import ConfigError, ConnectorError, Problem
 
     if completion.VARIABLE in os.environ:
         completion.initialise()
@@ -114,4 +114,5 @@ def main() -> None:
             print(f"{error.problem} {error.detail}", file=sys.stderr)
             if "`" not in error.detail:  # a detail that names a command is more specific
                 print(f"what to do: {error.problem.remedy}", file=sys.stderr)
-            sys.exit(1)
+            # As with a faulty configuration, a restart does not help.
+            sys.exit(2 if error.problem is Problem.STORE_SCHEMA else 1)
