@@ -196,6 +196,12 @@ class ConfigError(ConnectorError):
         self.faults = tuple(faults)
         super().__init__(problem, "\n".join(self.faults))
 
+    @classmethod
+    def of_all(cls, errors: Sequence[ConfigError]) -> ConfigError:
+        """Their faults, each once, with the problem of the first."""
+        faults = dict.fromkeys(fault for error in errors for fault in error.faults)
+        return cls(list(faults), errors[0].problem)
+
 
 class StoreError(ConnectorError):
     """The store cannot carry out an operation. Nothing was changed."""

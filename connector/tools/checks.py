@@ -14,6 +14,7 @@ import orjson
 
 from connector.app.wiring import accounts
 from connector.app.wiring.credentials import klaviyo_limiter, open_klaviyo, open_platform
+from connector.app.wiring.faults import faults_beside
 from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Config, Connection, Reward, Tier
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
@@ -193,12 +194,24 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
             connection.settings,
             connection.mapping_changes,
         )
+        found += _beside_platform(connection)
         if connection.enabled:
             checks += _webhook_secret(connection)
         if credentials and connection.enabled:
             checks += await credentials.check(connection)
         found += [_prefixed(connection, line) for line in checks]
     return [*found, *_conflicts(config)]
+
+
+def _beside_platform(connection: Connection) -> list[Check]:
+    """What `run` refuses about a connection because of its platform."""
+    try:
+        platform = registry.load(connection.source, connection.settings)
+    except ConfigError:
+        return []  # reported by mapping_checks
+    faults = faults_beside(connection, platform)
+    named = [fault.partition(": ") for fault in faults]
+    return [Check(key, "fault", what, Problem.CONFIG_FAULTY) for key, _, what in named]
 
 
 def _conflicts(config: Config) -> list[Check]:

@@ -78,3 +78,66 @@ def test_a_running_daemon_is_asked_with_a_faulty_file(call: Call, folder: Folder
     assert "line 14" in result.err
     [item] = json.loads(call("status", "--json", at=folder).out)["attention"] or [None]
     assert item is None or item["code"] == "C30"
+
+
+SECOND = """
+[[connections.audiences]]
+audience = "vip"
+list = "VIP"
+
+[[connections.segments]]
+segment = "S1"
+target = "tag"
+on_join = [{ action = "push", message = "hi" }, { action = "increase", amount = 1, reason = "x" }]
+
+[[connections]]
+name = "other"
+source = "yotpo"
+mapping = "mappings/jericommerce.toml"
+
+[connections.settings]
+guid = "guid"
+api_key = "key"
+webhook_secret = "a-secret-of-some-length"
+
+[connections.klaviyo]
+private_key = "pk_other"
+
+[[connections.audiences]]
+audience = "vip"
+list = "Other VIP"
+
+[[connections]]
+name = "third"
+source = "wll"
+mapping = "mappings/none.toml"
+
+[connections.settings]
+api_key = "key"
+client_id = "id"
+client_secret = "secret"
+webhook_secret = "a-secret-of-some-length"
+
+[connections.klaviyo]
+private_key = "pk_third"
+"""
+FAULTS = (
+    "connections.acme.audiences: found 1, allowed none: JeriCommerce has no audiences",
+    "connections.other.mapping: found a mapping for jericommerce, allowed one for yotpo",
+    "connections.other.audiences: found 1, allowed none: Yotpo has no audiences",
+    "mappings/none.toml: cannot be read",
+)
+
+
+def test_faults_beside_the_platform_and_the_mapping_are_reported_at_once(
+    call: Call, folder: Folder
+) -> None:
+    folder.config.write_text(folder.config.read_text() + SECOND)
+    result = call("run", at=folder)
+    assert result.code == 2
+    for fault in FAULTS:
+        assert fault in result.err
+    result = call("check", "--offline", at=folder)
+    assert result.code == 1
+    for fault in FAULTS:
+        assert fault in result.out.replace(" C10: ", ": ")

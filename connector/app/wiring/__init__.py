@@ -19,6 +19,7 @@ from connector.app.wiring.backfills import build_backfills
 from connector.app.wiring.context import ConnectionContext, LeaseOf, SharedServices
 from connector.app.wiring.erasure import build_erasure
 from connector.app.wiring.events import build_events, build_rendering, build_webhook_endpoint
+from connector.app.wiring.faults import load_connection
 from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.memberships import build_memberships
 from connector.app.wiring.oauth import build_token_refresh
@@ -31,7 +32,6 @@ from connector.domain.errors import ConfigError, Problem
 from connector.klaviyo.flows import FlowTriggers
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.mapping import Writer, find_conflicts
-from connector.mapping import load as load_mapping
 from connector.net.http import TransportFactory
 from connector.net.stored_token import StoredToken
 from connector.net.transport import Transport
@@ -112,7 +112,8 @@ class ConnectionBuilder:
         wrong in a file, and where two connections write the same thing at one Klaviyo account; a
         package that fails stops its own connections only."""
         built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
-        result, failed = BuildResult({}, {}, self.accounts, self.writers), []
+        result = BuildResult({}, {}, self.accounts, self.writers)
+        failed: list[BaseException] = []
         for connection, found in zip(connections, built, strict=True):
             if isinstance(found, ConnectionRuntime):
                 result.runtimes[connection.name] = found
@@ -128,7 +129,8 @@ class ConnectionBuilder:
             await asyncio.gather(
                 *(runtime.exit_stack.aclose() for runtime in result.runtimes.values())
             )
-            raise failed[0]
+            faulty = [error for error in failed if isinstance(error, ConfigError)]
+            raise ConfigError.of_all(faulty) if len(faulty) == len(failed) else failed[0]
         return result
 
     async def build(self, connection: Connection) -> ConnectionRuntime:
@@ -201,14 +203,7 @@ class ConnectionBuilder:
     async def _context(self, connection: Connection, stack: AsyncExitStack) -> ConnectionContext:
         services = self._services
         platform = registry.load(connection.source, connection.settings)
-        mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
-        if mapping.source != connection.source:
-            raise ConfigError(
-                [
-                    f"connections.{connection.name}.mapping: found a mapping for {mapping.source}, "
-                    f"allowed one for {connection.source}"
-                ]
-            )
+        mapping = load_connection(connection, platform).mapping
         await services.store.facts.save_mapping(
             mapping.version, mapping.text, now=services.clock.now()
         )

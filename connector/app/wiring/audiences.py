@@ -14,7 +14,6 @@ from connector.app.wiring.membership_direction import (
     removal_limits,
 )
 from connector.config import Audience
-from connector.domain.errors import ConfigError
 from connector.domain.lanes import LIST_MEMBERS
 from connector.domain.memberships import Link
 from connector.klaviyo.groups import KlaviyoGroups
@@ -29,13 +28,6 @@ from connector.sync.memberships.target_sync import TargetPolicy
 async def build_audiences(context: ConnectionContext, events: Dispatcher[Any]) -> MembershipParts:
     entries = context.connection.audiences if context.has("audiences") else ()
     audiences = context.client.audiences if context.client else None
-    if entries and "audiences" not in context.platform.offers:
-        raise ConfigError(
-            [
-                f"connections.{context.connection.name}.audiences: found {len(entries)}, "
-                f"allowed none: {context.platform.title} has no audiences"
-            ]
-        )
     links = [Link(e.audience, e.list, e.foreign_members == "remove") for e in entries]
     sink = MemberSink(context.api, trust_ids=context.connection.email_change == "new")
     direction = await build_direction(context, events, LIST_MEMBERS, links, sink)

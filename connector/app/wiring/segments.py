@@ -13,7 +13,6 @@ from connector.app.wiring.membership_direction import (
     removal_limits,
 )
 from connector.config import Join, Segment
-from connector.domain.errors import ConfigError
 from connector.domain.lanes import SEGMENT_MEMBERS
 from connector.domain.memberships import Group, Link
 from connector.klaviyo.groups import KlaviyoGroups
@@ -74,17 +73,8 @@ def _join_actions(
     direction: Direction, entry: Segment, source: Group, submit: SubmitActions | None
 ) -> JoinActionsWorker | None:
     context = direction.context
-    if not entry.on_join:
+    if not entry.on_join or submit is None:
         return None
-    unsupported = sorted({join.action for join in entry.on_join} - context.platform.offers)
-    if unsupported or submit is None:
-        found = ", ".join(unsupported) or "actions"
-        raise ConfigError(
-            [
-                f"connections.{context.connection.name}.segments: on_join of {entry.segment}: "
-                f"found {found}, which {context.platform.title} does not offer"
-            ]
-        )
     worker = JoinActionsWorker(
         source.id,
         entry.segment,
