@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from connector import __version__
 from connector.domain.attention import AttentionItem
@@ -169,11 +169,20 @@ class Queries:
         limit: int,
         *,
         after: ActionPosition | None = None,
+        state: Literal["uncertain", "held"] | None = None,
     ) -> Sequence[ActionView]:
-        """Adjustments and pushes; uncertain and held ones first. See ActionViews.find."""
-        return await self._store.action_views.find(
-            connection=connection, stuck=stuck, after=after, limit=limit
-        )
+        """Adjustments and pushes; uncertain and held ones first. See ActionViews.find. `state`:
+        only those of them that are in it."""
+        find = self._store.action_views.find
+        if state is None:
+            return await find(connection=connection, stuck=stuck, after=after, limit=limit)
+        found: list[ActionView] = []
+        while page := await find(connection=connection, stuck=True, after=after, limit=limit):
+            found += [action for action in page if action.state == state]
+            if len(found) >= limit:
+                break
+            after = ActionPosition(page[-1].id, stuck=True)
+        return found[:limit]
 
     async def links(self) -> list[dict[str, Any]]:
         """Audiences kept as lists, segments kept as targets, and their counts."""

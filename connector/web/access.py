@@ -27,14 +27,9 @@ from connector.web.throttle import Network, Throttle, client_address
 
 SESSION_COOKIE = "connector_session"
 
-_PROXY_HEADERS = (
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-)
+_PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip"})
+_PROXY_PREFIX = "x-forwarded-"
+_VIEWER_REFUSED = "a viewer cannot change anything, or see personal data: sign in as operator"
 _SIGN_IN_FAILURES, _SECONDS_PER_FAILURE = 5, 10.0
 
 
@@ -122,7 +117,7 @@ class Access:
         """Raises AccessDenied (403) where this caller may not change anything, or where a page of
         another origin may have caused the request."""
         if not principal.is_operator:
-            raise AccessDenied(403, "a viewer cannot change anything: sign in as operator")
+            raise AccessDenied(403, _VIEWER_REFUSED)
         if principal.via != "token" and not _is_same_origin(request):
             raise AccessDenied(403, "a page of another origin cannot change anything")
 
@@ -182,7 +177,8 @@ def _is_local(request: HTTPConnection) -> bool:
     """Whether the peer and the Host that it asked for are this machine, without a proxy between."""
     peer = request.client.host if request.client else ""
     host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    proxied = any(name in request.headers for name in _PROXY_HEADERS)
+    names = request.headers.keys()
+    proxied = any(name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIX) for name in names)
     return is_loopback(peer) and is_loopback(host) and not proxied
 
 

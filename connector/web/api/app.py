@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,7 +24,7 @@ from connector.web.api import (
     status,
     webhook_builder,
 )
-from connector.web.api.context import ApiServices
+from connector.web.api.context import ApiServices, only_known_query
 from connector.web.storable import is_storable_url
 
 PREFIX = "/api/v1"
@@ -70,7 +70,7 @@ def _routes() -> FastAPI:
         separate_input_output_schemas=False,
     )
     problems.register(app)
-    router = APIRouter(prefix=PREFIX)
+    router = APIRouter(prefix=PREFIX, dependencies=[Depends(only_known_query)])
     for part in (
         status,
         connections,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.dependencies.models import Dependant
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from connector.config import Config
@@ -57,6 +58,21 @@ def operator(request: Request, services: Services) -> Principal:
     principal = services.access.identify(request)
     services.access.check_change(request, principal)
     return principal
+
+
+def _query_keys(dependant: Dependant) -> set[str]:
+    keys = {field.alias for field in dependant.query_params}
+    return keys.union(*map(_query_keys, dependant.dependencies))
+
+
+def only_known_query(request: Request) -> None:
+    """Raises ApiError (422) for a query key that the operation does not have: a misspelt filter
+    would mean more than was wanted."""
+    known = _query_keys(request.scope["route"].dependant)
+    if unknown := [key for key in request.query_params if key not in known]:
+        allowed = ", ".join(sorted(known)) or "none"
+        faults = [f"query.{key[:40]}: unknown, allowed {allowed}" for key in unknown]
+        raise ApiError(422, "the request is not valid", faults=faults)
 
 
 Viewer = Annotated[Principal, Depends(viewer)]

@@ -68,9 +68,10 @@ async def list_actions(
     limit: Limit = 50,
     connection: str | None = None,
     stuck: bool = Query(False, description="Only uncertain and held ones."),
+    state: Literal["uncertain", "held"] | None = None,
 ) -> Page[ActionSummary]:
     """Uncertain and held ones first, of both the newest first."""
-    found = await services.commands.actions(connection, stuck, limit + 1, after=cursor)
+    found = await services.commands.actions(connection, stuck, limit + 1, after=cursor, state=state)
     return Page(
         items=[ActionSummary(**dataclasses.asdict(action)) for action in found[:limit]],
         next=_place(found[limit - 1]) if found[limit:] else None,

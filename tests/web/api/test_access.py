@@ -23,6 +23,8 @@ STATUS, RETRY = "/api/v1/status", "/api/v1/dead-letters/retry"
 MARKED_AS_PROXIED = [
     {"x-forwarded-for": "203.0.113.9"},
     {"x-forwarded-host": "example.com"},
+    {"X-Forwarded-Port": "443"},
+    {"x-forwarded-server": "proxy"},
     {"forwarded": "for=203.0.113.9"},
     {"x-real-ip": "203.0.113.9"},
     {"via": "1.1 proxy"},
@@ -85,6 +87,8 @@ async def test_a_token_has_the_role_that_its_entry_gives(
     answer = await viewer.post(RETRY, json={"ids": [1]})
     assert answer.status_code == 403
     assert "a viewer cannot change anything" in answer.json()["detail"]
+    found = await viewer.post("/api/v1/people/find", json={"email": "ana@example.com"})
+    assert "or see personal data" in found.json()["detail"]
 
 
 async def test_a_wrong_token_is_refused_also_on_this_machine(harness: ApiHarness) -> None:

@@ -35,6 +35,28 @@ async def test_dead_letters_are_filtered_and_paged(
     assert await names(viewer, f"?limit=3&cursor={first['next']}") == (["a"], 4)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "dead-letters?conection=acme"),
+        ("GET", "actions?q=x&limit=5"),
+        ("GET", "status?connection=acme"),
+        ("GET", "dead-letters?State=held"),
+        ("POST", "dead-letters/discard?dry_run=true"),
+    ],
+)
+async def test_a_query_key_that_is_not_known_is_a_fault(
+    operator: httpx.AsyncClient, method: str, path: str
+) -> None:
+    """A misspelt filter would show, and select, more than was wanted."""
+    body = {"ids": [1]} if method == "POST" else None
+    answer = await operator.request(method, f"/api/v1/{path}", json=body)
+    assert answer.status_code == 422
+    [fault] = answer.json()["faults"]
+    key = path.partition("?")[2].partition("=")[0]
+    assert fault.startswith(f"query.{key}: unknown")
+
+
 async def test_backfills_are_paged(harness: ApiHarness, viewer: httpx.AsyncClient) -> None:
     now = harness.clock.now()
     for name in ("acme", "other", "acme", "acme"):
@@ -57,6 +79,10 @@ async def test_actions_are_paged_those_that_need_a_person_first(
     assert await pages(viewer, "actions", "limit=1") == [[5], [4], [3], [2], [1]]
     assert await pages(viewer, "actions", "limit=2&stuck=true") == [[5, 4]]
     assert await pages(viewer, "actions", "limit=2") == [[5, 4], [3, 2], [1]]
+    assert await pages(viewer, "actions", "limit=1&state=held") == [[5], [4]]
+    assert await pages(viewer, "actions", "state=uncertain") == [[]]
+    assert await pages(viewer, "actions", "state=held&connection=other") == [[]]
+    assert (await viewer.get("/api/v1/actions?state=applied")).status_code == 422
     for wrong in (write_cursor(3), write_cursor(3, "elsewhere"), "%F0"):
         assert (await viewer.get(f"/api/v1/actions?cursor={wrong}")).status_code == 400
     theirs = write_cursor(3, "stuck")
