@@ -55,6 +55,13 @@ def texts(form: Mapping[str, Any]) -> dict[str, str]:
     return {key: value for key, value in form.items() if isinstance(value, str)}
 
 
+def set_in_file(visit: Visit, name: str) -> frozenset[str]:
+    """Those of the keys with a switch of their own that a file sets."""
+    config = visit.services.config()
+    keys = ("enabled", "modules")
+    return frozenset(key for key in keys if config.is_set(f"connections.{name}.{key}"))
+
+
 def find_connection(visit: Visit, name: str) -> Connection:
     """A configured connection; 404 without one."""
     try:

@@ -78,6 +78,83 @@ async def test_modules_and_connections_are_switched_without_a_restart(
         assert "platform=ios" in use
 
 
+IN_FILE = """
+[[connections]]
+name = "fixed"
+source = "jericommerce"
+mapping = "%s"
+enabled = true
+modules = ["actions"]
+
+[connections.settings]
+base_url = "${JERICOMMERCE_URL}"
+program = "demo"
+api_key = "jeri_sandbox"
+webhook_secret = "jeri_webhook_secret"
+
+[connections.klaviyo]
+private_key = "pk_sandbox"
+"""
+
+
+async def test_what_the_file_sets_has_no_switch_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    platforms = {"jericommerce": JeriCommerceSandbox().app}
+    config = CONFIG + IN_FILE % (ROOT / "mappings" / "jericommerce.toml")
+    async with (
+        running(tmp_path, config, platforms, {}, monkeypatch) as daemon,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
+        ) as http,
+    ):
+        browser = Browser(http)
+        for page in ("/connections/fixed", "/connections/fixed/settings"):
+            text = (await browser.get(page)).text
+            assert "The configuration file sets whether it is active" in text
+            assert "Deactivate" not in text
+            assert switches(text) == []
+        assert "The configuration file sets the modules" in (await browser.get(page[:18])).text
+        assert "Deactivate acme" in (await browser.get(PAGE)).text
+
+
+async def test_modules_are_switched_on_the_overview(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    platforms = {"jericommerce": JeriCommerceSandbox().app}
+    config = CONFIG + IN_FILE % (ROOT / "mappings" / "jericommerce.toml")
+    async with (
+        running(tmp_path, config, platforms, {}, monkeypatch) as daemon,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
+        ) as http,
+    ):
+        browser = Browser(http)
+        modules = ("events", "profiles", "segments", "actions")
+        expected = [f"Switch {module} off for acme" for module in modules]
+        assert switches((await browser.get("/")).text) == expected
+        answer = await browser.submit(
+            "/", f"{PAGE}/modules", switch="actions off", **{"from": "overview"}
+        )
+        assert answer.url.path == "/"
+        assert "Actions off." in answer.text
+        assert "actions" not in daemon.app.config.connection("acme").modules
+        await daemon.until(lambda: not daemon.app.runtimes["acme"].modules.count("actions"))
+        assert "Switch actions on for acme" in switches((await browser.get("/")).text)
+        await browser.submit("/", f"{PAGE}/modules", switch="actions on", **{"from": "overview"})
+        assert "actions" in daemon.app.config.connection("acme").modules
+        for wrong in ("actions", "actions of", "points on", ""):
+            refused = await browser.submit("/", f"{PAGE}/modules", switch=wrong)
+            assert refused.status_code == 404
+
+
+def switches(html: str) -> list[str]:
+    """The accessible names of the buttons that switch a module."""
+    buttons = re.findall(r"<button[^>]*>(.*?)</button>", html)
+    names = [re.sub("<[^>]*>", "", button) for button in buttons]
+    return [name for name in names if name.startswith("Switch ")]
+
+
 async def test_a_record_that_failed_is_fixed_by_a_change_of_the_mapping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
 ) -> None:

@@ -12,7 +12,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from connector.config import Connection
-from connector.console.connection_form import Answer, allow_oauth, find_connection, texts
+from connector.console.connection_form import (
+    Answer,
+    allow_oauth,
+    find_connection,
+    set_in_file,
+    texts,
+)
 from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.domain.errors import ConfigError
@@ -128,6 +134,7 @@ async def _page(
     response = await page(
         visit,
         "connection_settings.html",
+        in_file=set_in_file(visit, connection.name),
         status=422 if answer and not answer.done else 200,
         name=name,
         connection=connection,

@@ -10,11 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.console.connection_form import MODULES
-from connector.console.pages.overview import card
+from connector.console.connection_form import MODULES, set_in_file
+from connector.console.pages.overview import card, offered_modules
 from connector.console.session import Visit, error_text
 from connector.console.view import page
-from connector.domain.errors import ConfigError
 
 
 async def show(request: Request) -> Response:
@@ -29,17 +28,10 @@ async def show(request: Request) -> Response:
         card=card(name, connection),
         connection=connection,
         modules=MODULES,
-        offered=_offered(visit, name),
+        offered=offered_modules(visit.services, name),
+        in_file=set_in_file(visit, name),
         attention=[item for item in status.attention if item.connection == name],
     )
-
-
-def _offered(visit: Visit, name: str) -> frozenset[str]:
-    """Empty where the connection is not in the configuration, or its package fails."""
-    try:
-        return visit.services.offered_modules(name)
-    except (KeyError, ConfigError):
-        return frozenset()
 
 
 async def pause_or_resume(request: Request) -> Response:
@@ -58,13 +50,19 @@ async def pause_or_resume(request: Request) -> Response:
 async def switch_module(request: Request) -> Response:
     visit, name = Visit.of(request), request.path_params["name"]
     form = await visit.form()
-    module, on = str(form.get("module", "")), form.get("on") == "yes"
-    if module not in MODULES:
+    # A card of the overview has one form for all its switches.
+    module, _, state = str(form.get("switch", "")).partition(" ")
+    if "switch" not in form:
+        module, state = str(form.get("module", "")), "on" if form.get("on") == "yes" else "off"
+    if module not in MODULES or state not in ("on", "off"):
         raise HTTPException(404)
+    on = state == "on"
     done, result = await visit.run("modules", {"connection": name, "names": [module], "on": on})
     message = f"{module.capitalize()} {'on' if on else 'off'}."
     if done and result.get("waiting"):
         message += f" {result['waiting']:,} records wait until it is on again."
+    if form.get("from") == "overview":
+        return visit.redirect("/", message if done else error_text(result), failed=not done)
     return _back(visit, name, done, result, message)
 
 

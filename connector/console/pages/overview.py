@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,9 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connector.console.chart import Chart, chart
-from connector.console.session import Visit
+from connector.console.connection_form import MODULES
+from connector.console.session import ConsoleServices, Visit
 from connector.console.view import SharedPage
-from connector.domain.errors import StoreError
+from connector.domain.errors import ConfigError, StoreError
 from connector.domain.lanes import KLAVIYO
 from connector.service.status import Attention, ConnectionStatus, LaneStatus, QuotaStatus, Status
 from connector.web.access import AccessDenied
@@ -124,14 +125,35 @@ def _page_of(status: Status) -> Callable[[Attention], str]:
 _page = SharedPage("overview.html", regions=("needs-you", "verdict", "todo", "cards", "process"))
 
 
-def _values(status: Status) -> dict[str, Any]:
-    return {"document": status, "cards": cards(status), "page_of": _page_of(status)}
+def _values(status: Status, services: ConsoleServices) -> dict[str, Any]:
+    return {
+        "document": status,
+        "cards": cards(status),
+        "page_of": _page_of(status),
+        "switches_of": partial(_switches_of, services),
+    }
+
+
+def _switches_of(services: ConsoleServices, card: Card) -> Mapping[str, bool]:
+    """Module → whether it is on, of those that can be switched here."""
+    if services.config().is_set(f"connections.{card.name}.modules"):
+        return {}
+    offered = offered_modules(services, card.name)
+    return {name: name in card.connection.modules for name in MODULES if name in offered}
+
+
+def offered_modules(services: ConsoleServices, name: str) -> frozenset[str]:
+    """Empty where the connection is not in the configuration, or its package fails."""
+    try:
+        return services.offered_modules(name)
+    except (KeyError, ConfigError):
+        return frozenset()
 
 
 async def show(request: Request) -> Response:
     visit = Visit.of(request)
     status = await visit.services.commands.latest_status()
-    return _page.of(visit, status, lambda: _values(status))
+    return _page.of(visit, status, lambda: _values(status, visit.services))
 
 
 async def stream(request: Request) -> Response:
@@ -153,7 +175,10 @@ async def _updates(visit: Visit) -> AsyncIterator[tuple[str, bytes] | None]:
             return
         except StoreError:
             continue
-        yield "regions", _page.updates(visit, status, partial(_values, status), seen)
+        yield (
+            "regions",
+            _page.updates(visit, status, partial(_values, status, visit.services), seen),
+        )
         seen = status
 
 
