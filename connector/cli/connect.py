@@ -44,11 +44,18 @@ def connect(
     raise typer.Exit(0)
 
 
-def disconnect(context: typer.Context, connection: session.ConnectionName) -> None:
+def disconnect(
+    context: typer.Context,
+    connection: session.ConnectionName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
     """Disconnect a Klaviyo account. Revokes the tokens at Klaviyo, which removes the app there, and
     deletes them here. Deliveries wait until the connection is connected again."""
     config = session.read(context.obj)
     session.connection(config, connection)
+    if not yes:
+        question = f"Disconnect {connection}, which removes the app at Klaviyo?"
+        typer.confirm(question, abort=True, err=True)
     args = {"connection": connection}
     session.print_result(session.run(session.run_command(config, "disconnect", args)))
 
