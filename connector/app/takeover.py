@@ -141,7 +141,7 @@ class Takeover:
             dead = holder.holder if holder and is_dead(holder.holder) else None
             if lease.acquired is None and await self._leases.acquire(resource, dead_holder=dead):
                 continue
-            if dead:
+            if dead and holder and holder.expires_at:
                 self._log.warning("lease_holder_died", holder=dead)
             try:
                 await self._complete(lease)

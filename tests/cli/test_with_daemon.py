@@ -31,6 +31,17 @@ def post(daemon: Folder, name: str, body: bytes) -> None:
     assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
 
 
+def test_a_restart_after_a_clean_stop_warns_of_no_holder_that_died(folder: Folder) -> None:
+    folder.start()
+    folder.stop()
+    process = folder.start()
+    assert "lease_holder_died" not in folder.log, "the last one has released it"
+    process.kill()
+    folder.stop()
+    folder.start()
+    assert "lease_holder_died" in folder.log
+
+
 def lane(call: Call, daemon: Folder) -> dict[str, Any]:
     result = call("status", "--json", at=daemon)
     assert result.code == 0
