@@ -47,6 +47,14 @@ def is_signed(
     return any(matches)
 
 
+def header_text(value: str) -> str:
+    """A header's value for people. Servers decode it as Latin-1; most senders write UTF-8."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
+
+
 def unauthorised(detail: str) -> Unauthorised:
     return Unauthorised(Problem.WEBHOOK_UNSIGNED, detail)
 

@@ -15,6 +15,7 @@ from connector.mapping.paths import is_blank
 from connector.platforms.http.settings import Settings
 from connector.platforms.http.view import getter_at
 from connector.platforms.webhooks import (
+    header_text,
     is_any_secret,
     is_signed,
     malformed,
@@ -106,7 +107,9 @@ class HttpWebhook:
         """A text or whole number, as text; None if there is none. Raises Malformed for any other
         value."""
         get = self._getters.get(field)
-        found = headers.get(header) if header else get(item) if get else None
+        found: Any = get(item) if get and not header else None
+        if header and (given := headers.get(header)) is not None:
+            found = header_text(given)
         if is_blank(found):
             return None
         if isinstance(found, int) and not isinstance(found, bool):

@@ -13,6 +13,7 @@ from connector.domain.records import Record
 from connector.platforms.jericommerce.settings import Settings
 from connector.platforms.webhooks import (
     Encoding,
+    header_text,
     is_signed,
     malformed,
     parse_object,
@@ -53,7 +54,7 @@ class JeriCommerceWebhook:
             )
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
-        name = headers.get(EVENT_TYPE, "").strip()
+        name = header_text(headers.get(EVENT_TYPE, "")).strip()
         if not name or len(name) > _NAME_MAX:
             raise malformed(
                 f"header {EVENT_TYPE} must name the event in 1 to {_NAME_MAX} characters"

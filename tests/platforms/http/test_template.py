@@ -166,6 +166,12 @@ def test_ids_may_be_numbers_and_addresses_are_lower_case() -> None:
     assert (record.person, record.email, record.repeat_window) == ("7", "ana@example.com", None)
 
 
+def test_a_name_in_a_header_is_read_as_utf_8() -> None:
+    headers = {"x-name": "Geänderte Stufe".encode().decode("latin-1")}
+    [record] = parse(PLAIN, headers, name_header="x-name")
+    assert record.name == "Geänderte Stufe"
+
+
 def test_a_list_of_events_is_split_and_headers_identify_a_single_one() -> None:
     found = parse({"all": [PLAIN, PLAIN | {"id": "f"}]}, items="all")
     assert [r.key for r in found] == ["e", "f"]

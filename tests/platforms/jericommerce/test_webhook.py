@@ -170,6 +170,16 @@ def test_an_event_is_parsed() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["Cumpleaños 🎉", "Geänderte Stufe", "Tier upgraded"])
+def test_a_name_in_utf_8_is_read_as_such(name: str) -> None:
+    """A header's value arrives as Latin-1, whichever the sender wrote."""
+    assert parse(BODY, name.encode().decode("latin-1")).name == name
+
+
+def test_a_name_in_latin_1_is_kept() -> None:
+    assert parse(BODY, "Cumplea\xf1os").name == "Cumpleaños"
+
+
 @pytest.mark.parametrize(
     ("event", "refetch"),
     [
