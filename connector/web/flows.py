@@ -20,7 +20,7 @@ from connector.web.endpoints import EndpointApp, Rejection, unavailable
 from connector.web.throttle import Network, Throttle, client_address
 
 if TYPE_CHECKING:
-    from starlette.types import Scope
+    from starlette.types import Receive, Scope, Send
 
 
 class FlowApp(EndpointApp[FlowEndpoint, ActionReceipt | Conflict]):
@@ -42,6 +42,12 @@ class FlowApp(EndpointApp[FlowEndpoint, ActionReceipt | Conflict]):
         super().__init__(find, clock, metrics, broken=broken)
         self._throttle = Throttle(clock)
         self._trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Klaviyo skips a call for good after a 404: a slash too many loses no points.
+        if scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/")}
+        await super().__call__(scope, receive, send)
 
     def _endpoint_of(self, runtime: ConnectionRuntime, path: str) -> FlowEndpoint | None:
         return runtime.flow_endpoint

@@ -94,6 +94,14 @@ async def test_a_call_is_answered_once_it_is_stored(
     assert await server.rig.states() == ["waiting"]
 
 
+async def test_an_address_may_end_with_a_slash(server: FlowServer, http: httpx.AsyncClient) -> None:
+    """Klaviyo skips a call for good after a 404, so a slash too many must not lose points."""
+    for path in (INCREASE, f"{INCREASE}/"):
+        answer = await http.post(path, json=BODY, headers=VALID_HEADERS)
+        assert answer.status_code == 202
+    assert answer.json() == {"accepted": 0, "duplicates": 1, "held": 0}
+
+
 @pytest.mark.parametrize(
     "headers",
     [
