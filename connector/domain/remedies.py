@@ -182,7 +182,8 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "A40": Advice(
         "the action is held, and released once the person is known",
-        "identify the person by e-mail address in the flow",
+        "identify the person in the flow as the platform does: by e-mail address, at White Label "
+        "Loyalty by `customer_id`",
     ),
     "A50": Advice(
         "the action is retried for a while and then refused; other people's are sent",
