@@ -417,7 +417,7 @@ class Connections:
         while not all([await self._idle(name) for name in list(self.runtimes)]):
             await self._clock.sleep(_IDLE_CHECK_INTERVAL)
         stopped = [
-            f"{d.lane.title}: {d.state.mode}, {d.state.detail}"
+            ", ".join(filter(None, (f"{d.lane.title}: {d.state.mode}", d.state.detail)))
             for runtime in self.runtimes.values()
             for d in runtime.dispatchers
             if d.state.mode != "running"

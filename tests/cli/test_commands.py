@@ -483,6 +483,14 @@ def test_run_until_idle_exits_1_with_a_message_when_klaviyo_rejects_the_key(
     assert "pk_other_account" not in folder.log
 
 
+def test_run_until_idle_names_what_a_person_has_paused(call: Call, folder: Folder) -> None:
+    folder.ingest("ana@example.com")
+    assert call("pause", "acme", at=folder).code == 0
+    code, out = folder.finished("run", "--until-idle")
+    assert code == 1
+    assert "acme events → klaviyo: paused\n" in out
+
+
 @pytest.mark.parametrize("key", ["port", "admin_port"])
 def test_run_on_a_port_in_use_names_the_key_exits_2_and_releases_the_lease(
     call: Call, folder: Folder, key: str
