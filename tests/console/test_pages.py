@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 
 import httpx
 import pytest
@@ -245,6 +246,27 @@ async def test_a_sign_in_leads_nowhere_else(guarded: ConsoleHarness, target: str
     browser = guarded.browser()
     answer = await browser.submit("/sign-in", "/sign-in", password="change", next=target)
     assert str(answer.url) == "http://127.0.0.1/"
+
+
+async def test_a_sign_in_after_a_wrong_password_leads_to_the_page_that_was_asked_for(
+    guarded: ConsoleHarness,
+) -> None:
+    browser, asked = guarded.browser(), "/dead-letters?connection=acme&cause=K400"
+    form = await browser.get(asked)
+    for password, status in (("wrong", 401), ("wrong again", 401), ("change", 200)):
+        fields = dict(re.findall(r'name="([^"]+)" value="([^"]*)"', unescape(form.text)))
+        form = await browser.http.post("/sign-in", data=fields | {"password": password})
+        assert form.status_code == status
+    assert str(form.url).endswith(asked)
+
+
+async def test_a_throttled_sign_in_says_when_to_try_again(guarded: ConsoleHarness) -> None:
+    browser = guarded.browser()
+    for _ in range(5):
+        assert (await browser.sign_in("wrong")).status_code == 401
+    refused = await browser.sign_in("change")
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["retry-after"]) <= 10
 
 
 async def test_a_viewer_sees_pages_and_changes_nothing(guarded: ConsoleHarness) -> None:

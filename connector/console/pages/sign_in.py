@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from math import ceil
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -25,26 +26,31 @@ def _next(value: object) -> str:
     return path if safe else "/"
 
 
-def _form(request: Request, *, status: int = 200, error: str = "") -> Response:
+def _form(
+    request: Request, next: object, *, status: int = 200, error: str = "", wait: float = 0.0
+) -> Response:
+    """`next`: where a sign-in leads. `wait`: in seconds, until one is possible."""
     services = _services(request)
     browser = request.cookies.get(BROWSER_COOKIE) or secrets.token_urlsafe(16)
     response = plain_page(
         "sign_in.html",
         status=status,
         error=error,
-        next=_next(request.query_params.get("next")),
+        next=_next(next),
         csrf_token=services.access.sessions.csrf_token(browser),
     )
     response.set_cookie(
         BROWSER_COOKIE, browser, httponly=True, samesite="lax", secure=services.access.secure
     )
+    if wait:
+        response.headers["retry-after"] = str(ceil(wait))
     return response
 
 
 async def show(request: Request) -> Response:
     if not _services(request).access.has_password:
         return RedirectResponse("/", 303)
-    return _form(request)
+    return _form(request, request.query_params.get("next"))
 
 
 async def submit(request: Request) -> Response:
@@ -57,9 +63,9 @@ async def submit(request: Request) -> Response:
         signed_in = services.access.sign_in(request, str(form.get("password", "")))
     except Throttled as error:
         text = f"Too many wrong passwords from your address: try again in {error.wait:.0f} s."
-        return _form(request, status=429, error=text)
+        return _form(request, form.get("next"), status=429, error=text, wait=error.wait)
     if signed_in is None:
-        return _form(request, status=401, error="This is not the password.")
+        return _form(request, form.get("next"), status=401, error="This is not the password.")
     response = RedirectResponse(_next(form.get("next")), 303)
     services.access.remember(response, signed_in[1])
     return response
