@@ -89,7 +89,10 @@ def call_everything(folder: Folder) -> Iterator[tuple[str, str]]:
         body = json.dumps({**step, "direct": direct}).encode()
         requests.append(("POST", "/api/v1/webhook-builder", body, OPERATOR))
     pages = ("", "attention", "backfills", "connections/acme", "dead-letters", "people", "sign-in")
-    for page in (*pages, "unknown", "connections/none", "dead-letters/1"):
+    tabs = (f"connections/acme/{tab}" for tab in ("fields", "links", "settings"))
+    more = ("use-in-klaviyo/acme", "audit", "connections/new?source=jericommerce", *tabs)
+    built = f"webhook-builder?{urlencode(step)}"
+    for page in (*pages, *more, built, "unknown", "connections/none", "dead-letters/1"):
         requests.append(("GET", f"/{page}", None, OPERATOR))
     typed = urlencode({"password": f"typed-{MARK}", "connection": "acme"}).encode()
     for path in ("/sign-in", "/oauth/klaviyo/start", "/connections/acme/pause"):

@@ -82,6 +82,47 @@ async def test_connect_and_disconnect_with_and_without_a_daemon(rig: Rig, daemon
         await check()
 
 
+async def test_the_documented_steps_lead_from_init_to_a_connected_account(rig: Rig) -> None:
+    """docs/marketplace.md ("Try it without an account") on what `connector init` writes."""
+    file, secrets = rig.folder / "connector.toml", rig.folder / ".env"
+    file.unlink()
+    async with command(rig, "init") as process:
+        assert (await process.finished())[0] == 0
+    filled = {"ACME_PROGRAM": "demo", "ACME_API_KEY": "jeri_sandbox"}
+    filled["ACME_WEBHOOK_SECRET"] = "jeri_webhook_secret"
+    text = secrets.read_text()
+    for name, value in filled.items():
+        assert f"\n{name}=\n" in text
+        text = text.replace(f"\n{name}=\n", f"\n{name}={value}\n")
+    app = "KLAVIYO_CLIENT_ID=sandbox-app\nKLAVIYO_CLIENT_SECRET=sandbox-app-secret\n"
+    secrets.write_text(text + app)
+    klaviyo, jericommerce = rig.urls["klaviyo"], rig.urls["jericommerce"]
+    sandbox = [f'base_url = "{klaviyo}"'] + [
+        f'{key}_url = "{klaviyo}/oauth/{key}"' for key in ("authorize", "token", "revoke")
+    ]
+    changes = {
+        'base_url = "${KLAVIYO_BASE_URL:-https://a.klaviyo.com}"': "\n".join(sandbox),
+        '# base_url = "https://api.jericommerce.com"': f'base_url = "{jericommerce}"',
+        '# auth = "oauth"': 'auth = "oauth"',
+        "8787": str(rig.port),
+    }
+    text = file.read_text()
+    for written, wanted in changes.items():
+        assert written in text
+        text = text.replace(written, wanted)
+    file.write_text(text)
+    rig.klaviyo.oauth.consent = "allow"
+    async with rig.daemon():
+        async with command(rig, "connect", "acme") as process, Browser() as browser:
+            assert (await browser.authorize(await process.address())).status_code == 200
+            assert (await process.finished())[0] == 0
+        await rig.event()
+        await rig.until_events(1)
+    async with command(rig, "check") as process:
+        code, out, err = await process.finished()
+    assert code == 0, out + err
+
+
 async def test_connect_says_that_access_was_denied(rig: Rig) -> None:
     rig.klaviyo.oauth.consent = "deny"
     async with command(rig, "connect", "acme") as process, Browser() as browser:
