@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from connector.domain.errors import ConfigError
+from connector.platforms import registry
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _FILES = {
@@ -30,13 +31,15 @@ _FILES = {
 def write(folder: Path, name: str) -> list[str]:
     """Write a package for a platform into `folder`; returns one line per file.
 
-    Raises ConfigError for a name that cannot be a source, and for a folder that is not empty:
-    nothing is overwritten.
+    Raises ConfigError for a name that cannot be a source or is that of an installed platform, and
+    for a folder that is not empty: nothing is overwritten.
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(
             [f"found the name `{name}`, allowed a lower-case letter, then letters, digits and _"]
         )
+    if name in registry.installed():
+        raise ConfigError([f"a platform `{name}` is installed already; choose another name"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([f"{folder} exists and is not empty; choose another folder with --dir"])
     values = {

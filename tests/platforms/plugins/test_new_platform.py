@@ -62,6 +62,9 @@ def test_nothing_is_overwritten_and_a_name_must_be_one(tmp_path: Path) -> None:
     for name in ("Acme", "a-b", "1a", "", "class", "../x", "a" * 41):
         with pytest.raises(ConfigError, match="found the name"):
             write(tmp_path / "new", name)
+    for name in ("yotpo", "http"):
+        with pytest.raises(ConfigError, match=f"`{name}` is installed already"):
+            write(tmp_path / "new", name)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
