@@ -57,6 +57,18 @@ async def test_a_query_key_that_is_not_known_is_a_fault(
     assert fault.startswith(f"query.{key}: unknown")
 
 
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+async def test_json_without_its_content_type_is_named_as_such(
+    operator: httpx.AsyncClient, kind: str | None
+) -> None:
+    """`curl -d` sends a form's content type by itself."""
+    headers = {"content-type": kind} if kind else {}
+    path = f"{DEAD_LETTERS}/retry"
+    answer = await operator.post(path, content=b'{"ids": [1]}', headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["faults"] == ["header.content-type: allowed application/json"]
+
+
 async def test_backfills_are_paged(harness: ApiHarness, viewer: httpx.AsyncClient) -> None:
     now = harness.clock.now()
     for name in ("acme", "other", "acme", "acme"):
