@@ -91,7 +91,7 @@ def register(app: FastAPI) -> None:
         # The input itself is not repeated: it may hold an address or a secret.
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         if isinstance(error.body, bytes):
-            # It was not even read as JSON, so what else is said of it would mislead.
+            # The body was not read as JSON, so faults of its content would mislead.
             faults = ["header.content-type: allowed application/json"]
         return respond(422, "the request is not valid", faults=faults)
 
