@@ -23,6 +23,7 @@ from connector.domain.wording import counted, format_age
 if TYPE_CHECKING:
     from connector.config import Config
 
+_WAITING = "waits to start, or for approval"
 _POLL_INTERVAL, _PRINT_INTERVAL = 0.2, 10.0
 Run = dict[str, Any]
 
@@ -110,7 +111,7 @@ def _describe(run: Run) -> str:
 def _state(run: Run) -> str:
     if run["state"] == "running" and not run["progressing"]:
         return "interrupted, continues when the connector runs"
-    return "waiting for approval" if run["state"] == "waiting" else str(run["state"])
+    return _WAITING if run["state"] == "waiting" else str(run["state"])
 
 
 @app.command()
@@ -313,7 +314,7 @@ class _LinePrinter:
 def _run_label(run: Run) -> str:
     name = f"{'dry run' if run['dry_run'] else 'backfill'} {run['id']}"
     if run["state"] == "waiting":
-        return f"{name} waits for approval (connector approvals list)"
+        return f"{name} {_WAITING} (connector approvals list)"
     return f"{name} {_state(run)}"
 
 

@@ -109,6 +109,9 @@ def _versions(config: Config) -> dict[str, str]:
 
 def top(context: typer.Context) -> None:
     """Show the status live, until q or Ctrl-C. The arrow keys and the space bar scroll."""
+    if not sys.stdout.isatty():
+        typer.echo("top needs a terminal; `connector status` prints the same once", err=True)
+        raise typer.Exit(2)
     with contextlib.suppress(KeyboardInterrupt):
         session.run(_top(session.read_any(context.obj)))
 

@@ -35,6 +35,7 @@ def test_without_a_daemon_the_command_does_the_work(call: Call, folder: Folder) 
     assert done.code == 0, done.err
     assert sum(summary(done.out).values()) == 3
     assert "backfill 2" in done.err
+    assert "waits for approval" not in done.err, "no one was asked"
     klaviyo = folder.platforms.klaviyo
     for person in folder.platforms.jericommerce.people[:3]:
         assert klaviyo.profile(person.email)["properties"]["balance"] == person.balance

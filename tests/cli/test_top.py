@@ -17,6 +17,8 @@ from connector.service.status import (
     Verdict,
 )
 
+from .conftest import Call, Folder
+
 NOW = 1_790_000_000_000
 
 
@@ -214,3 +216,11 @@ def test_a_connection_with_records_has_received_something() -> None:
 
     assert "nothing received yet" in text(lane())
     assert "last received: unknown" in text(lane(ready=3))
+
+
+def test_without_a_terminal_it_ends_and_names_what_prints_the_same(
+    call: Call, folder: Folder
+) -> None:
+    result = call("top", at=folder)
+    assert (result.code, result.out) == (2, "")
+    assert "connector status" in result.err
