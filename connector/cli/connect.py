@@ -50,10 +50,11 @@ def disconnect(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Disconnect a Klaviyo account. Revokes the tokens at Klaviyo, which removes the app there, and
-    deletes them here. Deliveries wait until the connection is connected again."""
+    deletes them here. Deliveries wait until the connection is connected again. Asks for
+    confirmation where stdin is a terminal."""
     config = session.read(context.obj)
     session.connection(config, connection)
-    if not yes:
+    if not yes and sys.stdin.isatty():
         question = f"Disconnect {connection}, which removes the app at Klaviyo?"
         typer.confirm(question, abort=True, err=True)
     args = {"connection": connection}

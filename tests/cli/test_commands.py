@@ -634,3 +634,16 @@ def test_a_number_that_no_row_can_have_is_a_wrong_argument(
     result = call(*words.split(), "99999999999999999999", at=folder)
     assert result.code == 2
     assert "less than or equal to 9223372036854775807" in result.err
+
+
+def test_at_a_terminal_disconnect_asks(
+    call: Call, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a script it does not: a reconnection undoes it."""
+    terminal = io.StringIO("n\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    refused = call("disconnect", "acme", at=folder)
+    assert refused.code == 1
+    assert "Disconnect acme, which removes the app at Klaviyo?" in refused.err
+    assert "Aborted" in refused.err
