@@ -315,7 +315,9 @@ async def test_claims_in_lanes_that_come_with_a_reload_are_released(
         two = two.replace("[connections.settings]", 'modules = ["events"]\n[connections.settings]')
         world.configure(one, two)
         async with world.running() as app:
-            await async_until("it has the lease", lambda: app.runtimes["two"].lease.valid())
+            both = {"one", "two"}
+            await async_until("the account is known", lambda: app.connections.running == both)
+            await async_until("its lease is taken", lambda: app.runtimes["two"].lease.valid())
             account = app.runtimes["two"].lease.resource
             assert (await app.commands.execute("pause", {"connection": "two"}))[0]
             id = await world.post("two")
