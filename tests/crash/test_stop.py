@@ -349,6 +349,8 @@ def test_a_second_daemon_on_one_store_waits_for_the_live_one(
         env=ENVIRONMENT | {"CONNECTOR_CONFIG": str(daemon.config)},
         main=("-c", code),
     )
-    assert second.stdout.startswith("S40")
-    assert f"/{daemon.process.pid}/" in second.stdout
+    *logged, last = second.stdout.splitlines()
+    assert last.startswith("S40")
+    assert f"/{daemon.process.pid}/" in last
+    assert any("lease_awaited" in line for line in logged)
     assert daemon.ready()
