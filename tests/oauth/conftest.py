@@ -20,7 +20,7 @@ from connector.runtime import log
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Servers, Traffic, serve
 from tests.callers import caller_of
 from tests.paths import ROOT
-from tests.waiting import async_until, free_port
+from tests.waiting import PATIENCE, async_until, free_port
 
 CONFIG = """\
 [store]
@@ -75,6 +75,9 @@ KEY, OTHER_KEY = new_key("k"), new_key("o")
 
 class Browser(httpx.AsyncClient):
     """A browser: it keeps cookies and does not follow redirects by itself."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(timeout=PATIENCE, **options)
 
     async def authorize(self, start: str) -> httpx.Response:
         """Open `start` and follow it to Klaviyo and back, to the page that a person sees."""

@@ -347,12 +347,12 @@ def _outcome(name: str, seq: int, problem: Problem, after: int, request: str) ->
             return Held(seq, problem, "held")
 
 
-def compare(url: Callable[[int], str], scripts: int, steps: int) -> Counter[str]:
-    """Run scripts of steps, each on empty stores; how often each kind of step did something."""
+def compare(url: str, scripts: int, steps: int) -> Counter[str]:
+    """Run scripts of steps, each on empty tables; how often each kind of step did something."""
     done: Counter[str] = Counter()
     with asyncio.Runner() as runner:
         for seed in range(scripts):
-            sql = runner.run(open_store(url(seed)))
+            sql = runner.run(open_store(url))
             try:
                 runner.run(sql.database.write(delete_all))
                 comparison = Comparison(seed, runner, [OutboxModel(), sql])
@@ -365,7 +365,7 @@ def compare(url: Callable[[int], str], scripts: int, steps: int) -> Counter[str]
 
 
 def test_sqlite_behaves_like_the_model(tmp_path: Path) -> None:
-    done = compare(lambda seed: f"sqlite:///{tmp_path}/{seed}.db", scripts=10, steps=120)
+    done = compare(f"sqlite:///{tmp_path}/store.db", scripts=10, steps=120)
     assert {name: count for name in STEPS if (count := done[name]) < 5} == {}
 
 
@@ -375,7 +375,7 @@ def test_postgresql_behaves_like_the_model(
     # Leases end by the database's clock there, which no test can move.
     as_given = leases.LeaseStatements(time=lambda dialect, now: now)
     monkeypatch.setattr(leases, "_STATEMENTS", as_given)
-    done = compare(lambda _: postgres_url, scripts=2, steps=120)
+    done = compare(postgres_url, scripts=2, steps=120)
     assert done["settle"] > 5
 
 

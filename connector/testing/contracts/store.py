@@ -34,7 +34,7 @@ from connector.domain.records import Appended, Checkpoint, Claim, Page, Record, 
 from connector.ports import DeadLetterFilter, Fence, Holder, RetryPolicy, Settled, Store
 
 NOW = Millis(1_790_000_000_000)
-TTL = 12_000
+TTL = 300_000
 HORIZON = 60_000
 _ids = itertools.count(1)
 

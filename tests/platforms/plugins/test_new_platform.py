@@ -19,7 +19,7 @@ def run(at: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """Run a tool as in a new terminal with this connector installed."""
     environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": str(at)}
     command = [sys.executable, "-m", *args]
-    return subprocess.run(command, cwd=at, env=environ, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=at, env=environ, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
