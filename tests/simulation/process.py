@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from connector.app import connections, daemon, wiring
+from connector.app import connections, daemon
 from connector.app.daemon import App
+from connector.app.wiring import faults
 from connector.config import Config
 from connector.domain import unsets
 from connector.domain.errors import ConnectorError
@@ -222,11 +223,11 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         patch.setattr(breaker, "DEAD_RATE_WINDOW", 8)
         patch.setattr(unsets, "FLOOR", UNSET_FLOOR)
         # A pure function of files that do not change.
-        patch.setattr(wiring, "load_mapping", _load_mapping)
+        patch.setattr(faults, "load_mapping", _load_mapping)
         yield
 
 
-_load_unchanged = cache(wiring.load_mapping)
+_load_unchanged = cache(faults.load_mapping)
 
 
 def _load_mapping(path: Path, changes: Any) -> Any:
