@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -11,7 +13,7 @@ import pytest
 from connector.domain.errors import Problem
 from connector.sandbox import JeriCommerceSandbox, Traffic
 from tests.paths import ROOT
-from tests.platforms.plugins.daemon import running
+from tests.platforms.plugins.daemon import Running, running
 
 from .conftest import Browser
 
@@ -46,17 +48,21 @@ unknown = "dead-letter"
 """A mapping that refuses events that it does not name."""
 
 
+@asynccontextmanager
+async def browser_of(daemon: Running) -> AsyncIterator[Browser]:
+    address = f"http://127.0.0.1:{daemon.app.port}"
+    async with httpx.AsyncClient(base_url=address, follow_redirects=True, timeout=30) as http:
+        yield Browser(http)
+
+
 async def test_modules_and_connections_are_switched_without_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
 ) -> None:
     platforms = {"jericommerce": JeriCommerceSandbox().app}
     async with (
         running(tmp_path, CONFIG, platforms, {}, monkeypatch) as daemon,
-        httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
-        ) as http,
+        browser_of(daemon) as browser,
     ):
-        browser = Browser(http)
 
         async def submit(path: str, **fields: str) -> str:
             return (await browser.submit(PAGE, f"{PAGE}/{path}", **fields)).text
@@ -104,11 +110,8 @@ async def test_what_the_file_sets_has_no_switch_and_says_so(
     config = CONFIG + IN_FILE % (ROOT / "mappings" / "jericommerce.toml")
     async with (
         running(tmp_path, config, platforms, {}, monkeypatch) as daemon,
-        httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
-        ) as http,
+        browser_of(daemon) as browser,
     ):
-        browser = Browser(http)
         for page in ("/connections/fixed", "/connections/fixed/settings"):
             text = (await browser.get(page)).text
             assert "The configuration file sets whether it is active" in text
@@ -125,11 +128,8 @@ async def test_modules_are_switched_on_the_overview(
     config = CONFIG + IN_FILE % (ROOT / "mappings" / "jericommerce.toml")
     async with (
         running(tmp_path, config, platforms, {}, monkeypatch) as daemon,
-        httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
-        ) as http,
+        browser_of(daemon) as browser,
     ):
-        browser = Browser(http)
         modules = ("events", "profiles", "segments", "actions")
         expected = [f"Switch {module} off for acme" for module in modules]
         assert switches((await browser.get("/")).text) == expected
@@ -163,11 +163,8 @@ async def test_a_record_that_failed_is_fixed_by_a_change_of_the_mapping(
     config = re.sub('mapping = ".*"', 'mapping = "strict.toml"', CONFIG)
     async with (
         running(tmp_path, config, {"jericommerce": double.app}, {}, monkeypatch) as daemon,
-        httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
-        ) as http,
+        browser_of(daemon) as browser,
     ):
-        browser = Browser(http)
         for number in range(3):
             sent = double.custom_event("Quiz completed", {"score": number})
             assert (await daemon.post("acme", sent.body, sent.headers))[0] == 202
@@ -199,11 +196,8 @@ async def test_a_person_is_compared_on_request_and_forgotten(
     [ana] = double.people
     async with (
         running(tmp_path, CONFIG, {"jericommerce": double.app}, {}, monkeypatch) as daemon,
-        httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{daemon.app.port}", follow_redirects=True, timeout=30
-        ) as http,
+        browser_of(daemon) as browser,
     ):
-        browser = Browser(http)
         url = f"http://127.0.0.1:{daemon.app.port}/webhooks/acme"
         await Traffic(double, url, redelivery_share=0.0).burst(1)
         await daemon.until(lambda: daemon.properties(ana.email).get("balance") == ana.balance)
