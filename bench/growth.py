@@ -89,7 +89,7 @@ class _Pieces:
         database: Any = store.database
         database.write = partial(self._write, database.write)
 
-    async def _write(self, write: Callable[[Any], Awaitable[Any]], work: Any) -> Any:
+    async def _write(self, write: Callable[..., Awaitable[Any]], work: Any, **options: Any) -> Any:
         def timed(c: Any) -> Any:
             began = time.thread_time()
             try:
@@ -97,7 +97,7 @@ class _Pieces:
             finally:
                 self._add(time.thread_time() - began, work.__qualname__)
 
-        return await write(timed)
+        return await write(timed, **options)
 
     def _add(self, seconds: float, name: str) -> None:
         self.count += 1
@@ -376,7 +376,6 @@ def measure(sizes: Sizes, folder: Path) -> list[Run]:
     """Every step, each in a process of its own."""
     runs = []
     for step in _STEPS:
-        print(f"growth: {step}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="bench-growth-", dir=folder) as place:
             command = ["-m", "bench.growth", step, place, json.dumps(asdict(sizes))]
             output = subprocess.run(
@@ -386,6 +385,7 @@ def measure(sizes: Sizes, folder: Path) -> list[Run]:
                 env=environment(Path(place)),
             ).stdout
         runs.append(Run(**json.loads(output.splitlines()[-1])))
+        print(_line(runs[-1]), file=sys.stderr, flush=True)
     return runs
 
 
@@ -447,12 +447,15 @@ def text(runs: Sequence[Run]) -> str:
     heads = (("s", 9), ("CPU s", 9), ("commit ms", 11), ("freeze ms", 11), ("work ms", 9))
     heads = (*heads, ("> 50 ms", 14), ("MiB", 6), ("  longest work", 14))
     lines = [" " * 22 + "".join(f"{head:>{width}}" for head, width in heads)]
-    lines += [
+    lines += map(_line, runs)
+    return "\n".join(lines)
+
+
+def _line(run: Run) -> str:
+    return (
         f"{run.step:<22}{run.seconds:>9.2f}{run.cpu:>9.2f}{run.commit:>11,.0f}{run.freeze:>11,.0f}"
         f"{run.work:>9.0f}{f'{run.long} of {run.pieces:,}':>14}{run.memory:>6.0f}  {run.longest}"
-        for run in runs
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _peak() -> float:
