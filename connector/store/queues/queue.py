@@ -200,19 +200,18 @@ def _evaluated_once(dialect: str, keys: Select[Any]) -> Select[Any]:
     return select(*found.c)
 
 
-def extend(
-    c: Connection, source: QueueTable, lane: LaneId, pause: int, after: int
-) -> tuple[int, int | None]:
-    """Move `failing_since` of a lane's rows by `pause` ms, a part of the rows at a time; how many
-    were retrying, and the key to continue after."""
+def retried(c: Connection, source: QueueTable, lane: LaneId, after: int) -> list[int]:
+    """The keys after this one of rows that are retrying, in their order; at most a part of them."""
     table, key = source.table, source.key
-    retrying = table.c.lane == lane, is_retrying(table), key > after
-    found = list(c.execute(select(key).where(*retrying).order_by(key).limit(_EXTENDED)).scalars())
-    if not found:
-        return 0, None
-    part = update(table).where(*retrying, key <= found[-1])
-    changed = c.execute(part.values(failing_since=table.c.failing_since + pause)).rowcount
-    return changed, found[-1] if len(found) == _EXTENDED else None
+    query = select(key).where(table.c.lane == lane, is_retrying(table), key > after)
+    return list(c.execute(query.order_by(key).limit(_EXTENDED)).scalars())
+
+
+def extend(c: Connection, source: QueueTable, keys: Sequence[int], pause: int) -> int:
+    """Move `failing_since` of these rows by `pause` ms; how many are still retrying."""
+    table = source.table
+    part = update(table).where(source.key.in_(keys), is_retrying(table))
+    return c.execute(part.values(failing_since=table.c.failing_since + pause)).rowcount
 
 
 def earliest(due: Iterable[Millis | None]) -> Millis | None:
@@ -400,11 +399,16 @@ class SqlQueue(ABC):
         total, after = 0, 0
         while True:
 
-            def part(c: Connection, after: int = after) -> tuple[int, int | None]:
-                return extend(c, self._source, lane, pause, after)
+            def look(c: Connection, after: int = after) -> list[int]:
+                return retried(c, self._source, lane, after)
 
-            changed, more = await self._database.write(part)
-            total += changed
-            if more is None:
+            # They may be few of a million, which are read beside the writer, not in it.
+            found = await self._database.read(look)
+
+            def part(c: Connection, keys: Sequence[int] = tuple(found)) -> int:
+                return extend(c, self._source, keys, pause)
+
+            total += await self._database.write(part) if found else 0
+            if len(found) < _EXTENDED:
                 return total
-            after = more
+            after = found[-1]
