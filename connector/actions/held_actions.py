@@ -49,13 +49,13 @@ class HeldActionsWorker:
         if await self.idle():
             return
         now = self._clock.now()
-        changed = await self._decisions.release_identified(self._lane, caps=self._caps, now=now)
+        if await self._decisions.release_identified(self._lane, caps=self._caps, now=now):
+            self._on_released()
         for approval in await self._approvals.about(self._lane.connection, CAP):
             if approval.state != "pending":
                 count = await self._decisions.resolve_cap(
                     self._lane, approval, caps=self._caps, now=now
                 )
                 self._log.info("cap_decided", decision=approval.state, actions=count)
-                changed += count
-        if changed:
-            self._on_released()
+                if count:
+                    self._on_released()
