@@ -154,10 +154,9 @@ async def _waiting(address: str) -> int:
 
 def accepted(metrics: Metrics, lane: Lane) -> int:
     """The number of records that a lane has delivered, from its metric."""
-    labels = {"connection": lane.connection, "destination": lane.destination, "kind": lane.kind}
-    name = "connector_deliveries_total"
-    value = metrics.registry.get_sample_value(name, labels | {"outcome": "accepted"})
-    return round(value or 0)
+    labels = (lane.connection, lane.destination, lane.kind, "accepted")
+    [found] = metrics.deliveries.labels(*labels).collect()
+    return round(next(s.value for s in found.samples if s.name.endswith("_total")))
 
 
 def _cpu() -> float:
