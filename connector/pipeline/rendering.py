@@ -32,6 +32,7 @@ _WITHHELD: Mapping[Any, Skip] = {
     "placeholder": Skip("placeholder"),
     "restricted": Skip("restricted"),
 }
+_NO_MESSAGE = (Skip, Fault)
 _HELD_PROBLEMS = {Problem.NO_IDENTITY, Problem.BAD_ADDRESS, Problem.NOT_LIVE}
 """Faults that a later record about the same person, or a change of the configuration, can fix."""
 
@@ -185,7 +186,7 @@ class GatedRenderer(Generic[M]):
 
     def render(self, entry: Entry) -> M | Skip | Fault:
         message = self._inner.render(entry)
-        if isinstance(message, Skip | Fault) or self._is_read(entry):
+        if isinstance(message, _NO_MESSAGE) or self._is_read(entry):
             return message
         if entry.suppressed:
             return Skip(entry.suppressed)

@@ -43,6 +43,15 @@ _REJECT_REASONS = (
     "throttled",
     "too_large",
 )
+_OUTCOME_LABELS: Mapping[type[Outcome], str] = {
+    Accepted: "accepted",
+    Observed: "accepted",
+    Gone: "unchanged",
+    Skipped: "skipped",
+    Held: "held",
+    Dead: "dead",
+}
+"""What `outcome` says of those that end a record's way."""
 _MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
 
 
@@ -307,20 +316,21 @@ class Metrics(MetricRegistry):
         connection, destination, kind = lane.connection, lane.destination, lane.kind
         tally: Tally[str] = Tally()
         observe = self.latency.labels(connection, kind).observe
+        counts_names = lane.lane_kind.counts_names
         for outcome in delivery.outcomes:
+            if label := _OUTCOME_LABELS.get(type(outcome)):
+                tally[label] += 1
+                if counts_names:
+                    self.record_action(connection, entries[outcome.seq].name, label)
             if isinstance(outcome, Accepted):
                 observe((now - entries[outcome.seq].received_at) / 1000)
-            if label := _outcome_label(outcome):
-                tally[label] += 1
-                if lane.lane_kind.counts_names:
-                    self.record_action(connection, entries[outcome.seq].name, label)
-            elif isinstance(outcome, Retry | Ambiguous):
-                self.retries.labels(connection, destination, outcome.problem.value).inc()
-            if isinstance(outcome, Skipped):
+            elif isinstance(outcome, Skipped):
                 self.skipped.labels(connection, outcome.reason).inc()
                 self.activity.skipped[connection, outcome.reason] += 1
             elif isinstance(outcome, Dead | Held):
                 self.activity.record_problem(connection, outcome.problem, now)
+            elif isinstance(outcome, Retry | Ambiguous):
+                self.retries.labels(connection, destination, outcome.problem.value).inc()
         for label, count in tally.items():
             self.deliveries.labels(connection, destination, kind, label).inc(count)
         if tally["accepted"]:
@@ -431,19 +441,3 @@ class Metrics(MetricRegistry):
             elif group.kind == "segment":
                 self.segment_members.labels(*labels).set(group.members)
                 self.segment_seconds.labels(*labels).set(group.scan_ms / 1000)
-
-
-def _outcome_label(outcome: Outcome) -> str | None:
-    match outcome:
-        case Accepted() | Observed():
-            return "accepted"
-        case Gone():
-            return "unchanged"
-        case Skipped():
-            return "skipped"
-        case Held():
-            return "held"
-        case Dead():
-            return "dead"
-        case _:
-            return None
