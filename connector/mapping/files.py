@@ -18,6 +18,8 @@ from connector.mapping.table_reader import quote
 
 _OPEN_TABLES = (("events",), ("events", "metrics"))
 """Tables, and what leads to them, whose entries need not be in the file."""
+_KEPT = 128
+"""Files that are parsed and compiled once, however many connections use them."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def load(path: Path, changes: Mapping[str, Any] | None = None) -> MappingFile:
     """
     mapping = _load(path, ())
     if changes:
-        base = tomllib.loads(mapping.text)
+        base = _tables(mapping.text, str(path))
         text = tomli_w.dumps(merge(base, known_entries(base, changes)))
         mapping = compiled(text, str(path))
     return MappingFile(path, mapping)
@@ -81,11 +83,11 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def _load(path: Path, children: tuple[Path, ...]) -> CompiledMapping:
     """`children` are the files that lead to this one through `extends`."""
     text = _read(path, children)
-    data = parse_toml(text, origin=str(path))
+    data = {**_tables(text, str(path))}
     if "extends" not in data:
         return compiled(text, str(path))
     parent = _parent(path, data.pop("extends"), children)
-    base = tomllib.loads(_load(parent, (*children, path)).text)
+    base = _tables(_load(parent, (*children, path)).text, str(parent))
     faults = [
         f"{path}: {key}: found {quote(data[key])}, allowed: {quote(base[key])}, as in {parent}, "
         "which it extends"
@@ -97,7 +99,14 @@ def _load(path: Path, children: tuple[Path, ...]) -> CompiledMapping:
     return compiled(tomli_w.dumps(merge(base, data)), str(path))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=_KEPT)
+def _tables(text: str, origin: str) -> Mapping[str, Any]:
+    """`parse_toml`, which takes longer than to compile, and is asked for as often. Not to be
+    changed."""
+    return parse_toml(text, origin=origin)
+
+
+@lru_cache(maxsize=_KEPT)
 def compiled(text: str, origin: str) -> CompiledMapping:
     """`compile_mapping`, which several connections ask for with the same file, and each of them
     again when its account is known."""

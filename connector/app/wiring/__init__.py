@@ -27,6 +27,7 @@ from connector.app.wiring.person_now import build_person_now
 from connector.app.wiring.polls import build_poll
 from connector.app.wiring.profiles import build_profiles
 from connector.app.wiring.reconcile import build_reconcile
+from connector.app.wiring.stored import StoredFacts
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
 from connector.klaviyo.flows import FlowTriggers
@@ -45,6 +46,10 @@ from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
 from connector.service.runtime import RemoteDirectory
+
+_AT_A_TIME = 8
+"""Connections that are built side by side, so that what they store is committed together. With more
+of them, webhooks would wait while a reload builds many."""
 
 
 def _build_resume(context: ConnectionContext) -> Worker | None:
@@ -92,6 +97,7 @@ class ConnectionBuilder:
         hint: Callable[[str], None] = lambda connection: None,
     ) -> None:
         self.limiters = limiters or RateLimiters(store, clock, metrics)
+        self._stored = StoredFacts(store, clock)
         self._services = SharedServices(
             config,
             store,
@@ -101,6 +107,7 @@ class ConnectionBuilder:
             self.limiters,
             new_transport,
             intake or Intake(store.outbox, store.action_intake),
+            self._stored,
             {} if known_accounts is None else known_accounts,
             hint,
         )
@@ -111,7 +118,14 @@ class ConnectionBuilder:
         """The runtimes of all connections. Raises ConfigError, with nothing left open, for what is
         wrong in a file, and where two connections write the same thing at one Klaviyo account; a
         package that fails stops its own connections only."""
-        built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
+        await self._stored.load()
+        taking_turns = asyncio.Semaphore(_AT_A_TIME)
+
+        async def build(connection: Connection) -> ConnectionRuntime:
+            async with taking_turns:
+                return await self._build(connection)
+
+        built = await asyncio.gather(*map(build, connections), return_exceptions=True)
         result = BuildResult({}, {}, self.accounts, self.writers)
         failed: list[BaseException] = []
         for connection, found in zip(connections, built, strict=True):
@@ -135,7 +149,11 @@ class ConnectionBuilder:
 
     async def build(self, connection: Connection) -> ConnectionRuntime:
         """A runtime, not started. No remote API is called. Raises ConfigError for a platform or
-        mapping that cannot be used."""
+        mapping that cannot be used, and StoreError."""
+        await self._stored.load()
+        return await self._build(connection)
+
+    async def _build(self, connection: Connection) -> ConnectionRuntime:
         async with AsyncExitStack() as stack:
             context = await self._context(connection, stack)
             return await self._runtime(context, stack)
@@ -204,9 +222,7 @@ class ConnectionBuilder:
         services = self._services
         platform = registry.load(connection.source, connection.settings)
         mapping = load_connection(connection, platform).mapping
-        await services.store.facts.save_mapping(
-            mapping.version, mapping.text, now=services.clock.now()
-        )
+        await services.stored.save_mapping(mapping)
         services.metrics.register_connection(
             connection.name, accounts.revision_expires_at(connection.klaviyo.revision)
         )

@@ -45,7 +45,7 @@ async def connect(
     """The API on the quota of its account, and the account's lease. Klaviyo is not called."""
     key = credential(connection)
     known = services.known_accounts.get(key)
-    id = known or await services.store.facts.pinned_account(connection.name)
+    id = known or services.stored.account(connection.name)
     asked_by_key = known is not None and services.limiters.drop(key)
     limiter = await _limiter(services, id or key, connection)
     if asked_by_key:

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.oauth import platform_tokens
+from connector.app.wiring.stored import StoredFacts
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
 from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState, Suppression
@@ -61,7 +62,8 @@ LeaseOf = Callable[[str, str | None], Lease]
 @dataclass(frozen=True, slots=True)
 class SharedServices:
     """What all connections share. `lease_of` has the lease of a connection by its name and account,
-    as far as that is known. `known_accounts`: the account ids that Klaviyo has named to this
+    as far as that is known. `stored` is what was read of the store before they were built.
+    `known_accounts`: the account ids that Klaviyo has named to this
     process, by credential (connector.app.wiring.accounts). `hint` is called with a
     connection for which something was stored, and whose lanes run in another process."""
 
@@ -73,6 +75,7 @@ class SharedServices:
     limiters: RateLimiters
     new_transport: TransportFactory
     intake: Intake
+    stored: StoredFacts
     known_accounts: Mapping[str, str] = field(default_factory=dict)
     hint: Callable[[str], None] = lambda connection: None
 
@@ -218,8 +221,8 @@ class ConnectionContext:
 
     async def lane(self, kind: LaneKind) -> Lane:
         """The lane of this kind, as stored."""
-        lanes = self.services.store.lanes
-        return await lanes.ensure(self.connection.name, self.destination(kind), kind.kind)
+        stored = self.services.stored
+        return await stored.lane(self.connection.name, self.destination(kind), kind.kind)
 
     async def dispatcher(
         self,
@@ -233,7 +236,7 @@ class ConnectionContext:
         services = self.services
         destination = self.destination(kind)
         lane = await self.lane(kind)
-        state = next(s for x, s in await services.store.lanes.all() if x.id == lane.id)
+        state = services.stored.state(lane)
         if destination == KLAVIYO:
             state = await self._check_account(lane, state)
         dispatcher: Dispatcher[Any] = Dispatcher(

@@ -23,8 +23,19 @@ class _Use(NamedTuple):
     live_reserve: float
 
 
-def _lowest(limits: Sequence[Mapping[str, Limit]]) -> dict[str, Limit]:
+def _strictest(uses: Collection[_Use]) -> _Use:
+    """What all of them are kept to: the lowest limits, the smallest share, the largest reserve."""
+    return _Use(
+        _lowest([use.limits for use in uses]),
+        min(use.share for use in uses),
+        max(use.live_reserve for use in uses),
+    )
+
+
+def _lowest(limits: Sequence[Mapping[str, Limit]]) -> Mapping[str, Limit]:
     """By endpoint."""
+    if all(one == limits[0] for one in limits):
+        return limits[0]
     found: dict[str, Limit] = {}
     for endpoint, limit in (item for one in limits for item in one.items()):
         other = found.get(endpoint, limit)
@@ -46,6 +57,7 @@ class RateLimiters:
         self._metrics = metrics
         self._limiters: dict[str, RateLimiter] = {}
         self._uses: dict[str, dict[str, _Use]] = {}
+        self._in_force: dict[str, _Use] = {}
 
     async def of(
         self,
@@ -59,31 +71,46 @@ class RateLimiters:
         """The limiter of an account, with what was granted before a restart. Connections that share
         an account share one quota: the lowest limits, the smallest share and the largest reserve
         among them count."""
-        self._uses.setdefault(account, {})[connection] = _Use(limits, share, live_reserve)
+        uses, use = self._uses.setdefault(account, {}), _Use(limits, share, live_reserve)
+        known, uses[connection] = uses.get(connection), use
         if account not in self._limiters:
             spent = await self._spent(account, limits)
             # Connections start together: another may have created it meanwhile.
             if account not in self._limiters:
-                self._limiters[account] = self._create(account, limits)
+                self._limiters[account] = self._create(account)
                 self._limiters[account].load(spent)
-        self._adjust(account)
+        if known is None:
+            self._apply(account, _strictest([self._in_force[account], use]))
+        elif known != use:
+            self._adjust(account)
         return self._limiters[account]
 
     def _adjust(self, account: str) -> None:
         if uses := self._uses[account].values():
+            self._apply(account, _strictest(uses))
+
+    def _apply(self, account: str, use: _Use) -> None:
+        if use != self._in_force[account]:
+            self._in_force[account] = use
             self._limiters[account].adjust(
-                _lowest([use.limits for use in uses]),
-                share=min(use.share for use in uses),
-                live_reserve=max(use.live_reserve for use in uses),
+                use.limits, share=use.share, live_reserve=use.live_reserve
             )
 
-    def _create(self, account: str, limits: Mapping[str, Limit]) -> RateLimiter:
+    def _create(self, account: str) -> RateLimiter:
         label = account_label(account)
 
         def blocked(endpoint: str, wait: float) -> None:
             self._metrics.quota_wait.labels(label, endpoint).inc(wait)
 
-        return RateLimiter(label, limits, clock=self._clock, share=1.0, on_wait=blocked)
+        use = self._in_force[account] = _strictest(self._uses[account].values())
+        return RateLimiter(
+            label,
+            use.limits,
+            clock=self._clock,
+            share=use.share,
+            live_reserve=use.live_reserve,
+            on_wait=blocked,
+        )
 
     async def reload(self, connections: Collection[str]) -> None:
         """Count again what was granted to the accounts of these connections, because another
@@ -118,6 +145,7 @@ class RateLimiters:
         """Drop a limiter that another one replaces: what it granted is in the store. Whether there
         was one."""
         self._uses.pop(account, None)
+        self._in_force.pop(account, None)
         return self._limiters.pop(account, None) is not None
 
     def usage(self) -> list[tuple[str, tuple[str, ...], str, int, int]]:

@@ -182,12 +182,12 @@ async def _link_groups(
 ) -> Lane | None:
     """Save the links of the lane, also where there are none any more; None where there never were
     any."""
-    store, name, kinds = context.services.store, context.connection.name, _group_types(kind)
-    if not links and not any(g.kind in kinds for g in await store.member_groups.all(name)):
+    services, name, kinds = context.services, context.connection.name, _group_types(kind)
+    if not links and not any(g.kind in kinds for g in services.stored.groups(name)):
         return None
-    lane = await store.lanes.ensure(name, context.destination(kind), kind.kind)
+    lane = await context.lane(kind)
     account = context.address_scope if kind is LIST_MEMBERS else name
-    await store.member_groups.set_links(lane, links, account=account)
+    await services.store.member_groups.set_links(lane, links, account=account)
     return lane
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.flow_guard import build_flow_guard
-from connector.domain.lanes import EVENTS, KLAVIYO, PROFILES, READS, Millis
+from connector.domain.lanes import EVENTS, PROFILES, READS, Millis
 from connector.domain.outcomes import Observed, Outcome, Pending
 from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.sink.jobs import ImportJobs
@@ -61,7 +61,7 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
     asks = not context.shadow and context.connection.klaviyo.flow_guard != "off"
     mass_unset: SupervisedWorker | None = None
     if asks:
-        lane = await services.store.lanes.ensure(context.connection.name, KLAVIYO, PROFILES.kind)
+        lane = await context.lane(PROFILES)
         worker = MassUnsetWorker(
             lane.id,
             context.mapping.version,

@@ -3,6 +3,7 @@ checkpoints."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, delete, select
@@ -48,10 +49,11 @@ _USAGE_SINCE = Prepared(
     select(quota_usage)
     .where(
         quota_usage.c.account == param("account"),
-        quota_usage.c.endpoint == param("endpoint"),
+        quota_usage.c.endpoint.in_(param("endpoints", expanding=True)),
         quota_usage.c.second >= param("second"),
     )
-    .order_by(quota_usage.c.second)
+    .order_by(quota_usage.c.endpoint, quota_usage.c.second),
+    many="endpoints",
 )
 _PINNED_ACCOUNTS = Prepared(select(accounts.c.connection, accounts.c.account))
 
@@ -90,12 +92,16 @@ class SqlFacts:
         self._database = database
 
     async def usage_since(self, account: str, since: Mapping[str, int]) -> Sequence[QuotaUsage]:
+        endpoints: defaultdict[int, list[str]] = defaultdict(list)
+        for endpoint, second in since.items():
+            endpoints[second].append(endpoint)
+
         def work(c: Connection) -> list[QuotaUsage]:
-            found = []
-            for endpoint, second in since.items():
-                rows = _USAGE_SINCE.rows(c, account=account, endpoint=endpoint, second=second)
-                found += [QuotaUsage(*row) for row in rows]
-            return found
+            return [
+                QuotaUsage(*row)
+                for second, of_second in endpoints.items()
+                for row in _USAGE_SINCE.rows(c, account=account, endpoints=of_second, second=second)
+            ]
 
         return await self._database.read(work)
 

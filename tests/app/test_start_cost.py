@@ -1,0 +1,95 @@
+"""What a start costs for each connection more: reads, transactions and statements, and how often a
+mapping is parsed. They are counts, not timings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from connector.mapping import files
+from connector.store.sqlite import SqliteDatabase
+
+from .start import World, opened
+
+_FEW, _MANY = 2, 12
+_STATEMENTS = 5
+"""Of a connection: the spent quota of its Klaviyo account and of its platform's credential, in
+windows of minutes and of a day."""
+
+
+@contextmanager
+def _counted() -> Iterator[Counter[str]]:
+    """The calls of the database by their kind, and its statements."""
+    found: Counter[str] = Counter()
+
+    def note(*_: Any) -> None:
+        found["statement"] += 1
+
+    def counting(kind: str, run: Any) -> Any:
+        async def counted(database: SqliteDatabase, work: Any, **options: Any) -> Any:
+            found[kind] += 1
+            return await run(database, work, **options)
+
+        return counted
+
+    event.listen(Engine, "before_cursor_execute", note)
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("read", "write"):
+            patch.setattr(SqliteDatabase, kind, counting(kind, getattr(SqliteDatabase, kind)))
+        try:
+            yield found
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+
+
+def _configure(world: World, connections: int) -> list[str]:
+    """Connections to an account each; their names."""
+    names = [f"c{number}" for number in range(connections)]
+    world.configure(*(world.connection(name, key=f"pk_{name}") for name in names))
+    return names
+
+
+async def _start(world: World, connections: int) -> Counter[str]:
+    """What a start takes where these connections have run before."""
+    names = _configure(world, connections)
+    async with world.running():
+        pass
+    with _counted() as found:
+        async with world.running() as app:
+            assert list(app.runtimes) == names
+            return +found
+
+
+async def test_a_start_asks_the_store_for_all_connections_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        few, many = await _start(world, _FEW), await _start(world, _MANY)
+    more = {kind: (many[kind] - few[kind]) / (_MANY - _FEW) for kind in many}
+    assert more["write"] <= 0.2, more
+    assert more["read"] <= 2.2, more
+    assert more["statement"] <= _STATEMENTS, more
+
+
+async def test_a_mapping_is_read_once_for_all_that_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+    for name in ("parse_toml", "compile_mapping"):
+        original = getattr(files, name)
+
+        def counting(*args: Any, name: str = name, run: Any = original, **options: Any) -> Any:
+            calls[name] += 1
+            return run(*args, **options)
+
+        monkeypatch.setattr(files, name, counting)
+    async with opened(tmp_path) as world:
+        _configure(world, _MANY)
+        calls.clear()
+        async with world.running():
+            pass
+    assert calls == {"parse_toml": 1, "compile_mapping": 1}
