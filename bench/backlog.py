@@ -55,8 +55,9 @@ def _run(size: int, seconds: float, folder: Path) -> Run:
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, float]:
     """Run the daemon without a port on this folder's store for `seconds`."""
+    from connector.app.collector import freeze_heap
     from connector.app.configuration import read_config
-    from connector.app.daemon import App, freeze_heap
+    from connector.app.daemon import App
     from connector.runtime import log
 
     config = folder / "connector.toml"

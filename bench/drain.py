@@ -113,8 +113,9 @@ async def fill_store(
 
 async def drain(store: str, url: str) -> dict[str, float]:
     """Run the daemon on this file, or database, until nothing is left, without rate limits."""
+    from connector.app.collector import freeze_heap
     from connector.app.configuration import read_config
-    from connector.app.daemon import App, freeze_heap
+    from connector.app.daemon import App
     from connector.klaviyo import limits
     from connector.net.rate_limit import Limit
     from connector.runtime import log

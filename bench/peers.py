@@ -128,8 +128,9 @@ def _sandbox() -> Iterator[_Sandbox]:
 
 
 async def ours(events: int, port: int, folder: Path) -> dict[str, float]:
+    from connector.app.collector import freeze_heap
     from connector.app.configuration import read_config
-    from connector.app.daemon import App, freeze_heap
+    from connector.app.daemon import App
     from connector.runtime import log
 
     await fill(folder / "connector.db", event_bodies(events))

@@ -56,8 +56,9 @@ def measure(minutes: float, folder: Path) -> Run:
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, object]:
     """Run the daemon without a port on this folder's store for `seconds`."""
+    from connector.app.collector import freeze_heap
     from connector.app.configuration import read_config
-    from connector.app.daemon import App, freeze_heap
+    from connector.app.daemon import App
     from connector.klaviyo.limits import BULK_EVENTS, LIMITS
     from connector.runtime import log
 

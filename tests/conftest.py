@@ -13,7 +13,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from connector.app.daemon import freeze_heap
+from connector.app.collector import freeze_heap
 from connector.runtime import log
 from connector.store import schema
 from tests.paths import ROOT

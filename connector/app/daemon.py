@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -33,15 +32,17 @@ from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.domain.errors import StoreError
 from connector.domain.lanes import Millis
+from connector.net import transport
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, ProcessLeases
 from connector.pipeline.store_outage import until_available
 from connector.ports import Clock, CommandScope
 from connector.ports.workers import Loop, WorkerName
-from connector.runtime import log
+from connector.runtime import log, scheduler
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SharedClock, SystemClock
 from connector.runtime.encryption import Cipher
+from connector.runtime.late_import import import_in_thread
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
@@ -140,6 +141,8 @@ class App:
             await self._take_shared(lease_timeout)
         if serve:
             await self._serve()
+            self.health.ready = True
+        await import_in_thread([*transport.LIBRARY, *scheduler.LIBRARY])
         self.connections.start()
         self._start_workers()
         await self._notifications.restart()
@@ -399,31 +402,29 @@ class App:
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 
     def _start_workers(self) -> None:
-        scheduler = self._scheduler
-        submitted = scheduler.every(0.5, self.commands.submitted)
+        jobs = self._scheduler
+        submitted = jobs.every(0.5, self.commands.submitted)
         self._supervise("commands", Periodic(submitted, self._execute_commands))
         compare = StoreChanges(self.store, self.changes).compare
-        self._supervise("changes", Periodic(scheduler.every(0.5), compare))
-        self._supervise("heartbeat", Periodic(scheduler.every(_HEARTBEAT_EVERY), self._heartbeat))
-        self._supervise("retention", Periodic(scheduler.nightly(), self._retain))
+        self._supervise("changes", Periodic(jobs.every(0.5), compare))
+        self._supervise("heartbeat", Periodic(jobs.every(_HEARTBEAT_EVERY), self._heartbeat))
+        self._supervise("retention", Periodic(jobs.nightly(), self._retain))
         every = _WAKE_SHARED_EVERY if self._shared else _WAKE_EVERY
-        due, wake_due = scheduler.every(every), partial(self.connections.wake_due, every)
+        due, wake_due = jobs.every(every), partial(self.connections.wake_due, every)
         self._supervise("lane", Periodic(due, wake_due))
-        release = Periodic(scheduler.every(_RELEASE_EVERY), self.connections.wake_releasable)
+        release = Periodic(jobs.every(_RELEASE_EVERY), self.connections.wake_releasable)
         self._supervise("held_actions", release)
         if self._shared:
             receiver = HintReceiver(self.store.hints, partial(self._note_hint, due))
             self._supervise("hints", self._hints)
             self._supervise("hints", receiver)
-            self._supervise(
-                "replicas", Periodic(scheduler.every(1.0), self._following.follow_replicas)
-            )
+            self._supervise("replicas", Periodic(jobs.every(1.0), self._following.follow_replicas))
         self._supervise("lease", self._takeover)
         lookups = AccountLookups(
             self.connections, self._problems, self.clock, restart=self._reloader.restart
         )
         self._supervise("accounts", lookups)
-        scheduler.start()
+        jobs.start()
 
     def _supervise(self, name: WorkerName, loop: Loop) -> None:
         worker = SupervisedWorker(
@@ -478,11 +479,3 @@ class App:
 
 def _uses_sqlite(config: Config) -> bool:
     return config.store.url.startswith("sqlite")
-
-
-def freeze_heap() -> None:
-    """What start-up created stays for good: keep the collector from scanning it again and again
-    (a sixth of the CPU of a drain, bench/README.md)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 from connector.app.access import access_of, seal_of, trusted_proxies
 from connector.app.connections import Connections
-from connector.app.flow_target import flow_target
 from connector.app.offers import offered_modules
-from connector.app.setup import connection_setup
 from connector.config import Config
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
@@ -31,6 +29,8 @@ from connector.web.webhooks import WebhookApp
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+    from connector.service.webhook_builder import FlowTarget
 
 
 class Listeners:
@@ -112,15 +112,17 @@ def applications(
 ) -> tuple[ASGIApp, ASGIApp]:
     """What the port for everyone answers, and what the one for operators does. Where there is one
     port, the first answers all of it."""
-    from connector.console import Console, ConsoleServices
-
     runtimes, broken = connections.runtimes, connections.broken
     seal = seal_of(config(), clock)
     access = access_of(config, clock, seal)
     webhooks = WebhookApp(runtimes.get, clock, metrics, broken=broken)
     proxies = trusted_proxies(config())
     flows = FlowApp(runtimes.get, clock, metrics, broken=broken, trusted_proxies=proxies)
-    target = partial(flow_target, config)
+
+    def target(name: str) -> FlowTarget:
+        from connector.app.flow_target import flow_target
+
+        return flow_target(config, name)
 
     def build_api() -> ASGIApp:
         from connector.web.api.app import Api
@@ -128,22 +130,27 @@ def applications(
 
         return Api(ApiServices(commands, access, changes, seal, config, target))
 
-    # Importing FastAPI takes a third as long as a whole start.
-    api_app = DeferredApp(build_api)
-    console = Console(
-        ConsoleServices(
-            commands,
-            access,
-            changes,
-            seal,
-            clock,
-            config,
-            target,
-            partial(offered_modules, config),
-            http.send,
-            connection_setup(store, clock, config, runtimes, changes),
+    def build_console() -> ASGIApp:
+        from connector.app.setup import connection_setup
+        from connector.console import Console, ConsoleServices
+
+        return Console(
+            ConsoleServices(
+                commands,
+                access,
+                changes,
+                seal,
+                clock,
+                config,
+                target,
+                partial(offered_modules, config),
+                http.send,
+                connection_setup(store, clock, config, runtimes, changes),
+            )
         )
-    )
+
+    # To import FastAPI takes a third as long as a whole start, the console a twentieth.
+    api_app, console = DeferredApp(build_api), DeferredApp(build_console)
     shared = config().server.admin_port == 0
     back = partial(_page_of, config) if shared else lambda name: ""
     endpoints = (webhooks, flows, OAuthApp(oauth, access, back))

@@ -48,8 +48,9 @@ def run(
 
 
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
+    from connector.app.collector import freeze_heap
     from connector.app.configuration import read_config
-    from connector.app.daemon import App, freeze_heap
+    from connector.app.daemon import App
     from connector.domain.errors import ConnectorError
 
     app = App(config, reread=lambda: read_config(path, complete=False))

@@ -1,6 +1,7 @@
 """Credentials for remote APIs: keys, and tokens on Authlib's transport-free core.
 
-Nothing else imports authlib, and nothing here opens a connection: a token's transport is passed in.
+Nothing else imports authlib, with the first token, and nothing here opens a connection: a token's
+transport is passed in.
 """
 
 from __future__ import annotations
@@ -11,10 +12,6 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import orjson
-from authlib.oauth2.auth import ClientAuth
-from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
-from authlib.oauth2.rfc7009.parameters import prepare_revoke_token_request
-from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from pydantic import SecretStr
 
 from connector.domain.errors import (
@@ -91,6 +88,9 @@ def authorization_url(
     url: str, *, client_id: str, redirect_uri: str, scope: str, state: str, verifier: str
 ) -> str:
     """Where a browser asks for an authorization code, with PKCE (RFC 7636, S256)."""
+    from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+    from authlib.oauth2.rfc7636 import create_s256_code_challenge
+
     return str(
         prepare_grant_uri(
             url,
@@ -130,6 +130,8 @@ class TokenEndpoint:
 
     async def request(self, grant_type: str, **fields: str) -> Mapping[str, Any]:
         """The endpoint's answer, with an access token in it. Raises DeliveryError."""
+        from authlib.oauth2.rfc6749.parameters import prepare_token_request
+
         answer = await self._send(prepare_token_request(grant_type, **fields))
         found = answer.json()
         if not isinstance(found, dict) or not isinstance(found.get("access_token"), str):
@@ -139,6 +141,8 @@ class TokenEndpoint:
     async def revoke(self, refresh_token: str) -> None:
         """Ask for the end of an authorization (RFC 7009), where this is a revocation endpoint.
         Raises DeliveryError."""
+        from authlib.oauth2.rfc7009.parameters import prepare_revoke_token_request
+
         body, _ = prepare_revoke_token_request(refresh_token, "refresh_token")
         await self._send(body)
 
@@ -146,6 +150,8 @@ class TokenEndpoint:
         await self._transport.aclose()
 
     async def _send(self, body: str) -> _TokenResponse:
+        from authlib.oauth2.auth import ClientAuth
+
         secret = self._client_secret.get_secret_value()
         client = ClientAuth(self._client_id, secret, self._auth_method)
         _, headers, body = client.prepare("POST", "", {"accept": "application/json"}, body)

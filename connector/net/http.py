@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlencode, urlsplit
 
-import httpx
 import orjson
 
 from connector import __version__
@@ -25,6 +24,10 @@ from connector.domain.errors import (
 from connector.domain.hosts import is_loopback
 from connector.net.answers import ANSWERS, RETRY_STATUSES, Vendor, error_for
 from connector.ports import Clock
+from connector.runtime.late_import import without
+
+with without("rich", "click"):
+    import httpx
 
 _GET_DEADLINE = 10.0
 _HEADERS = {

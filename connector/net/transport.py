@@ -9,38 +9,22 @@ names no URL, which may hold a person's address.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import io
-import os
 import re
-import select
 import ssl
-import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
-import aiohttp
 import httpx
-from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
-from yarl import URL
 
-_IDLE_SECONDS = 4.0
-"""Servers close idle connections after 5 s or more; one closed by us first breaks no request."""
+if TYPE_CHECKING:
+    from connector.net.aiohttp_session import Session
 
 _CONNECT_SECONDS = 10.0
-_LARGE = 500_000
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _QUOTED = re.compile(r"(?:[\w\-.~!$&'()*+,;=:@/?\[\]]|%[0-9A-Fa-f]{2})+", re.ASCII)
 """A URL that httpx would leave as it is, but for the dots of its path."""
 RawHeaders = Sequence[tuple[bytes, bytes]]
-
-
-_INCOMPLETE = (
-    aiohttp.ServerDisconnectedError,
-    aiohttp.ClientPayloadError,
-    aiohttp.ClientResponseError,
-)
 
 
 @functools.cache
@@ -50,31 +34,8 @@ def tls_context() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-class _Connector(aiohttp.TCPConnector):
-    """aiohttp's, which may return a kept connection that its server has closed a moment ago."""
-
-    def __init__(self) -> None:
-        super().__init__(limit=0, keepalive_timeout=_IDLE_SECONDS)
-        self._used: weakref.WeakSet[asyncio.BaseProtocol] = weakref.WeakSet()
-
-    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
-        while True:
-            connection = await super().connect(*args, **kwargs)
-            protocol, transport = connection.protocol, connection.transport
-            if protocol is None or protocol not in self._used:
-                if protocol is not None:
-                    self._used.add(protocol)
-                return connection
-            if transport is not None and not transport.is_closing() and not _readable(transport):
-                return connection
-            connection.close()
-
-
-def _readable(transport: asyncio.Transport) -> bool:
-    """Whether bytes or the end wait, which before a request can only be the server's good-bye."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket"), select.POLLIN)
-    return bool(poll.poll(0))
+LIBRARY = ("connector.net.aiohttp_session",)
+"""What is imported with the first request."""
 
 
 class ConnectionPool:
@@ -82,22 +43,18 @@ class ConnectionPool:
     first request on. It sets no limit: who calls bounds what is in flight."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._session: Session | None = None
 
-    def session(self) -> aiohttp.ClientSession:
+    def session(self) -> Session:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=_Connector(),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                middlewares=(_send_once,),
-            )
+            from connector.net.aiohttp_session import Session
+
+            self._session = Session()
         return self._session
 
     async def aclose(self) -> None:
         if self._session is not None:
-            await self._session.close()
+            await self._session.aclose()
 
 
 class Answer(NamedTuple):
@@ -114,9 +71,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     def __init__(self, pool: ConnectionPool | None = None, *, timeout: float = 30.0) -> None:
         self._pool, self._owned = pool or ConnectionPool(), pool is None
-        self._timeout = aiohttp.ClientTimeout(
-            connect=timeout, sock_connect=min(timeout, _CONNECT_SECONDS), sock_read=timeout
-        )
+        self._timeout = timeout
 
     async def exchange(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
@@ -144,24 +99,15 @@ class Transport(httpx.AsyncBaseTransport):
         self, method: str, address: str, headers: Mapping[str, str], content: bytes
     ) -> tuple[int, RawHeaders, bytes]:
         """`address` is quoted."""
-        try:
-            # yarl would decode %40 of a path and %2C of a query.
-            url = URL(address, encoded=True)
-        except ValueError as error:
-            raise httpx.UnsupportedProtocol("no URL that can be called") from error
-        try:
-            async with self._pool.session().request(
-                method,
-                url,
-                headers=headers,
-                data=_body(content),
-                allow_redirects=False,
-                timeout=self._timeout,
-                ssl=tls_context() if url.scheme == "https" else True,
-            ) as response:
-                return response.status, response.raw_headers, await response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            _raise(error)
+        return await self._pool.session().send(
+            method,
+            address,
+            headers,
+            content,
+            timeout=self._timeout,
+            connect_timeout=min(self._timeout, _CONNECT_SECONDS),
+            tls=tls_context,
+        )
 
     async def aclose(self) -> None:
         if self._owned:
@@ -182,38 +128,3 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-
-def _body(content: bytes) -> bytes | io.BytesIO | None:
-    """A large one is written piece by piece, so that the loop runs meanwhile."""
-    return io.BytesIO(content) if len(content) > _LARGE else content or None
-
-
-async def _send_once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
-    """aiohttp sends GET, PUT and DELETE again when a connection that was kept breaks. It does not
-    where the error is none of its own."""
-    try:
-        return await send(request)
-    except (aiohttp.ClientError, OSError) as error:
-        _raise(error)
-
-
-def _raise(error: Exception) -> NoReturn:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        raise httpx.ConnectError(_reason(error)) from error
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        raise httpx.ConnectTimeout("no connection in time") from error
-    if isinstance(error, aiohttp.InvalidURL):
-        raise httpx.UnsupportedProtocol("no URL that can be called") from error
-    if isinstance(error, TimeoutError):
-        raise httpx.ReadTimeout("no answer in time") from error
-    if isinstance(error, _INCOMPLETE):
-        raise httpx.RemoteProtocolError("no complete answer") from error
-    raise httpx.ReadError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    """What the system says; the texts of aiohttp name the URL."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    number = getattr(cause, "errno", None)
-    return os.strerror(number) if isinstance(number, int) and number > 0 else type(cause).__name__

@@ -15,10 +15,13 @@ from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import orjson
-import structlog
 
 from connector.domain.errors import Problem
+from connector.runtime.late_import import without
 from connector.runtime.printable import one_line, printable
+
+with without("rich"):
+    import structlog
 
 # Matches what is no address as well, so that a long text is read once and not from each character.
 _ADDRESS = re.compile(r"[\w.!#$&'*+^`{|}~-]++((?:@|%40)[\w-]+\.[\w.-]+)?")

@@ -22,7 +22,8 @@ _IN_CONSOLE = "What to do in the console; a page is written `[label](path)`."
 class View(BaseModel):
     """Part of a document that people and scripts read. Fields are added, never renamed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A start has no use for it yet.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Verdict(View):

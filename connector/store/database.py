@@ -9,17 +9,19 @@ each runs in its own transaction through SQLAlchemy's asyncio bridge. A `work` m
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import Engine, ExceptionContext, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from connector.domain.errors import Problem, StoreError
 from connector.store.engine_errors import is_collision, to_store_error
 from connector.store.sqlite import SqliteDatabase, Work
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
 _READ_ONLY = "25006"
@@ -96,6 +98,13 @@ def is_pooled(url: str) -> bool:
     if value not in (None, "transaction"):
         raise StoreError(Problem.STORE_UNAVAILABLE, f"pooler={value}: only `transaction` is known")
     return value is not None
+
+
+def create_async_engine(url: URL, **options: Any) -> AsyncEngine:
+    """SQLAlchemy's, which a store on SQLite does not import."""
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    return create_async_engine(url, **options)
 
 
 def postgres_engine(url: str, **options: Any) -> AsyncEngine:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, Text
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from connector.store.tables.columns import Bounded, RowId, metadata, partial_index
+from connector.store.tables.columns import Bounded, Row, RowId, metadata, partial_index
 
 
 class Lanes(Bounded, table=True):
@@ -50,7 +50,7 @@ RELOADS = "kind = 'reload'"
 """The condition of an index: replicas look for the newest reload every second."""
 
 
-class Commands(SQLModel, table=True):
+class Commands(Row, table=True):
     """What people ordered. The process that holds the lease of their connection's account runs
     them, or of the store where they name none. `idempotency_key` is a digest of the caller and the
     key that they gave."""
@@ -77,7 +77,7 @@ class Commands(SQLModel, table=True):
     result: str | None = Field(default=None, sa_type=Text)
 
 
-class QuotaUsages(SQLModel, table=True):
+class QuotaUsages(Row, table=True):
     """Requests allowed per second, so that a restart does not forget the quota it has used."""
 
     __tablename__ = "quota_usage"
@@ -89,7 +89,7 @@ class QuotaUsages(SQLModel, table=True):
     count: int = Field(sa_type=Integer)
 
 
-class Throughput(SQLModel, table=True):
+class Throughput(Row, table=True):
     """Entries of a lane that reached an end in one minute (since 1970), for charts of the last
     hours; kept for a day. A kill loses the seconds since the last report of its process."""
 
@@ -121,7 +121,7 @@ class Accounts(Bounded, table=True):
     pinned_at: int = Field(sa_type=BigInteger)
 
 
-class Backfills(SQLModel, table=True):
+class Backfills(Row, table=True):
     """One row per run. `cursor`: where the next page starts, `exhausted`: there is no next page.
     `counts` and `notes` (JSON) describe the pages appended so far."""
 

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Index, Integer, SmallInteger, Text, text
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Text,
+    event,
+    text,
+)
 from sqlmodel import Field, SQLModel
+from sqlmodel._compat import SQLModelConfig
 
 metadata = SQLModel.metadata
+_WHERE = "where"
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 
-class Bounded(SQLModel):
+class Row(SQLModel):
+    """What every table is declared with. No row is ever made of its class, so that pydantic need
+    not prepare for it."""
+
+    model_config = SQLModelConfig(defer_build=True)
+
+
+class Bounded(Row):
     """Tables that grow with what is configured, not with people and time."""
 
 
-class QueueColumns(SQLModel):
+class QueueColumns(Row):
     """What every queue has. `state` is connector.domain.records.State, `priority` 1 for backfills.
 
     `due` is when the row may be claimed, `claim` the token that holds it, `failing_since` when the
@@ -33,9 +54,17 @@ class QueueColumns(SQLModel):
 
 def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """An index of the rows of `where`, which both engines read alike."""
-    return Index(
-        name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where)
-    )
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), info={_WHERE: where})
+
+
+@event.listens_for(metadata, "before_create")
+def _add_conditions(_: MetaData, connection: Connection, **options: Any) -> None:
+    """Saying it to an index imports the whole dialect, which a start on SQLite has no use for, nor
+    one on PostgreSQL, where migrations create the tables."""
+    if connection.dialect.name == "postgresql":
+        for index in (index for table in metadata.tables.values() for index in table.indexes):
+            if where := index.info.get(_WHERE):
+                index.dialect_kwargs["postgresql_where"] = text(where)
 
 
 def ready_index(table: str, key: str, mode: str | None) -> Index:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from connector.store.tables.columns import Bounded, RowId, metadata, partial_index
+from connector.store.tables.columns import Bounded, Row, RowId, metadata, partial_index
 
 
-class People(SQLModel, table=True):
+class People(Row, table=True):
     """People seen on a connection. `platform_id` is the id that they are read by, None while only
     an address is known, which then is one person's; `email` is the address that they have now. Both
     are `identifiers` too.
@@ -36,7 +36,7 @@ class People(SQLModel, table=True):
     gone_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
-class Identifiers(SQLModel, table=True):
+class Identifiers(Row, table=True):
     """Everything that identifies a person. `kind` is connector.store.people.identifiers.Kind.
 
     An id belongs to one person. An address may belong to several; people.email says whose it is
@@ -63,7 +63,7 @@ class Identifiers(SQLModel, table=True):
     person: int = Field(sa_column=Column(RowId, primary_key=True, autoincrement=False))
 
 
-class Merges(SQLModel, table=True):
+class Merges(Row, table=True):
     """People who turned out to be another one: `person` is no longer in `people`, all that they
     had belongs to `merged_into`."""
 
@@ -123,7 +123,7 @@ class Groups(Bounded, table=True):
     detail: str = Field(default="", sa_type=Text)
 
 
-class SourceMembers(SQLModel, table=True):
+class SourceMembers(Row, table=True):
     """Members of a source, as far as known. `scan`: the last scan that listed the member. `at`:
     when the newest information was requested or received; `gone`: reported as left.
     `join_pending`: the actions for a join are not stored yet."""
@@ -145,7 +145,7 @@ class SourceMembers(SQLModel, table=True):
     platform_id: str | None = Field(default=None, sa_type=Text)
 
 
-class DeferredMemberships(SQLModel, table=True):
+class DeferredMemberships(Row, table=True):
     """Joins and leaves that a platform reported for people whose address is not known yet."""
 
     __tablename__ = "deferred_memberships"
@@ -163,7 +163,7 @@ class DeferredMemberships(SQLModel, table=True):
     at: int = Field(sa_type=BigInteger)
 
 
-class Journal(SQLModel, table=True):
+class Journal(Row, table=True):
     """Profile writes of people, for their timelines."""
 
     __tablename__ = "journal"
@@ -190,7 +190,7 @@ class Salts(Bounded, table=True):
     salt: bytes = Field(sa_type=LargeBinary)
 
 
-class Tombstones(SQLModel, table=True):
+class Tombstones(Row, table=True):
     """Ids and addresses of erased people, as salted digests, so that they are not stored again.
     Those of one erasure share an `erasure_id` and are removed together."""
 

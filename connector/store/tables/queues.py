@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Table, Text
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
 from connector.store.tables.columns import (
     WAITING,
     QueueColumns,
+    Row,
     RowId,
     claimed_index,
     metadata,
@@ -236,7 +237,7 @@ class Actions(QueueColumns, table=True):
     decided_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
-class Requests(SQLModel, table=True):
+class Requests(Row, table=True):
     """Requests that were sent, for timelines and dead letters."""
 
     __tablename__ = "requests"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Text
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from connector.store.tables.columns import Bounded, metadata
+from connector.store.tables.columns import Bounded, Row, metadata
 
 
 class Secrets(Bounded, table=True):
@@ -24,7 +24,7 @@ class Secrets(Bounded, table=True):
     updated_at: int = Field(sa_type=BigInteger)
 
 
-class Authorizations(SQLModel, table=True):
+class Authorizations(Row, table=True):
     """OAuth authorizations under way, by the digest of their random value."""
 
     __tablename__ = "authorizations"

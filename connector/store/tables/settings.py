@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Text
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from connector.store.tables.columns import Bounded, RowId, metadata
+from connector.store.tables.columns import Bounded, Row, RowId, metadata
 
 
 class Settings(Bounded, table=True):
@@ -22,7 +22,7 @@ class Settings(Bounded, table=True):
     changed_at: int = Field(sa_type=BigInteger)
 
 
-class Audit(SQLModel, table=True):
+class Audit(Row, table=True):
     """Who did or tried what, and when. `before` and `after` are JSON without secrets; `error` is
     empty where it was done."""
 
