@@ -101,6 +101,8 @@ def main() -> None:
     """Entry point. Known errors become a message and an exit code, never a traceback."""
     from connector.domain.errors import ConfigError, ConnectorError, Problem
 
+    # Looking for them reads the metadata of every installed package, a tenth of a short command.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if completion.VARIABLE in os.environ:
         completion.initialise()
     with terminal.protected_streams():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sys
@@ -232,6 +231,8 @@ async def _execute(config: Config, args: dict[str, Any], detach: bool) -> tuple[
 
 
 async def _follow(config: Config, id: int, detach: bool) -> Run:
+    import asyncio
+
     async with session.open_commands(config) as commands:
         run = await commands.backfill(id)
         if detach and await commands.holder():

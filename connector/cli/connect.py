@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,6 +107,8 @@ async def _listening(config: Config, store: SqlStore, service: OAuthService) -> 
 
 
 async def _outcome(service: OAuthService, name: str, since: int, timeout: float) -> dict[str, Any]:
+    import asyncio
+
     from connector.domain.lanes import Millis
 
     asked = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,8 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
+    import asyncio
+
     from connector.app.daemon import App
 
 
@@ -48,6 +49,8 @@ def run(
 
 
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
+    import asyncio
+
     from connector.app.collector import freeze_heap
     from connector.app.configuration import read_config
     from connector.app.daemon import App
@@ -136,6 +139,8 @@ def sandbox(
 
 
 async def _sandbox(klaviyo_port: int, first_port: int, source: str, url: str, rate: float) -> None:
+    import asyncio
+
     from connector.domain.errors import ConfigError
     from connector.sandbox import KlaviyoSandbox, Traffic, serve
     from connector.sandbox.demo_platforms import DEMO_PLATFORMS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time
@@ -99,6 +98,8 @@ async def _sync(
     config: Config, kind: Kind, connection: str, name: str
 ) -> tuple[list[dict[str, Any]], str]:
     """The links of that name once both sides are scanned and in sync, and the error."""
+    import asyncio
+
     async with session.executor(config) as execute, session.open_commands(config) as commands:
         started_at = time.time() * 1000
         args = {"connection": connection, "name": name}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -98,6 +97,8 @@ async def _follow(
     config: Any, args: dict[str, str], done: bool, result: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], str]:
     """Wait until each person was read after the command and no change is left to send."""
+    import asyncio
+
     if not done:
         return [], str(result.get("error"))
     async with session.open_commands(config) as commands:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import getpass
 import os
@@ -35,6 +34,8 @@ _POLL_INTERVAL = 0.1
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` to its end on uvloop."""
+    import asyncio
+
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -249,6 +250,8 @@ async def run_command(
     Waits up to `timeout` seconds for the daemon; not at all with `detach`. With `create` the store
     is created if there is none. Returns (done, result).
     """
+    import asyncio
+
     if create and not await is_running(config):
         return await _execute_locally(config, kind, args)
     async with open_commands(config) as commands:

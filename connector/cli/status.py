@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 from pathlib import Path
@@ -33,6 +32,9 @@ def status(
     as_json: session.AsJson = False,
 ) -> None:
     """Show what needs you, then every connection. Works whether or not the daemon runs."""
+    from connector.app.collector import postpone_collection
+
+    postpone_collection()
     found = _from_daemon(context.obj) or _from_store(context.obj)
     if as_json:
         print(found.model_dump_json(indent=2))
@@ -181,6 +183,8 @@ class _Keys:
     }
 
     def __init__(self) -> None:
+        import asyncio
+
         self.position = 0
         self.limit = 0
         self.closed = False
@@ -188,6 +192,8 @@ class _Keys:
         self._saved: Any = None
 
     def __enter__(self) -> _Keys:
+        import asyncio
+
         if sys.stdin.isatty():
             import termios
             import tty
@@ -198,6 +204,8 @@ class _Keys:
         return self
 
     def __exit__(self, *_: object) -> None:
+        import asyncio
+
         if self._saved is not None:
             import termios
 
@@ -216,6 +224,8 @@ class _Keys:
 
     async def wait(self, seconds: float) -> None:
         """Until a key is read, at most `seconds`."""
+        import asyncio
+
         self._key_read.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._key_read.wait(), seconds)

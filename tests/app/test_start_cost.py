@@ -3,6 +3,9 @@ mapping is parsed. They are counts, not timings."""
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,7 @@ from sqlalchemy import Engine, event
 
 from connector.mapping import files
 from connector.store.sqlite import SqliteDatabase
+from tests.paths import ROOT
 
 from .start import World, opened
 
@@ -21,6 +25,13 @@ _FEW, _MANY = 2, 12
 _STATEMENTS = 5
 """Of a connection: the spent quota of its Klaviyo account and of its platform's credential, in
 windows of minutes and of a day."""
+
+_LATER = (
+    *("aiohttp", "alembic", "apscheduler", "asyncpg", "authlib", "fastapi", "jinja2", "rich"),
+    *("sqlalchemy.dialects.postgresql", "connector.console", "connector.web.api.app"),
+    *("connector.service.connection_setup", "connector.service.webhook_builder"),
+)
+"""What the path to /readyz 200 does not need, on an SQLite store that exists."""
 
 
 @contextmanager
@@ -93,3 +104,29 @@ async def test_a_mapping_is_read_once_for_all_that_use_it(
         async with world.running():
             pass
     assert calls == {"parse_toml": 1, "compile_mapping": 1}
+
+
+async def test_a_start_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    async with opened(tmp_path, f"sqlite:///{tmp_path / 'state.db'}") as world, world.running():
+        pass
+    program = (
+        "import os, sys\n"
+        f"later = {_LATER!r}\n"
+        "from connector.app import daemon\n"
+        "from connector.cli import main\n"
+        "async def report(modules):\n"
+        "    print(*[name for name in later if name in sys.modules], flush=True)\n"
+        "    os._exit(0)\n"
+        "daemon.import_in_thread = report  # called once webhooks are taken\n"
+        f"sys.argv = ['connector', '--config', {str(world.file)!r}, 'run']\n"
+        "main()\n"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "\n"

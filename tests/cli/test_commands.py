@@ -90,6 +90,30 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_status_imports_no_more_than_it_needs_for_the_daemons_answer(tmp_path: Path) -> None:
+    (tmp_path / "connector.toml").write_text("[server]\nport = 1\n")
+    program = (
+        "import sys\n"
+        "from connector.cli import main, status, status_view\n"
+        "heavy = {'sqlalchemy', 'httpx', 'uvloop', 'asyncio', 'structlog', 'orjson'}\n"
+        "heavy |= {'connector.platforms', 'connector.store', 'connector.mapping'}\n"
+        "def report(path):\n"
+        "    sys.exit(str(sorted(heavy & sys.modules.keys())))\n"
+        "status._from_store = report  # called after the daemon was asked\n"
+        "sys.argv = ['connector', 'status']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.strip() == "[]"
+
+
 def test_the_version_is_printed_to_stdout(call: Call) -> None:
     result = call("--version")
     assert (result.code, result.err) == (0, "")
