@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from connector.service.webhook_builder import FlowTarget
+
+
+_PAGES = ("connector.app.flow_target", "connector.app.setup", "connector.console")
 
 
 class Listeners:
@@ -158,6 +162,16 @@ def applications(
         application(health, endpoints, admin=shared, api=api_app, console=console),
         application(health, admin=True, api=api_app, console=console),
     )
+
+
+def prepare_pages() -> None:
+    """Import what people and scripts ask for, so that the first of them, such as `connector
+    status`, does not wait for it. For a thread."""
+    for name in _PAGES:
+        importlib.import_module(name)
+    from connector.web.api.app import prepare
+
+    prepare()
 
 
 def _page_of(config: Callable[[], Config], name: str) -> str:

@@ -29,6 +29,4 @@ def without(*modules: str) -> Iterator[None]:
 
 async def import_in_thread(modules: Iterable[str]) -> None:
     """Import these modules while the event loop runs on."""
-    missing = [name for name in modules if name not in sys.modules]
-    if missing:
-        await asyncio.to_thread(lambda: [importlib.import_module(name) for name in missing])
+    await asyncio.to_thread(lambda: [importlib.import_module(name) for name in modules])

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
+from connector.app import daemon
 from connector.mapping import files
 from connector.store.sqlite import SqliteDatabase
+from connector.web.api import app as api
 from tests.paths import ROOT
 
 from .start import World, opened
@@ -71,10 +73,17 @@ async def _start(world: World, connections: int) -> Counter[str]:
     names = _configure(world, connections)
     async with world.running():
         pass
-    with _counted() as found:
+    until_ready: list[Counter[str]] = []
+
+    async def ready(modules: Any) -> None:
+        until_ready.append(+found)
+
+    with _counted() as found, pytest.MonkeyPatch.context() as patch:
+        # From here on workers run, each in a rhythm of its own.
+        patch.setattr(daemon, "import_in_thread", ready)
         async with world.running() as app:
             assert list(app.runtimes) == names
-            return +found
+    return until_ready[0]
 
 
 async def test_a_start_asks_the_store_for_all_connections_at_once(tmp_path: Path) -> None:
@@ -130,3 +139,10 @@ async def test_a_start_imports_nothing_that_it_does_not_need(tmp_path: Path) -> 
         check=True,
     )
     assert done.stdout == "\n"
+
+
+async def test_the_first_who_asks_the_api_waits_for_no_import(tmp_path: Path) -> None:
+    api._routes.cache_clear()
+    async with opened(tmp_path) as world, world.running():
+        assert api._routes.cache_info().currsize == 1
+        assert "connector.console" in sys.modules

@@ -56,6 +56,11 @@ class Api:
         await app({**scope, "state": state}, receive, send)
 
 
+def prepare() -> None:
+    """What the first request would wait for: most of a second with the import of this module."""
+    _routes()
+
+
 @cache
 def _routes() -> FastAPI:
     """The operations, which find their services in the state of a request."""
