@@ -21,7 +21,7 @@ from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
 from connector.app.following import Following
 from connector.app.hints import HintReceiver, HintSender
-from connector.app.listeners import Listeners, applications, prepare_pages
+from connector.app.listeners import Listeners, applications
 from connector.app.maintenance import Maintenance
 from connector.app.notifications import NotificationWorkers, patience
 from connector.app.oauth import oauth_service
@@ -150,8 +150,6 @@ class App:
         self._log.info(
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )
-        if serve:
-            await asyncio.to_thread(prepare_pages)
 
     async def _take_shared(self, timeout: float | None) -> None:
         """Take the leases that no other replica has; with a `timeout` all of them."""

@@ -54,6 +54,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
     from connector.app.collector import freeze_heap
     from connector.app.configuration import read_config
     from connector.app.daemon import App
+    from connector.app.listeners import prepare_pages
     from connector.domain.errors import ConnectorError
 
     app = App(config, reread=lambda: read_config(path, complete=False))
@@ -75,11 +76,14 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
             await app.stop()
             return []
         starting.result()
+        # Before lanes have worked: what they leave behind would stay too.
         freeze_heap()
     except ConnectorError:
         await app.stop()  # gives back what the start has taken
         raise
     reading = asyncio.create_task(_reload_on_signal(app, reread))
+    if not until_idle:
+        loop.run_in_executor(None, prepare_pages)
     try:
         if until_idle:
             idle = asyncio.create_task(app.until_idle())

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from connector.app import daemon
+from connector.app.listeners import prepare_pages
 from connector.mapping import files
 from connector.store.sqlite import SqliteDatabase
 from connector.web.api import app as api
@@ -141,8 +142,8 @@ async def test_a_start_imports_nothing_that_it_does_not_need(tmp_path: Path) -> 
     assert done.stdout == "\n"
 
 
-async def test_the_first_who_asks_the_api_waits_for_no_import(tmp_path: Path) -> None:
+def test_the_first_who_asks_the_api_waits_for_no_import() -> None:
     api._routes.cache_clear()
-    async with opened(tmp_path) as world, world.running():
-        assert api._routes.cache_info().currsize == 1
-        assert "connector.console" in sys.modules
+    prepare_pages()
+    assert api._routes.cache_info().currsize == 1
+    assert "connector.console" in sys.modules
