@@ -208,9 +208,9 @@ class Maintenance(Protocol):
     async def prune_records(
         self, *, now: Millis, keep: Mapping[State, int], limit: int, after: int = 0
     ) -> Pruned:
-        """Delete settled records older than `keep[state]` ms, looking at `limit` records after
-        `after`. What is ready, claimed or not named in `keep` stays. Held and dead records are
-        found by an index of their own where `keep` names no other state."""
+        """Delete settled records older than `keep[state]` ms, looking at up to `limit` records
+        after `after`. What is ready, claimed or not named in `keep` stays. Held and dead records
+        are found by an index of their own where `keep` names no other state."""
         ...
 
     async def prune_timeline(self, *, before: Millis, limit: int) -> int:
@@ -219,8 +219,8 @@ class Maintenance(Protocol):
         ...
 
     async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
-        """Delete the bodies of settled records received before then, looking at `limit` records
-        after `after`; returns where to continue, None at the end. Their ids stay known."""
+        """Delete the bodies of settled records received before then, looking at up to `limit`
+        records after `after`; returns where to continue, None at the end. Their ids stay known."""
         ...
 
     async def fold_counters(self) -> None:

@@ -9,6 +9,7 @@ each runs in its own transaction through SQLAlchemy's asyncio bridge. A `work` m
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
+Marked = TypeVar("Marked", bound=Callable[..., Any])
 _READ_ONLY = "25006"
 _ATTEMPTS = 3
 """Of a transaction that collides with another process's."""
@@ -73,7 +75,7 @@ class Database(Protocol):
     async def aclose(self) -> None: ...
 
 
-def on_request(work: Work[T]) -> Work[T]:
+def on_request(work: Marked) -> Marked:
     """Marks work that reads whole tables and that nothing runs but what a person asked for. All
     other statements are explained in tests (tests/store/plans.py) and have a limit of time."""
     work.on_request = True  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import sqlite3
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def _raw(connection: Connection) -> sqlite3.Connection:
 
 def name_of(work: Any) -> str:
     """The call of the store that this work belongs to, as `SqlOutbox.claim`."""
+    work = inspect.unwrap(work)
     work = getattr(work, "func", work)
     name: str = work.__qualname__.partition(".<locals>")[0]
     if "self" not in work.__code__.co_freevars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from sqlalchemy import Connection, event
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Millis
+from connector.domain.memberships import Link
 from connector.domain.outcomes import Pending, Skipped
 from connector.domain.records import Checkpoint, Page, Record, State
-from connector.ports import BackfillPage, Fence, RetryPolicy
+from connector.ports import BackfillPage, Fence, Member, MembersPage, RetryPolicy
+from connector.store.pieces import LEAST, Pieces
 from connector.store.sql import SqlStore, open_store, store_on
 from connector.store.sqlite import Work
 from connector.testing.contracts.bulk_observations import listed_person
@@ -92,7 +95,8 @@ async def test_a_long_page_is_stored_in_parts_and_its_cursor_last(store: SqlStor
         await store.outbox.append([replace(whole, records=refused)])
     assert await store.checkpoints.load("acme", "events") is None
     [result] = await store.outbox.append([whole])
-    assert (result.accepted, result.duplicates) == (0, _MANY)
+    assert result.accepted + result.duplicates == _MANY
+    assert result.duplicates >= _MANY - 100, "what was stored before the refused part is known"
     assert await store.checkpoints.load("acme", "events") == cursor
     claim = await take(store, lane, fence, limit=_MANY)
     assert claim
@@ -132,7 +136,7 @@ async def test_a_claim_whose_lease_ends_on_the_way_is_what_it_has(store: SqlStor
         writes, fence, now=NOW, limit=600, mode=DeliveryMode.BATCH, mapping="v"
     )
     assert claim
-    assert len(claim.entries) == store.profiles.rows_per_transaction
+    assert 0 < len(claim.entries) <= store.profiles.most_rows
     with pytest.raises(StoreError) as caught:
         await store.profiles.claim(
             writes, fence, now=NOW, limit=600, mode=DeliveryMode.BATCH, mapping="v"
@@ -158,3 +162,79 @@ async def test_retention_changes_few_rows_at_a_time(store: SqlStore) -> None:
         after = part.after
     assert deleted == _MANY
     assert max(done.changes[1:], default=0) < _MOST
+
+
+class Timer:
+    """`time.perf_counter` as every piece sees it: each takes `each` seconds for a row."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    async def run(self, pieces: Pieces, count: int, each: float) -> list[int]:
+        """How many rows each of the pieces had that changed `count` rows."""
+        sizes = []
+
+        def part(c: Connection, after: int, rows: int) -> tuple[int, int | None]:
+            done = min(rows, count - after)
+            sizes.append(done)
+            self.now += done * each
+            return done, after + done if after + done < count else None
+
+        assert await pieces.each(part, 0) == count
+        return sizes
+
+
+async def test_a_piece_has_as_many_rows_as_fit_into_the_target(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer, pieces = Timer(monkeypatch), Pieces(store.database, 1_000)
+    slow = await timer.run(pieces, 3_000, each=0.0002)
+    assert slow[:4] == [500, 250, 125, 100], "halved at most, because one piece may be unlucky"
+    assert set(slow[3:-1]) == {100}
+    fast = await timer.run(pieces, 5_000, each=0.00001)
+    assert fast[:5] == [100, 200, 400, 800, 1_000]
+    assert max(fast) == 1_000
+    stuck = await timer.run(pieces, 3_000, each=1.0)
+    assert min(stuck[:-1]) == LEAST
+
+
+async def test_only_a_full_piece_says_how_long_a_row_takes(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer, pieces = Timer(monkeypatch), Pieces(store.database, 1_000)
+    await timer.run(pieces, 10, each=1.0)
+    assert pieces.rows == 500
+
+
+async def test_slices_follow_the_size_and_the_last_one_is_marked(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer, pieces = Timer(monkeypatch), Pieces(store.database, 200)
+    found = []
+    for part, is_last in pieces.parts(range(170)):
+
+        def work(c: Connection, rows: int = len(part)) -> None:
+            timer.now += rows * 0.0004
+
+        await pieces.write(work, rows=len(part))
+        found.append((len(part), is_last))
+    assert found == [(100, False), (50, False), (20, True)]
+    assert [(len(part), is_last) for part, is_last in pieces.parts(())] == [(0, True)]
+
+
+async def test_a_first_sync_changes_few_rows_at_a_time(store: SqlStore) -> None:
+    lane = await store.lanes.ensure("acme", "klaviyo", "membership")
+    await store.member_groups.set_links(lane, [Link("gold", "VIP")], account="A")
+    target, source = await store.member_groups.all()
+    fence = await acquire_lease(store)
+    await store.group_scans.begin(source.id, fence, now=NOW)
+    members = [Member(f"p{n}", f"p{n}@example.com") for n in range(_MANY)]
+    await store.group_scans.save_source_page(
+        source.id, MembersPage(members, None, more=False), fence, requested_at=NOW, now=NOW
+    )
+    done = Transactions(store)
+    assert await store.target_members.enable_writes(target.id, now=NOW) == _MANY
+    assert max(done.changes[1:]) < _MOST
+    counts = await store.target_members.counts(target.id)
+    assert counts.pending == _MANY

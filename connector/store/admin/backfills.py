@@ -18,6 +18,7 @@ from connector.store.database import Database, on_request
 from connector.store.people import bulk_observations
 from connector.store.people.person_cache import PersonCache
 from connector.store.people.resolution import PersonResolver
+from connector.store.pieces import Pieces
 from connector.store.queues import profile_observations, read_requests
 from connector.store.queues.outbox_append import release_held
 from connector.store.statements import chunks
@@ -27,6 +28,8 @@ from connector.store.tables import outbox as outbox_table
 from connector.store.tables import reads as reads_table
 
 _MAX_NOTES = 50
+_MOST_KEYS = 200
+"""People without what is known about them that one transaction stores."""
 _ENDED_EARLY = ("stopped", "failed")
 
 
@@ -35,6 +38,8 @@ class SqlBackfills:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._listed = Pieces(database, bulk_observations.MOST_OBSERVED)
+        self._keys = Pieces(database, _MOST_KEYS)
 
     async def begin(
         self, connection: str, source: str, args: Mapping[str, Any], *, now: Millis
@@ -119,22 +124,26 @@ class SqlBackfills:
         self, id: int, read_lane: Lane, page: BackfillPage, *, now: Millis
     ) -> int | None:
         added = 0
-        parts = _parts(page)
-        for number, part in enumerate(parts, 1):
+        pieces = self._listed if page.listed else self._keys
+        people: Sequence[Any] = page.listed or page.keys
+        for these, is_last in pieces.parts(people):
+            part = replace(page, listed=these) if page.listed else replace(page, keys=these)
 
-            def work(c: Connection, part: BackfillPage = part, number: int = number) -> int | None:
+            def work(
+                c: Connection, part: BackfillPage = part, is_last: bool = is_last
+            ) -> int | None:
                 run = _load(c, id)
                 if run.state != "running":
                     return None
                 new = self._store_people(c, run, read_lane, part, now)
                 counts = Counter(run.counts)
                 counts["people"] += new
-                values = {} if number < len(parts) else _progress(run, page, counts)
+                values = _progress(run, page, counts) if is_last else {}
                 values["counts"] = orjson.dumps(counts).decode()
                 c.execute(update(table).where(table.c.id == id).values(values))
                 return new
 
-            new = await self._database.write(work)
+            new = await pieces.write(work, rows=len(these))
             if new is None:
                 return None
             added += new
@@ -167,17 +176,6 @@ class SqlBackfills:
 
         # Once in a backfill.
         return await self._database.read(on_request(lambda c: c.execute(query).scalar_one()))
-
-
-def _parts(page: BackfillPage) -> list[BackfillPage]:
-    """What one transaction stores each, so that a page does not hold the writer for long."""
-    size = bulk_observations.ROWS_PER_TRANSACTION
-    if page.listed:
-        starts = range(0, len(page.listed), size)
-        return [replace(page, listed=page.listed[start : start + size]) for start in starts]
-    size *= 4  # keys are stored in a quarter of the time
-    starts = range(0, max(len(page.keys), 1), size)
-    return [replace(page, keys=page.keys[start : start + size]) for start in starts]
 
 
 def _progress(run: Backfill, page: BackfillPage, counts: Counter[str]) -> dict[str, Any]:

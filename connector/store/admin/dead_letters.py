@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select, true, update
@@ -15,6 +16,7 @@ from connector.store.admin import requests as request_rows
 from connector.store.admin.lanes import LaneRow
 from connector.store.admin.reports import stuck_rows
 from connector.store.database import Database
+from connector.store.pieces import Pieces
 from connector.store.queues.outbox_rows import COLUMNS, OutboxRow, by_stuck_index
 from connector.store.queues.queue import RESET
 from connector.store.statements import chunks
@@ -24,6 +26,9 @@ from connector.store.tables import (
     outbox,
     requests,
 )
+
+_MOST_CHANGED = 1_000
+"""Dead letters that one transaction retries or discards."""
 
 
 class _DeadLetterRow(NamedTuple):
@@ -67,6 +72,7 @@ class SqlDeadLetters:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._changed = Pieces(database, _MOST_CHANGED)
 
     async def groups(self) -> Sequence[tuple[str, State, str, int]]:
         def work(c: Connection) -> list[tuple[str, State, str, int]]:
@@ -167,9 +173,11 @@ class SqlDeadLetters:
         after: int,
         limit: int,
     ) -> tuple[int, int | None]:
+        most = min(limit, self._changed.rows)
+
         def work(c: Connection) -> tuple[int, int | None]:
             query = select(outbox.c.seq).where(*_conditions(which, _lanes(c)), condition)
-            page = query.where(outbox.c.seq > after).order_by(outbox.c.seq).limit(limit)
+            page = query.where(outbox.c.seq > after).order_by(outbox.c.seq).limit(most)
             found = list(c.execute(by_stuck_index(page)).scalars())
             if not found:
                 return 0, None
@@ -177,7 +185,7 @@ class SqlDeadLetters:
                 c.execute(update(outbox).where(outbox.c.seq.in_(part)).values(values))
             return len(found), found[-1]
 
-        return await self._database.write(work)
+        return await self._changed.write(work, rows=itemgetter(0))
 
 
 def _lanes(c: Connection) -> dict[LaneId, LaneRow]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import orjson
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, select, update
 
 from connector.domain.profile_state import address_hash
 from connector.domain.records import State
 from connector.store.database import Database, on_request
+from connector.store.pieces import Pieces
 from connector.store.tables import groups, lanes, memberships, profiles
 
-_BATCH = 1_000
+_MOST = 1_000
+"""Rows of one transaction."""
 
 
 class SqlAddressScopes:
     """connector.ports.AddressScopes."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._moved = {table: Pieces(database, _MOST) for table in (profiles, memberships)}
 
     async def move(self, connection: str, account: str) -> int:
         of_connection = select(lanes.c.id).where(lanes.c.connection == connection)
@@ -37,25 +36,20 @@ class SqlAddressScopes:
     async def _move(
         self, table: Table, key: str, email: str, account: str, mine: ColumnElement[bool]
     ) -> int:
-        total, after = 0, 0
         at_rest = table.c.state != State.CLAIMED, table.c.address.is_not(None)
         id, statement = table.c[key], update(table).where(table.c[key] == bindparam("row"))
-        while True:
 
-            @on_request
-            def part(c: Connection, after: int = after) -> Sequence[Any]:
-                query = select(id, table.c[email]).where(mine, *at_rest, id > after)
-                found = list(c.execute(query.order_by(id).limit(_BATCH).with_for_update()))
-                if found:
-                    rows = [{"row": r[0], "address": _address(account, r[1])} for r in found]
-                    c.execute(statement, rows)
-                return found
+        @on_request
+        def part(c: Connection, after: int, rows: int) -> tuple[int, int | None]:
+            query = select(id, table.c[email]).where(mine, *at_rest, id > after)
+            found = list(c.execute(query.order_by(id).limit(rows).with_for_update()))
+            if found:
+                c.execute(
+                    statement, [{"row": r[0], "address": _address(account, r[1])} for r in found]
+                )
+            return len(found), found[-1][0] if len(found) == rows else None
 
-            found = await self._database.write(part)
-            total += len(found)
-            if len(found) < _BATCH:
-                return total
-            after = found[-1][0]
+        return await self._moved[table].each(part, 0)
 
 
 def _address(account: str, email: str) -> bytes | None:

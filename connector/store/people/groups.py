@@ -18,7 +18,7 @@ from connector.ports import MembersPage
 from connector.store.prepared import Prepared, param
 from connector.store.tables import groups
 
-_RANGE = 1_000
+MOST_IN_RANGE = 1_000
 """Rows in one transaction of work on a whole group."""
 
 
@@ -190,8 +190,11 @@ def save_page(c: Connection, row: GroupRow, page: MembersPage, now: Millis, **va
     )
 
 
-def range_end(c: Connection, of: Select[Any], column: Column[Any], after: str) -> str | None:
-    """The last address of the range that begins after `after`; None: the rest is one range."""
-    query = of.where(column > after).order_by(column).offset(_RANGE).limit(1)
+def range_end(
+    c: Connection, of: Select[Any], column: Column[Any], after: str, rows: int
+) -> str | None:
+    """The last address of the range of `rows` that begins after `after`; None: the rest is one
+    range."""
+    query = of.where(column > after).order_by(column).offset(rows).limit(1)
     end: str | None = c.execute(query).scalar()
     return end

@@ -165,10 +165,10 @@ def count_scanned(c: Connection, source: GroupRow) -> int:
     return int(c.execute(select(func.count()).where(*found)).scalar_one())
 
 
-def delete_unlisted(c: Connection, source: GroupRow, after: str) -> str | None:
-    """Delete the people that the applied scan did not find, in one range of addresses; returns
-    where the next range begins, None at the end."""
-    end = range_end(c, select(_S.email).where(_S.source == source.id), _S.email, after)
+def delete_unlisted(c: Connection, source: GroupRow, after: str, rows: int) -> str | None:
+    """Delete the people that the applied scan did not find, in one range of `rows` addresses;
+    returns where the next range begins, None at the end."""
+    end = range_end(c, select(_S.email).where(_S.source == source.id), _S.email, after, rows)
     old = and_(_S.source == source.id, _S.email > after, _S.scan < source.applied_scan)
     c.execute(delete(source_members).where(old if end is None else and_(old, _S.email <= end)))
     return end

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Select, literal_column, select, update
 
 from connector.domain.actions import Caps, Step
 from connector.domain.errors import Problem
@@ -15,6 +15,7 @@ from connector.domain.records import State
 from connector.ports import ActionView, Approval, Decision
 from connector.store.admin import approvals
 from connector.store.database import Database
+from connector.store.pieces import Pieces
 from connector.store.prepared import Prepared, param
 from connector.store.queues import queue
 from connector.store.queues.action_caps import CAP, CAPS, CapCounter, held, request_approvals
@@ -23,7 +24,7 @@ from connector.store.queues.action_views import state_of, view
 from connector.store.statements import chunks
 from connector.store.tables import actions, lanes
 
-_RELEASE_BATCH = 1_000
+_MOST_RELEASED = 1_000
 """Actions that one transaction releases."""
 
 
@@ -40,7 +41,9 @@ class _HeldRow(NamedTuple):
 _LOCK = Prepared(select(lanes.c.id).where(lanes.c.id == param("lane")).with_for_update())
 _HELD = select(*(actions.c[name] for name in _HeldRow._fields)).order_by(actions.c.seq)
 _RELEASED = (
-    _HELD.where(held(param("lane"), param("problem"))).limit(_RELEASE_BATCH).with_for_update()
+    _HELD.where(held(param("lane"), param("problem")))
+    .limit(param("most", type_=Integer))
+    .with_for_update()
 )
 _RELEASABLE = actions.c.releasable == literal_column("1")  # a partial index has no parameters
 
@@ -66,6 +69,7 @@ class SqlActionDecisions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._released = Pieces(database, _MOST_RELEASED)
 
     async def decide(
         self, id: int, decision: Decision, *, by: str, now: Millis
@@ -123,17 +127,13 @@ class SqlActionDecisions:
     ) -> int:
         """A part after the other, so that a large number does not block the store for long."""
 
-        def work(c: Connection) -> tuple[int, int]:
+        def part(c: Connection, after: int, rows: int) -> tuple[int, int | None]:
             _lock(c, lane)
-            found = which.rows(c, lane=lane.id, problem=problem.value)
-            rows = [_HeldRow._make(row) for row in found]
-            return len(rows), _release(c, lane, rows, caps, now) if rows else 0
+            found = which.rows(c, lane=lane.id, problem=problem.value, most=rows)
+            released = _release(c, lane, [*map(_HeldRow._make, found)], caps, now) if found else 0
+            return released, after if len(found) == rows else None
 
-        released, found = 0, _RELEASE_BATCH
-        while found == _RELEASE_BATCH:
-            found, changed = await self._database.write(work)
-            released += changed
-        return released
+        return await self._released.each(part, 0)
 
 
 def _lock(c: Connection, lane: Lane) -> None:

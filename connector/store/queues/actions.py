@@ -27,11 +27,15 @@ from connector.store.database import Database
 from connector.store.people import identifiers, tombstones
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_locks import locked
+from connector.store.pieces import Pieces
 from connector.store.prepared import param
 from connector.store.queues import queue
 from connector.store.queues.action_keys import person_key
 from connector.store.queues.action_state import COLUMNS, ActionRow, after_outcome, late_answer
 from connector.store.tables import actions, actions_queue, in_state
+
+_MOST_PRUNED = 1_000
+"""Actions that one transaction deletes."""
 
 
 class SqlActionQueue(queue.SqlQueue):
@@ -39,6 +43,7 @@ class SqlActionQueue(queue.SqlQueue):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, actions_queue)
+        self._pruned = Pieces(database, _MOST_PRUNED)
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         return await self._database.read(
@@ -95,16 +100,18 @@ class SqlActionQueue(queue.SqlQueue):
     async def prune(self, *, before: Millis, limit: int) -> int:
         ended = actions.c.state.in_((State.ACCEPTED, State.SKIPPED, State.DEAD, State.DISCARDED))
 
+        most = min(limit, self._pruned.rows)
+
         def work(c: Connection) -> int:
             newest = last_before(c, actions, before)
             old = select(actions.c.seq).where(actions.c.seq <= newest, ended)
-            page = old.where(actions.c.received_at < before).order_by(actions.c.seq).limit(limit)
+            page = old.where(actions.c.received_at < before).order_by(actions.c.seq).limit(most)
             found = list(c.execute(page).scalars())
             if found:
                 c.execute(delete(actions).where(actions.c.seq.in_(found)))
             return len(found)
 
-        return await self._database.write(work)
+        return await self._pruned.write(work, rows=int)
 
 
 _earlier = actions.alias("earlier")

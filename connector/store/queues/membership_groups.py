@@ -11,7 +11,8 @@ from connector.domain.lanes import Lane, Millis
 from connector.domain.memberships import Group, Link
 from connector.store.database import Database, on_request
 from connector.store.people import groups as group_rows
-from connector.store.queues.membership_rows import requeue_held
+from connector.store.pieces import Pieces
+from connector.store.queues.membership_rows import MOST_REQUEUED, requeue_held
 from connector.store.tables import groups, memberships, source_members
 
 
@@ -20,6 +21,7 @@ class SqlMemberGroups:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._requeued = Pieces(database, MOST_REQUEUED)
 
     async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
         await self._database.write(lambda c: group_rows.link(c, lane, links, account))
@@ -35,7 +37,7 @@ class SqlMemberGroups:
     async def set_remote_id(self, group: int, remote_id: str, title: str, *, now: Millis) -> None:
         await self._change(group, remote_id=remote_id, title=title)
         row = await self._database.read(lambda c: group_rows.get(c, group))
-        await requeue_held(self._database, now, row.lane, group, Problem.KLAVIYO_TARGET)
+        await requeue_held(self._requeued, now, row.lane, group, Problem.KLAVIYO_TARGET)
 
     async def clear_remote_id(self, group: int) -> None:
         await self._change(group, remote_id=None)

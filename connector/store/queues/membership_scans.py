@@ -14,6 +14,7 @@ from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.people import source_members
 from connector.store.people.groups import GroupRow
+from connector.store.pieces import Pieces
 from connector.store.queues import membership_changes as changes
 from connector.store.queues.membership_rows import in_ranges
 from connector.store.queues.membership_state import IN
@@ -27,6 +28,8 @@ class SqlGroupScans:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._applied = Pieces(database, group_rows.MOST_IN_RANGE)
+        self._unlisted = Pieces(database, group_rows.MOST_IN_RANGE)
 
     async def begin(self, group: int, fence: Fence, *, now: Millis) -> Group:
         def work(c: Connection) -> Group:
@@ -100,18 +103,15 @@ class SqlGroupScans:
             return changes.remove_wanted(c, target, where, now)
 
         target = await self._database.write(mark_applied)
-        removed = await in_ranges(self._database, target, remove)
+        removed = await in_ranges(self._applied, target, remove)
         await self._delete_unlisted(source)
         return removed
 
     async def _delete_unlisted(self, source: int) -> None:
-        after: str | None = ""
-        while after is not None:
+        def part(c: Connection, after: str, rows: int) -> tuple[int, str | None]:
+            return 0, source_members.delete_unlisted(c, group_rows.lock(c, source), after, rows)
 
-            def part(c: Connection, after: str = after) -> str | None:
-                return source_members.delete_unlisted(c, group_rows.lock(c, source), after)
-
-            after = await self._database.write(part)
+        await self._unlisted.each(part, "")
 
 
 class SqlSegmentJoins:

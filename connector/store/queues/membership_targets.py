@@ -17,8 +17,9 @@ from connector.store.admin import approvals
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.people.groups import GroupRow
+from connector.store.pieces import Pieces
 from connector.store.queues import membership_changes as changes
-from connector.store.queues.membership_rows import in_ranges, requeue_held
+from connector.store.queues.membership_rows import MOST_REQUEUED, in_ranges, requeue_held
 from connector.store.tables import memberships
 
 _M = memberships.c
@@ -29,6 +30,10 @@ class SqlTargetMembers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._requeued = Pieces(database, MOST_REQUEUED)
+        self._manual = Pieces(database, group_rows.MOST_IN_RANGE)
+        self._foreign = Pieces(database, group_rows.MOST_IN_RANGE)
+        self._resent = Pieces(database, group_rows.MOST_IN_RANGE)
 
     async def enable_writes(self, target: int, *, now: Millis) -> int:
         def work(c: Connection) -> LaneId:
@@ -37,25 +42,25 @@ class SqlTargetMembers:
             return group_rows.get(c, target).lane
 
         lane = await self._database.write(work)
-        return await requeue_held(self._database, now, lane, target, Problem.FIRST_SYNC)
+        return await requeue_held(self._requeued, now, lane, target, Problem.FIRST_SYNC)
 
     async def find_manual_removals(self, target: int, *, re_add: bool, now: Millis) -> int:
         def work(c: Connection, row: GroupRow, where: ColumnElement[bool]) -> int:
             return changes.save_manual_removals(c, row, where, re_add, now)
 
-        return await in_ranges(self._database, target, work)
+        return await in_ranges(self._manual, target, work)
 
     async def remove_foreign(self, target: int, *, now: Millis) -> int:
         def work(c: Connection, row: GroupRow, where: ColumnElement[bool]) -> int:
             return changes.remove_foreign(c, row, where, now)
 
-        return await in_ranges(self._database, target, work)
+        return await in_ranges(self._foreign, target, work)
 
     async def resend_unconfirmed(self, target: int, *, now: Millis) -> int:
         def work(c: Connection, row: GroupRow, where: ColumnElement[bool]) -> int:
             return changes.resend_unconfirmed(c, row, where, now)
 
-        return await in_ranges(self._database, target, work)
+        return await in_ranges(self._resent, target, work)
 
     async def counts(self, target: int) -> MembershipCounts:
         return await self._database.read(lambda c: _counts(counters.load_members(c, target)))

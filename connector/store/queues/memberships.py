@@ -26,9 +26,11 @@ from connector.domain.records import Claim, Entry, State
 from connector.ports import RetryPolicy, Settled
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
+from connector.store.pieces import Pieces
 from connector.store.prepared import param
 from connector.store.queues import queue
 from connector.store.queues.membership_rows import (
+    MOST_REQUEUED,
     ROWS,
     lock,
     requeue,
@@ -62,15 +64,16 @@ class SqlMembershipQueue(ReceiptedQueue):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, memberships_queue, _M.settled_at)
+        self._requeued = Pieces(database, MOST_REQUEUED)
 
     async def requeue(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
         total = 0
         for state in states:
             if state in STUCK:
-                total += await requeue_stuck(self._database, now, lane, state)
+                total += await requeue_stuck(self._database, self._requeued, now, lane, state)
             else:
                 at_rest = _M.lane == lane, in_state(state, memberships)
-                total += await requeue(self._database, now, *at_rest)
+                total += await requeue(self._requeued, now, *at_rest)
         return total
 
     def _claim_entries(

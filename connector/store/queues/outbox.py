@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from connector.domain.records import Appended, Claim, Entry, Page, State
 from connector.ports import Fence, RetryPolicy, Settled
 from connector.store.database import Database
 from connector.store.people.person_cache import PersonCache
+from connector.store.pieces import Pieces
 from connector.store.prepared import Prepared, param
 from connector.store.queues import queue
 from connector.store.queues.outbox_append import append
@@ -24,30 +25,35 @@ from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, outbox_queue, profiles
 
 _NOT_LIVE = Problem.NOT_LIVE.value
-_APPENDED = 100
-"""Records that one transaction stores, of 0.4 ms each."""
-_RELEASE_BATCH = 1_000
+_MOST_APPENDED = 100
+"""Records that one transaction stores."""
+_MOST_RELEASED = 1_000
 """Records that one transaction releases."""
 
 
 class SqlOutbox(queue.SqlQueue):
     """connector.ports.Outbox."""
 
-    rows_per_transaction = 1_000
+    most_rows = 1_000
     settles_patiently = True
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, outbox_queue)
+        self._appended = Pieces(database, _MOST_APPENDED)
+        self._released = Pieces(database, _MOST_RELEASED)
         self._person_cache = PersonCache()
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
         results = [Appended(0, 0) for _ in pages]
-        for numbers, part in _in_parts(pages):
+        parts = _Parts(pages)
+        while taken := parts.take(self._appended.rows):
+            numbers, part = taken
 
             def work(c: Connection, part: list[Page] = part) -> Any:
                 return append(c, part, self._person_cache)
 
-            appended, resolved = await self._database.write(work)
+            stored = sum(len(page.records) for page in part)
+            appended, resolved = await self._appended.write(work, rows=stored)
             self._person_cache.remember(resolved)
             for number, result in zip(numbers, appended, strict=True):
                 results[number] += result
@@ -68,14 +74,15 @@ class SqlOutbox(queue.SqlQueue):
 
     async def release_waiting(self, lane: LaneId, *, now: Millis) -> int:
         waiting = outbox.c.lane == lane, in_state(State.HELD), outbox.c.problem == _NOT_LIVE
-        part = select(outbox.c.seq).where(*waiting).limit(_RELEASE_BATCH)
         fresh = {"state": State.READY, "due": now, "attempts": 0, "failing_since": None}
-        statement = update(outbox).where(outbox.c.seq.in_(part)).values(queue.RESET | fresh)
-        total, changed = 0, _RELEASE_BATCH
-        while changed == _RELEASE_BATCH:
-            changed = await self._database.write(lambda c: c.execute(statement).rowcount)
-            total += changed
-        return total
+
+        def part(c: Connection, after: int, rows: int) -> tuple[int, int | None]:
+            these = outbox.c.seq.in_(select(outbox.c.seq).where(*waiting).limit(rows))
+            statement = update(outbox).where(these).values(queue.RESET | fresh)
+            changed = c.execute(statement).rowcount
+            return changed, after if changed == rows else None
+
+        return await self._released.each(part, 0)
 
     def _claim_entries(
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
@@ -143,26 +150,30 @@ _ACCEPT = Prepared(
 )
 
 
-def _in_parts(pages: Sequence[Page]) -> Iterator[tuple[list[int], list[Page]]]:
-    """(numbers, pages) of one transaction each. A long page is divided, and its cursor saved with
-    the last part: what a first part stored is known when the page is stored again."""
-    numbers: list[int] = []
-    parts: list[Page] = []
-    rows = 0
-    for number, page in enumerate(pages):
-        for start in range(0, max(len(page.records), 1), _APPENDED):
-            if parts and rows + len(page.records[start : start + _APPENDED]) > _APPENDED:
-                yield numbers, parts
-                numbers, parts, rows = [], [], 0
-            records = page.records[start : start + _APPENDED]
-            is_last = start + _APPENDED >= len(page.records)
+class _Parts:
+    """Pages as parts of one transaction each. A long page is divided, and its cursor saved with its
+    last part: what a first part stored is known when the page is stored again."""
+
+    def __init__(self, pages: Sequence[Page]) -> None:
+        self._left = list(enumerate(pages))
+
+    def take(self, most: int) -> tuple[list[int], list[Page]] | None:
+        """(numbers, pages) of the next part, with at most so many records; None at the end."""
+        numbers: list[int] = []
+        part: list[Page] = []
+        while self._left:
+            number, page = self._left[0]
+            if len(page.records) <= most:
+                self._left.pop(0)
+            elif part:
+                break
+            else:
+                self._left[0] = number, replace(page, records=page.records[most:])
+                page = replace(page, records=page.records[:most], checkpoint=None)
+            most -= len(page.records)
             numbers.append(number)
-            parts.append(
-                replace(page, records=records, checkpoint=page.checkpoint if is_last else None)
-            )
-            rows += len(records)
-    if parts:
-        yield numbers, parts
+            part.append(page)
+        return (numbers, part) if part else None
 
 
 def _update_claimed(

@@ -16,6 +16,7 @@ from connector.domain.records import State
 from connector.domain.unsets import UnsetCount
 from connector.store import counters
 from connector.store.database import Database
+from connector.store.pieces import Pieces
 from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
 from connector.store.tables import in_state, profiles, unset_fields
@@ -23,7 +24,8 @@ from connector.store.tables import in_state, profiles, unset_fields
 _U = unset_fields.c
 _ALL = ""
 """The row whose `writes` counts all writes of the lane. Those of a field are counted from there."""
-_BATCH = 1_000
+_MOST_RELEASED = 1_000
+"""People that one transaction of `release` makes ready."""
 _SEPARATOR = ", "
 
 
@@ -32,6 +34,7 @@ class SqlUnsetFields:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._released = Pieces(database, _MOST_RELEASED)
 
     async def note(
         self,
@@ -74,9 +77,9 @@ class SqlUnsetFields:
             total = _lock(c, lane, [_ALL]).get(_ALL, UnsetCount(_ALL, now)).writes
             _save(c, lane, UnsetCount(field, now, writes=total, allowed=allowed))
 
-        def part(c: Connection) -> int:
+        def part(c: Connection, after: int, rows: int) -> tuple[int, int | None]:
             page = select(profiles.c.person).where(_waiting(lane)).order_by(profiles.c.person)
-            found = list(c.execute(page.limit(_BATCH)).scalars())
+            found = list(c.execute(page.limit(rows)).scalars())
             ready: dict[str, Any] = {
                 "state": State.READY,
                 "write_mode": WriteMode.SINGLE,
@@ -88,13 +91,10 @@ class SqlUnsetFields:
             c.execute(
                 update(profiles).where(profiles.c.person.in_(found), _waiting(lane)).values(ready)
             )
-            return len(found)
+            return len(found), after if len(found) == rows else None
 
         await self._database.write(lift)
-        total = 0
-        while count := await self._database.write(part):
-            total += count
-        return total
+        return await self._released.each(part, 0)
 
 
 def held_fields(c: Connection, lane: LaneId) -> frozenset[str]:

@@ -30,6 +30,7 @@ from connector.domain.records import Claim, Entry, State
 from connector.ports import RetryPolicy, Settled
 from connector.store import counters
 from connector.store.database import Database, on_request
+from connector.store.pieces import Pieces
 from connector.store.prepared import Prepared, param
 from connector.store.queues import profile_merging, profile_rows, profile_unsets, queue
 from connector.store.queues.profile_addresses import is_in_flight, transfer_address
@@ -47,18 +48,19 @@ from connector.store.tables import in_state, journal, outbox, profiles, profiles
 _EVENT_LEAVES_WITHIN_MS = 2_000
 _CLAIMS = 50
 """How often one transaction claims, while it finds only people who are held."""
-_SHADOW_BATCH = 1_000
+_MOST_AFTER_SHADOW = 1_000
 """People that one transaction of `end_shadow` makes ready."""
 
 
 class SqlProfiles(ReceiptedQueue):
     """connector.ports.Profiles."""
 
-    rows_per_transaction = 100
+    most_rows = 100
     settles_patiently = True
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, profiles_queue, profiles.c.since)
+        self._after_shadow = Pieces(database, _MOST_AFTER_SHADOW)
 
     async def reset_confirmed(self, lane: LaneId, *, now: Millis) -> int:
         values: Values = {
@@ -91,7 +93,6 @@ class SqlProfiles(ReceiptedQueue):
         return await self._database.write(work)
 
     async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
-        total, after = 0, 0
         values: Values = {
             "state": State.READY,
             "due": now,
@@ -99,21 +100,15 @@ class SqlProfiles(ReceiptedQueue):
             "priority": 1,
             "write_mode": WriteMode.BULK,
         }
-        while True:
 
-            def part(c: Connection, after: int = after) -> list[int]:
-                skipped = profiles.c.lane == lane, in_state(State.SKIPPED, profiles)
-                page = select(profiles.c.person).where(*skipped, profiles.c.person > after)
-                ordered = page.order_by(profiles.c.person).limit(_SHADOW_BATCH)
-                found = list(c.execute(ordered).scalars())
-                c.execute(update(profiles).where(profiles.c.person.in_(found)).values(values))
-                return found
+        def part(c: Connection, after: int, rows: int) -> tuple[int, int | None]:
+            skipped = profiles.c.lane == lane, in_state(State.SKIPPED, profiles)
+            page = select(profiles.c.person).where(*skipped, profiles.c.person > after)
+            found = list(c.execute(page.order_by(profiles.c.person).limit(rows)).scalars())
+            c.execute(update(profiles).where(profiles.c.person.in_(found)).values(values))
+            return len(found), found[-1] if len(found) == rows else None
 
-            found = await self._database.write(part)
-            total += len(found)
-            if not found:
-                return total
-            after = found[-1]
+        return await self._after_shadow.each(part, 0)
 
     async def count_outdated(self, lane: LaneId, mapping: str) -> int:
         found = await self._database.read(lambda c: counters.load(c, "mappings", lane))

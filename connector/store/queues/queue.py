@@ -35,6 +35,7 @@ from connector.ports import Fence, ReadyCounts, RetryPolicy, Settled
 from connector.store.admin import facts, leases
 from connector.store.admin import requests as request_rows
 from connector.store.database import Database
+from connector.store.pieces import Pieces
 from connector.store.prepared import Prepared, param
 from connector.store.tables import (
     QueueTable,
@@ -45,7 +46,7 @@ from connector.store.tables import (
 Condition = ColumnElement[bool]
 _FEW = 100
 """Rows of each kind that are counted at once."""
-_EXTENDED = 1_000
+_MOST_EXTENDED = 1_000
 """Rows of one transaction of `extend`."""
 
 
@@ -200,11 +201,11 @@ def _evaluated_once(dialect: str, keys: Select[Any]) -> Select[Any]:
     return select(*found.c)
 
 
-def retried(c: Connection, source: QueueTable, lane: LaneId, after: int) -> list[int]:
+def retried(c: Connection, source: QueueTable, lane: LaneId, after: int, most: int) -> list[int]:
     """The keys after this one of rows that are retrying, in their order; at most a part of them."""
     table, key = source.table, source.key
     query = select(key).where(table.c.lane == lane, is_retrying(table), key > after)
-    return list(c.execute(query.order_by(key).limit(_EXTENDED)).scalars())
+    return list(c.execute(query.order_by(key).limit(most)).scalars())
 
 
 def extend(c: Connection, source: QueueTable, keys: Sequence[int], pause: int) -> int:
@@ -275,10 +276,12 @@ class SqlQueue(ABC):
     def __init__(self, database: Database, source: QueueTable) -> None:
         self._database = database
         self._source = source
+        self._claimed = Pieces(database, self.most_rows)
+        self._settled = Pieces(database, self.most_rows)
+        self._extended = Pieces(database, _MOST_EXTENDED)
 
-    rows_per_transaction = 250
-    """Rows that one transaction claims or settles, so that it holds the writer for 50 ms at most:
-    a claim of ten thousand takes many."""
+    most_rows = 250
+    """Rows that one transaction claims or settles: a claim of ten thousand takes many."""
 
     settles_patiently = False
     """Whether an outcome may wait a moment before it is stored: nothing waits for it, and a process
@@ -331,7 +334,7 @@ class SqlQueue(ABC):
         token = secrets.randbits(62) if token is None else token
         entries: list[Entry] = []
         while len(entries) < limit:
-            most = min(self.rows_per_transaction, limit - len(entries))
+            most = min(self._claimed.rows, limit - len(entries))
             spec = ClaimSpec(lane.id, token, now, most, mode, mapping, backfill)
 
             def part(
@@ -343,7 +346,7 @@ class SqlQueue(ABC):
                 return self._claim_entries(c, spec, before)
 
             try:
-                found = await self._database.write(part)
+                found = await self._claimed.write(part, rows=len)
             except StoreError as error:
                 if error.problem is Problem.STORE_HELD and entries:
                     break  # the caller looks at its lease again before it sends them
@@ -362,19 +365,20 @@ class SqlQueue(ABC):
         policy: RetryPolicy,
         requests: Sequence[Request] = (),
     ) -> Settled:
-        total = Settled(0)
-        for start in range(0, max(len(outcomes), 1), self.rows_per_transaction):
+        total, left = Settled(0), requests
+        for these, _ in self._settled.parts(outcomes):
 
-            def part(c: Connection, start: int = start) -> Settled:
-                if start == 0:
-                    request_rows.save(c, claim.lane.id, requests)
-                these = outcomes[start : start + self.rows_per_transaction]
+            def part(
+                c: Connection, these: Sequence[Outcome] = these, left: Sequence[Request] = left
+            ) -> Settled:
+                request_rows.save(c, claim.lane.id, left)
                 return self._settle(c, claim, these, now, policy)
 
-            found = await self._database.write(part, patient=self.settles_patiently)
+            found = await self._settled.write(part, rows=len(these), patient=self.settles_patiently)
             total = Settled(
                 total.changed + found.changed, earliest([total.next_due, found.next_due])
             )
+            left = ()
         return total
 
     async def recover(
@@ -398,9 +402,10 @@ class SqlQueue(ABC):
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
         total, after = 0, 0
         while True:
+            most = self._extended.rows
 
-            def look(c: Connection, after: int = after) -> list[int]:
-                return retried(c, self._source, lane, after)
+            def look(c: Connection, after: int = after, most: int = most) -> list[int]:
+                return retried(c, self._source, lane, after, most)
 
             # They may be few of a million, which are read beside the writer, not in it.
             found = await self._database.read(look)
@@ -408,7 +413,7 @@ class SqlQueue(ABC):
             def part(c: Connection, keys: Sequence[int] = tuple(found)) -> int:
                 return extend(c, self._source, keys, pause)
 
-            total += await self._database.write(part) if found else 0
-            if len(found) < _EXTENDED:
+            total += await self._extended.write(part, rows=len(found)) if found else 0
+            if len(found) < most:
                 return total
             after = found[-1]

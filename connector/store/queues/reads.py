@@ -16,6 +16,7 @@ from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations, identifiers, merging, observed_people
 from connector.store.people import people as people_rows
+from connector.store.pieces import Pieces
 from connector.store.prepared import Prepared, param, prepared_update
 from connector.store.queues import profile_observations, queue, read_requests, read_rows
 from connector.store.queues.receipts import is_joining_list
@@ -23,16 +24,16 @@ from connector.store.tables import in_state, outbox, profiles, reads, reads_queu
 
 _FEW = 20
 """People whose views are loaded at once."""
-OBSERVED = bulk_observations.ROWS_PER_TRANSACTION
 
 
 class SqlReads(queue.SqlQueue):
     """connector.ports.Reads."""
 
-    rows_per_transaction = OBSERVED
+    most_rows = bulk_observations.MOST_OBSERVED
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, reads_queue)
+        self._observed = Pieces(database, bulk_observations.MOST_OBSERVED)
 
     def _claim_entries(
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
@@ -114,9 +115,8 @@ class SqlReads(queue.SqlQueue):
         checkpoint: Checkpoint | None = None,
     ) -> Sequence[int]:
         people: list[int] = []
-        for start in range(0, max(len(listed), 1), OBSERVED):
-            part = listed[start : start + OBSERVED]
-            cursor = checkpoint if start + OBSERVED >= len(listed) else None
+        for part, is_last in self._observed.parts(listed):
+            cursor = checkpoint if is_last else None
 
             def work(
                 c: Connection,
@@ -127,7 +127,7 @@ class SqlReads(queue.SqlQueue):
                     facts.save_checkpoint(c, lane.connection, cursor, now)
                 return bulk_observations.observe_listed(c, lane, part, now=now)
 
-            people += await self._database.write(work)
+            people += await self._observed.write(work, rows=len(part))
         return people
 
     async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]:

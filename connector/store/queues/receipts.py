@@ -13,6 +13,7 @@ from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
 from connector.ports import OpenReceipt
 from connector.store.database import Database
+from connector.store.pieces import Pieces
 from connector.store.queues.queue import SqlQueue
 from connector.store.tables import QueueTable, in_state, memberships, profiles
 
@@ -36,6 +37,7 @@ class ReceiptedQueue(SqlQueue):
     def __init__(self, database: Database, source: QueueTable, sent_at: Column[Any]) -> None:
         super().__init__(database, source)
         self._sent_at = sent_at
+        self._closed = Pieces(database, self.most_rows)
 
     @abstractmethod
     def _rows_of_receipt(self, lane: LaneId, receipt: str) -> Select[Any]:
@@ -88,24 +90,14 @@ class ReceiptedQueue(SqlQueue):
     async def _in_batches(
         self, lane: LaneId, receipt: str, work: Callable[[Connection, Sequence[Any]], None]
     ) -> int:
-        total = 0
-        while True:
+        def part(c: Connection, after: int, most: int) -> tuple[int, int | None]:
+            query = self._rows_of_receipt(lane, receipt).limit(most).with_for_update()
+            rows = list(c.execute(query))
+            if rows:
+                work(c, rows)
+            return len(rows), after if len(rows) == most else None
 
-            def part(c: Connection) -> int:
-                query = (
-                    self._rows_of_receipt(lane, receipt)
-                    .limit(self.rows_per_transaction)
-                    .with_for_update()
-                )
-                rows = list(c.execute(query))
-                if rows:
-                    work(c, rows)
-                return len(rows)
-
-            count = await self._database.write(part)
-            total += count
-            if count < self.rows_per_transaction:
-                return total
+        return await self._closed.each(part, 0)
 
     async def open_jobs(self) -> set[str]:
         def work(c: Connection) -> set[str]:

@@ -1,0 +1,109 @@
+"""Long work as many short transactions, and how many rows one of them changes.
+
+On SQLite all else that is written waits for a transaction, webhooks included. How long a row takes
+depends on the machine, its disk and what else runs, so the number of rows follows from how long
+the last transactions of the same work took. No other module decides about it.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from connector.store.database import Database
+from connector.store.sqlite import Work
+
+T = TypeVar("T")
+After = TypeVar("After")
+Item = TypeVar("Item")
+
+TARGET = 0.02
+"""Seconds that a piece should take without its commit. The goal is 50 ms for every piece: what is
+above the target is left to pieces that a busy machine interrupts."""
+LEAST = 20
+"""Rows. With fewer, most of the time would be that of beginning and committing."""
+
+
+class Pieces:
+    """The transactions of one kind of work, of at most `most` rows each: a bound of what they lock
+    and of the memory that they need, whatever was measured."""
+
+    def __init__(self, database: Database, most: int) -> None:
+        self._database = database
+        self._most = most
+        self._rows = max(most // 2, LEAST)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the next piece should have."""
+        return self._rows
+
+    async def write(
+        self, work: Work[T], *, rows: int | Callable[[T], int], patient: bool = False
+    ) -> T:
+        """One piece, of `rows` rows, or as many as its result says. Raises as Database.write."""
+        timer = _Timer()
+        result = await self._database.write(timer.around(work), patient=patient)
+        self._learn(rows if isinstance(rows, int) else rows(result), timer.seconds)
+        return result
+
+    async def each(
+        self, part: Callable[[Connection, After, int], tuple[int, After | None]], start: After
+    ) -> int:
+        """One piece after the other: `part(connection, after, rows)` works on up to `rows` rows
+        that follow `after`, and returns a number and where the next piece begins, None at the end.
+        Returns the sum of the numbers. Raises as Database.write."""
+        total = 0
+        after: After | None = start
+        while after is not None:
+            rows = self._rows
+
+            @functools.wraps(part)
+            def work(c: Connection, after: After = after, rows: int = rows) -> Any:
+                return part(c, after, rows)
+
+            timer = _Timer()
+            count, after = await self._database.write(timer.around(work))
+            total += count
+            if after is not None:
+                self._learn(rows, timer.seconds)
+        return total
+
+    def parts(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], bool]]:
+        """The items of one piece after the other, and whether they are the last; without items one
+        piece that has none. How many is decided when they are taken."""
+        start, is_last = 0, False
+        while not is_last:
+            part = items[start : start + self._rows]
+            start += len(part)
+            is_last = start >= len(items)
+            yield part, is_last
+
+    def _learn(self, rows: int, seconds: float) -> None:
+        """A piece that was not full says nothing: of few rows, what every transaction costs is the
+        larger part."""
+        if rows >= self._rows:
+            fitting = rows * TARGET / max(seconds, 1e-6)
+            steady = max(rows / 2, min(fitting, rows * 2))
+            self._rows = round(max(LEAST, min(steady, self._most)))
+
+
+class _Timer:
+    """Seconds that work took in its thread: without the wait for its turn, and its commit."""
+
+    seconds = 0.0
+
+    def around(self, work: Work[T]) -> Work[T]:
+        @functools.wraps(work)
+        def timed(c: Connection) -> T:
+            began = time.perf_counter()
+            try:
+                return work(c)
+            finally:
+                self.seconds = time.perf_counter() - began
+
+        return timed
