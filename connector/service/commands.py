@@ -399,6 +399,8 @@ class Commands(Queries):
         if not lanes:
             return False, {"error": f"no connection `{connection}` has run on this store"}
         runtime = self._runtimes.get(connection)
+        if kind == "resume" and runtime:
+            await self._adopt_account(runtime)
         for lane, state in lanes:
             running = [d for d in runtime.dispatchers if d.lane.id == lane.id] if runtime else []
             if runtime and running:
@@ -413,15 +415,23 @@ class Commands(Queries):
         if kind == "pause":
             await dispatcher.pause()
             return
-        if dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and runtime.account:
-            await self._store.facts.pin_account(runtime.name, runtime.account, force=True)
-            now = self._clock.now()
+        await dispatcher.resume()
+
+    async def _adopt_account(self, runtime: ConnectionRuntime) -> None:
+        """Forget what is known of the earlier account, where lanes are blocked because there is
+        another one now. It is pinned last: of a process that dies meanwhile the lanes stay blocked,
+        and the command is repeated."""
+        blocked = [d for d in runtime.dispatchers if d.state.problem is Problem.KLAVIYO_ACCOUNT]
+        if not blocked or not runtime.account:
+            return
+        now = self._clock.now()
+        for dispatcher in blocked:
             if dispatcher is runtime.writes:
                 await self._store.profiles.reset_confirmed(dispatcher.lane.id, now=now)
                 await self._store.address_scopes.move(runtime.name, runtime.account)
             elif dispatcher is runtime.events:
                 await self._store.member_groups.reset_account(runtime.name, now=now)
-        await dispatcher.resume()
+        await self._store.facts.pin_account(runtime.name, runtime.account, force=True)
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
         now = self._clock.now()

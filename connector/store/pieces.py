@@ -73,6 +73,34 @@ class Pieces:
                 self._learn(rows, timer.seconds)
         return total
 
+    async def each_found(
+        self,
+        look: Callable[[Connection, int, int], Sequence[int]],
+        part: Callable[[Connection, Sequence[int]], int],
+    ) -> int:
+        """The same where rows are looked for beside the writer, because they may be few of a
+        million: `look(connection, after, rows)` returns up to `rows` keys above `after`, in their
+        order, and `part(connection, keys)` works on those that are still as they were found."""
+        total, after, rows, found = 0, 0, 0, 0
+        while found == rows:
+            rows = self._rows
+
+            @functools.wraps(look)
+            def read(c: Connection, after: int = after, rows: int = rows) -> Sequence[int]:
+                return look(c, after, rows)
+
+            keys = await self._database.read(read)
+            found = len(keys)
+            if keys:
+                after = keys[-1]
+
+                @functools.wraps(part)
+                def work(c: Connection, keys: Sequence[int] = keys) -> int:
+                    return part(c, keys)
+
+                total += await self.write(work, rows=found)
+        return total
+
     def parts(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], bool]]:
         """The items of one piece after the other, and whether they are the last; without items one
         piece that has none. How many is decided when they are taken."""

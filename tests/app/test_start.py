@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import select
 
 from connector.app import accounts
-from connector.domain.errors import Problem
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.sandbox import KlaviyoSandbox
 from connector.store.tables import outbox
@@ -96,6 +97,28 @@ async def test_nothing_is_sent_to_another_account_than_before(world: World) -> N
         assert other.recorded(id) == 0
         assert (await app.commands.execute("resume", {"connection": "acme"}))[0]
         await async_until("it is delivered", lambda: other.recorded(id) == 1)
+
+
+async def test_another_account_is_adopted_once_all_is_forgotten_of_the_earlier_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.answer()
+    async with world.running():
+        await async_until("it is named", lambda: world.app.connections.running)
+    other = KlaviyoSandbox(limits=False, key="pk_other", account_id="OTHER1")
+    world.configure(await world.connection_to(other, "pk_other"))
+    async with world.running() as app:
+        await async_until("the lanes are paused", lambda: "paused" in modes(world))
+
+        async def fails(connection: str, *, now: Millis) -> None:
+            raise StoreError(Problem.STORE_UNAVAILABLE, "cut off")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(app.store.member_groups, "reset_account", fails)
+            done, result = await app.commands.execute("resume", {"connection": "acme"})
+        assert not done, result
+        assert "paused" in modes(world)
+        assert await app.store.facts.pinned_accounts() == {"acme": "SANDBX"}
 
 
 async def test_an_account_in_question_stays_so_over_a_restart_without_an_answer(

@@ -17,7 +17,13 @@ from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.memberships import Link
 from connector.domain.outcomes import Pending, Skipped
 from connector.domain.records import Checkpoint, Page, Record, State
-from connector.ports import BackfillPage, Fence, Member, MembersPage, RetryPolicy
+from connector.ports import (
+    BackfillPage,
+    Fence,
+    Member,
+    MembersPage,
+    RetryPolicy,
+)
 from connector.store.pieces import LEAST, Pieces
 from connector.store.sql import SqlStore, open_store, store_on
 from connector.store.sqlite import Work
@@ -238,3 +244,23 @@ async def test_a_first_sync_changes_few_rows_at_a_time(store: SqlStore) -> None:
     assert max(done.changes[1:]) < _MOST
     counts = await store.target_members.counts(target.id)
     assert counts.pending == _MANY
+
+
+async def test_a_new_account_changes_few_rows_at_a_time(store: SqlStore) -> None:
+    writes = await profile_lane(store)
+    listed = [listed_person(f"p{n}", NOW, writes.id, balance=n) for n in range(_MANY)]
+    await store.reads.bulk_observe((await lanes(store))[1], listed, now=NOW)
+    lane = await store.lanes.ensure("acme", "klaviyo", "membership")
+    await store.member_groups.set_links(lane, [Link("gold", "VIP")], account="A")
+    target, _ = await store.member_groups.all()
+    fence = await acquire_lease(store)
+    await store.group_scans.begin(target.id, fence, now=NOW)
+    members = [Member(f"p{n}", f"p{n}@example.com", f"k{n}") for n in range(_MANY)]
+    page = MembersPage(members, None, more=False)
+    await store.group_scans.save_target_page(target.id, page, fence, requested_at=NOW, now=NOW)
+    done = Transactions(store)
+    assert await store.profiles.reset_confirmed(writes.id, now=NOW) == _MANY
+    await store.address_scopes.move("acme", "B")
+    await store.member_groups.reset_account("acme", now=NOW)
+    assert max(done.changes[1:]) < 2_000, "two changes for each row"
+    assert (await store.target_members.counts(target.id)).actual == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Select, and_, delete, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, Millis
@@ -22,6 +24,7 @@ class SqlMemberGroups:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._requeued = Pieces(database, MOST_REQUEUED)
+        self._deleted = Pieces(database, group_rows.MOST_IN_RANGE)
 
     async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
         await self._database.write(lambda c: group_rows.link(c, lane, links, account))
@@ -49,19 +52,48 @@ class SqlMemberGroups:
         await self._database.write(lambda c: group_rows.change(c, group, **values))
 
     async def reset_account(self, connection: str, *, now: Millis) -> None:
-        # A person resumes a lane, and a million members take longer than the limit of time.
+        # Groups last: a new scan would find members that are deleted after it.
+        ids = await self._database.read(on_request(partial(_ids_at_klaviyo, connection)))
+        for id in ids:
+            await self._deleted.each(on_request(partial(_delete_members, id)), 0)
+            await self._deleted.each(on_request(partial(_delete_sources, id)), "")
         await self._database.write(on_request(lambda c: _reset_account(c, connection)))
 
 
-def _reset_account(c: Connection, connection: str) -> None:
+def _at_klaviyo(connection: str) -> Select[Any]:
     mine = groups.c.connection == connection
-    at_klaviyo = (mine, groups.c.kind.in_(("list", "segment")))
-    ids = select(groups.c.id).where(*at_klaviyo)
+    return select(groups.c.id).where(mine, groups.c.kind.in_(("list", "segment")))
+
+
+def _ids_at_klaviyo(connection: str, c: Connection) -> list[int]:
+    return list(c.execute(_at_klaviyo(connection)).scalars())
+
+
+def _delete_members(target: int, c: Connection, after: int, rows: int) -> tuple[int, int | None]:
+    these = select(memberships.c.id).where(memberships.c.target == target).limit(rows)
+    deleted = c.execute(delete(memberships).where(memberships.c.id.in_(these))).rowcount
+    return deleted, after if deleted == rows else None
+
+
+def _delete_sources(source: int, c: Connection, after: str, rows: int) -> tuple[int, str | None]:
+    of_source = source_members.c.source == source
+    emails = select(source_members.c.email).where(of_source)
+    end = group_rows.range_end(c, emails, source_members.c.email, after, rows)
+    these = of_source if end is None else and_(of_source, source_members.c.email <= end)
+    return c.execute(delete(source_members).where(these)).rowcount, end
+
+
+def _reset_account(c: Connection, connection: str) -> None:
+    ids = _at_klaviyo(connection)
     c.execute(delete(memberships).where(memberships.c.target.in_(ids)))
     c.execute(delete(source_members).where(source_members.c.source.in_(ids)))
     not_scanned = {"cursor": None, "scan_started_at": None, "completed_scan": 0}
     not_scanned |= {"completed_at": None}
     unknown = {"remote_id": None, "title": "", "writes_enabled": 0, "applied_scan": 0, "members": 0}
-    c.execute(update(groups).where(*at_klaviyo).values(not_scanned | unknown))
+    c.execute(update(groups).where(groups.c.id.in_(ids)).values(not_scanned | unknown))
     # The wanted members of the new lists come from a new scan of the audiences.
-    c.execute(update(groups).where(mine, groups.c.kind == "audience").values(not_scanned))
+    c.execute(
+        update(groups)
+        .where(groups.c.connection == connection, groups.c.kind == "audience")
+        .values(not_scanned)
+    )

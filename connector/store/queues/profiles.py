@@ -49,7 +49,8 @@ _EVENT_LEAVES_WITHIN_MS = 2_000
 _CLAIMS = 50
 """How often one transaction claims, while it finds only people who are held."""
 _MOST_AFTER_SHADOW = 1_000
-"""People that one transaction of `end_shadow` makes ready."""
+_MOST_RESET = 1_000
+"""People that one transaction of `end_shadow` makes ready, and of `reset_confirmed`."""
 
 
 class SqlProfiles(ReceiptedQueue):
@@ -60,6 +61,7 @@ class SqlProfiles(ReceiptedQueue):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, profiles_queue, profiles.c.since)
+        self._reset = Pieces(database, _MOST_RESET)
         self._after_shadow = Pieces(database, _MOST_AFTER_SHADOW)
 
     async def reset_confirmed(self, lane: LaneId, *, now: Millis) -> int:
@@ -83,14 +85,20 @@ class SqlProfiles(ReceiptedQueue):
             "claim": None,
             "receipt": None,
         }
-        statement = update(profiles).where(profiles.c.lane == lane).values(values)
+        mine = profiles.c.lane == lane
 
         @on_request
-        def work(c: Connection) -> int:
-            profile_unsets.forget(c, lane)
-            return c.execute(statement).rowcount
+        def look(c: Connection, after: int, rows: int) -> list[int]:
+            page = select(profiles.c.person).where(mine, profiles.c.person > after)
+            return list(c.execute(page.order_by(profiles.c.person).limit(rows)).scalars())
 
-        return await self._database.write(work)
+        @on_request
+        def part(c: Connection, people: Sequence[int]) -> int:
+            these = mine, profiles.c.person.in_(people)
+            return c.execute(update(profiles).where(*these).values(values)).rowcount
+
+        await self._database.write(lambda c: profile_unsets.forget(c, lane))
+        return await self._reset.each_found(look, part)
 
     async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
         values: Values = {

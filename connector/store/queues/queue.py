@@ -400,20 +400,10 @@ class SqlQueue(ABC):
         return await self._database.write(work)
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
-        total, after = 0, 0
-        while True:
-            most = self._extended.rows
+        def look(c: Connection, after: int, rows: int) -> list[int]:
+            return retried(c, self._source, lane, after, rows)
 
-            def look(c: Connection, after: int = after, most: int = most) -> list[int]:
-                return retried(c, self._source, lane, after, most)
+        def part(c: Connection, keys: Sequence[int]) -> int:
+            return extend(c, self._source, keys, pause)
 
-            # They may be few of a million, which are read beside the writer, not in it.
-            found = await self._database.read(look)
-
-            def part(c: Connection, keys: Sequence[int] = tuple(found)) -> int:
-                return extend(c, self._source, keys, pause)
-
-            total += await self._extended.write(part, rows=len(found)) if found else 0
-            if len(found) < most:
-                return total
-            after = found[-1]
+        return await self._extended.each_found(look, part)
