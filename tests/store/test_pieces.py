@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, update
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Millis
@@ -27,6 +27,7 @@ from connector.ports import (
 from connector.store.pieces import LEAST, Pieces
 from connector.store.sql import SqlStore, open_store, store_on
 from connector.store.sqlite import Work
+from connector.store.tables import profiles
 from connector.testing.contracts.bulk_observations import listed_person
 from connector.testing.contracts.profile_harness import (
     lanes,
@@ -171,11 +172,13 @@ async def test_retention_changes_few_rows_at_a_time(store: SqlStore) -> None:
 
 
 class Timer:
-    """`time.perf_counter` as every piece sees it: each takes `each` seconds for a row."""
+    """The clocks as every piece sees them: each takes `each` seconds for a row, and the thread
+    runs all the time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "thread_time", lambda: self.now)
 
     async def run(self, pieces: Pieces, count: int, each: float) -> list[int]:
         """How many rows each of the pieces had that changed `count` rows."""
@@ -264,3 +267,23 @@ async def test_a_new_account_changes_few_rows_at_a_time(store: SqlStore) -> None
     await store.member_groups.reset_account("acme", now=NOW)
     assert max(done.changes[1:]) < 2_000, "two changes for each row"
     assert (await store.target_members.counts(target.id)).actual == 0
+
+
+async def test_a_claim_that_finds_only_held_people_changes_few_rows_at_a_time(
+    store: SqlStore,
+) -> None:
+    writes = await profile_lane(store)
+    fence = await acquire_lease(store)
+    listed = [listed_person(f"p{n}", NOW, writes.id, balance=n) for n in range(_MANY)]
+    await store.reads.bulk_observe((await lanes(store))[1], listed, now=NOW)
+    unset = {"wanted": '{"balance":[null,2]}', "confirmed": '{"balance":[1,1]}'}
+    await store.database.write(lambda c: c.execute(update(profiles).values(unset)))
+    noted = {"balance": _MANY}
+    await store.unset_fields.note(writes.id, noted, writes=_MANY, earlier_writes=0, now=NOW)
+    done = Transactions(store)
+    claim = await store.profiles.claim(
+        writes, fence, now=NOW, limit=100, mode=DeliveryMode.BATCH, mapping="v"
+    )
+    assert claim is None
+    assert await store.unset_fields.held(writes.id) == {"balance": _MANY}
+    assert len(done.changes) >= _MANY // store.profiles.most_rows

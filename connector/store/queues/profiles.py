@@ -46,8 +46,6 @@ from connector.store.queues.receipts import ReceiptedQueue, is_joining_list
 from connector.store.tables import in_state, journal, outbox, profiles, profiles_queue
 
 _EVENT_LEAVES_WITHIN_MS = 2_000
-_CLAIMS = 50
-"""How often one transaction claims, while it finds only people who are held."""
 _MOST_AFTER_SHADOW = 1_000
 _MOST_RESET = 1_000
 """People that one transaction of `end_shadow` makes ready, and of `reset_confirmed`."""
@@ -126,17 +124,14 @@ class SqlProfiles(ReceiptedQueue):
 
     def _claim_entries(
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
-    ) -> list[Entry]:
+    ) -> list[Entry] | None:
         """People with nothing to write but what waits for approval are held on the way."""
         addresses: set[str] = set()
         held = profile_unsets.held_fields(c, spec.lane)
-        for _ in range(_CLAIMS if held else 1):
-            rows = _CLAIM.run(c, spec)
-            claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
-            entries = [entry for entry in claimed if entry is not None]
-            if entries or not rows:
-                break
-        return entries
+        rows = _CLAIM.run(c, spec)
+        claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
+        entries = [entry for entry in claimed if entry is not None]
+        return None if held and rows and not entries else entries
 
     def _settle(
         self,

@@ -10,6 +10,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -46,6 +47,8 @@ from connector.store.tables import (
 Condition = ColumnElement[bool]
 _FEW = 100
 """Rows of each kind that are counted at once."""
+_MOST_LOOKS = 50
+"""How often a claim looks on where it finds only what may not be sent now."""
 _MOST_EXTENDED = 1_000
 """Rows of one transaction of `extend`."""
 
@@ -215,6 +218,10 @@ def extend(c: Connection, source: QueueTable, keys: Sequence[int], pause: int) -
     return c.execute(part.values(failing_since=table.c.failing_since + pause)).rowcount
 
 
+def _looked_at(most: int, found: Sequence[Entry] | None) -> int:
+    return most if found is None else len(found)
+
+
 def earliest(due: Iterable[Millis | None]) -> Millis | None:
     """The first of these times; None without one."""
     return min((at for at in due if at is not None), default=None)
@@ -290,9 +297,9 @@ class SqlQueue(ABC):
     @abstractmethod
     def _claim_entries(
         self, c: Connection, spec: ClaimSpec, before: Sequence[Entry]
-    ) -> list[Entry]:
+    ) -> list[Entry] | None:
         """Claim rows under `spec.token` and make entries of them. `before` are those that the claim
-        has already."""
+        has already. None: what was found may not be sent now, and there may be more behind it."""
 
     @abstractmethod
     def _settle(
@@ -333,24 +340,31 @@ class SqlQueue(ABC):
     ) -> Claim | None:
         token = secrets.randbits(62) if token is None else token
         entries: list[Entry] = []
-        while len(entries) < limit:
+        looks = 0
+        while len(entries) < limit and looks < _MOST_LOOKS:
             most = min(self._claimed.rows, limit - len(entries))
             spec = ClaimSpec(lane.id, token, now, most, mode, mapping, backfill)
 
             def part(
-                c: Connection, spec: ClaimSpec = spec, before: Sequence[Entry] = tuple(entries)
-            ) -> list[Entry]:
+                c: Connection,
+                spec: ClaimSpec = spec,
+                before: Sequence[Entry] = tuple(entries),
+                is_first: bool = not (entries or looks),
+            ) -> list[Entry] | None:
                 leases.require_lease(c, fence, now)
-                if not before:
+                if is_first:
                     facts.add_quota_usage(c, usage)
                 return self._claim_entries(c, spec, before)
 
             try:
-                found = await self._claimed.write(part, rows=len)
+                found = await self._claimed.write(part, rows=partial(_looked_at, most))
             except StoreError as error:
                 if error.problem is Problem.STORE_HELD and entries:
                     break  # the caller looks at its lease again before it sends them
                 raise
+            if found is None:
+                looks += 1
+                continue
             entries += found
             if len(found) < most:
                 break
