@@ -24,7 +24,7 @@ from connector.ports import (
     MembersPage,
     RetryPolicy,
 )
-from connector.store.pieces import LEAST, Pieces
+from connector.store.pieces import LEAST, TARGET, Pieces
 from connector.store.sql import SqlStore, open_store, store_on
 from connector.store.sqlite import Work
 from connector.store.tables import profiles
@@ -198,10 +198,10 @@ async def test_a_piece_has_as_many_rows_as_fit_into_the_target(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timer, pieces = Timer(monkeypatch), Pieces(store.database, 1_000)
-    slow = await timer.run(pieces, 3_000, each=0.0002)
+    slow = await timer.run(pieces, 3_000, each=TARGET / 100)
     assert slow[:4] == [500, 250, 125, 100], "halved at most, because one piece may be unlucky"
     assert set(slow[3:-1]) == {100}
-    fast = await timer.run(pieces, 5_000, each=0.00001)
+    fast = await timer.run(pieces, 5_000, each=TARGET / 2_000)
     assert fast[:5] == [100, 200, 400, 800, 1_000]
     assert max(fast) == 1_000
     stuck = await timer.run(pieces, 3_000, each=1.0)
@@ -224,7 +224,7 @@ async def test_slices_follow_the_size_and_the_last_one_is_marked(
     for part, is_last in pieces.parts(range(170)):
 
         def work(c: Connection, rows: int = len(part)) -> None:
-            timer.now += rows * 0.0004
+            timer.now += rows * TARGET / 50
 
         await pieces.write(work, rows=len(part))
         found.append((len(part), is_last))
