@@ -6,11 +6,13 @@ import asyncio
 import inspect
 import random
 import sqlite3
+from collections import namedtuple
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, TypeVar, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from connector.domain.errors import Problem, StoreError
 from connector.store.engine_errors import store_errors
@@ -51,13 +53,27 @@ class Disk:
         """Do `work`, which only reads. Nothing runs meanwhile, so it needs no transaction."""
         return work(self._connection)
 
-    def rows(self, query: Any) -> list[Any]:
-        return list(self._connection.execute(query))
+    def rows(self, query: Select[Any], **values: Any) -> list[Any]:
+        """The rows, as named tuples. `query` is a constant: it is compiled once. `values` are those
+        of its bind parameters."""
+        compiled, make = _prepared(query)
+        given = compiled.construct_params(values)
+        found = self._sqlite.execute(str(compiled), [given[n] for n in compiled.positiontup or ()])
+        return [make(row) for row in found.fetchall()]
 
 
 @cache
 def _connection() -> Connection:
     return empty_database().connect()
+
+
+@cache
+def _prepared(query: Select[Any]) -> tuple[SQLCompiler, Callable[[Any], Any]]:
+    compiled: Any = query.compile(
+        dialect=_connection().dialect, compile_kwargs={"render_postcompile": True}
+    )
+    row: Any = namedtuple("row", query.selected_columns.keys())
+    return compiled, row._make
 
 
 def _raw(connection: Connection) -> sqlite3.Connection:

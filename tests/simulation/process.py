@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from connector.app import connections, daemon
+from connector.app import connections, daemon, takeover
 from connector.app.daemon import App
 from connector.app.wiring import faults
 from connector.config import Config
@@ -35,6 +35,9 @@ UNSET_FLOOR = 4
 """People who may lose a field without approval: few are here."""
 _EVERY = 5.0
 """Seconds between two scheduled passes at least: each costs time of the machine."""
+_SLOWER = 2.0
+"""How many times as long as in production it is until the next scheduled pass, or the next look at
+the leases."""
 
 
 class VirtualClock(SystemClock):
@@ -59,7 +62,7 @@ class VirtualScheduler:
 
     def every(self, seconds: float, event: asyncio.Event | None = None) -> asyncio.Event:
         event = event or asyncio.Event()
-        self._events.append((event, max(seconds, _EVERY)))
+        self._events.append((event, max(_SLOWER * seconds, _EVERY)))
         return event
 
     def nightly(self, hour: int = 3) -> asyncio.Event:
@@ -217,6 +220,7 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         patch.setattr(lease, "holder_name", lambda: f"machine/{next(numbers)}/-/0")
         patch.setattr(daemon, "open_store", open_store)
         patch.setattr(daemon, "Scheduler", VirtualScheduler)
+        patch.setattr(takeover, "_PASS_SECONDS", _SLOWER * takeover._PASS_SECONDS)
         patch.setattr(log, "configure", lambda **settings: None)
         patch.setattr(connections, "Transport", lambda pool: network.transport())
         # Few people are refused here, and they must not stop the others either.

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import orjson
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from connector.config import Config
 from connector.domain.actions import ActionReceipt
@@ -75,7 +75,27 @@ PROFILES_AT_ONCE = ProfileSink.single.parallel
 """People whose write may be claimed before it is known that too many lose a field."""
 _QUEUES = ((outbox, "seq"), (reads, "person"), (profiles, "person"), (memberships, "id"))
 _QUEUES += ((actions, "seq"),)
-_LEASES = select(metadata.tables["leases"].c["resource", "holder", "token"])
+_approvals, _commands = metadata.tables["approvals"], metadata.tables["commands"]
+_leases, _lanes, _groups = (metadata.tables[name] for name in ("leases", "lanes", "groups"))
+_LEASES = select(_leases.c["resource", "holder", "token"])
+_ALL = {table: select(table) for table in metadata.sorted_tables}
+_WAITING = {
+    table: _ALL[table].where(table.c.state.in_((State.READY, State.CLAIMED)))
+    for table, _ in _QUEUES
+}
+_CLAIMED = {table: _ALL[table].where(table.c.state == State.CLAIMED) for table, _ in _QUEUES}
+_APPROVALS = select(_approvals.c["id", "what"]).where(_approvals.c.state == bindparam("wanted"))
+_COMMAND = select(_commands.c["done_at", "ok"]).where(_commands.c.id == bindparam("this"))
+_OPEN_COMMANDS = select(_commands.c["id", "kind"]).where(_commands.c.done_at.is_(None))
+_FAILED = select(_commands).where(_commands.c.ok == 0, _commands.c.kind != "pause")
+"""Not a pause: it was ended since."""
+_HELD_LANES = select(_lanes).where(_lanes.c.problem == Problem.HIGH_DEAD_RATE)
+_EMPTIED = select(outbox).where(
+    outbox.c.state.not_in((State.ACCEPTED, State.SKIPPED)), outbox.c.data == NO_BODY
+)
+_LINKED = select(_groups.c.remote_id).where(
+    _groups.c.name == LIST, _groups.c.remote_id.is_not(None)
+)
 _UNKNOWN = (State.DEAD, Problem.ACTION_UNKNOWN_PERSON)
 
 
@@ -373,10 +393,9 @@ class World:
 
     async def until_done(self, command: int, seconds: float) -> None:
         """Wait until a command has a result, for up to so long."""
-        table = metadata.tables["commands"]
-        query = select(table.c.id).where(table.c.id == command, table.c.done_at.is_(None))
         for _ in range(round(seconds)):
-            if not self.disk.rows(query):
+            [row] = self.disk.rows(_COMMAND, this=command)
+            if row.done_at is not None:
                 return
             await asyncio.sleep(1.0)
 
@@ -395,9 +414,7 @@ class World:
 
     def approvals(self, state: str) -> list[tuple[int, str]]:
         """The id of each in this state, and what it is about."""
-        table = metadata.tables["approvals"]
-        query = select(table.c.id, table.c.what).where(table.c.state == state)
-        return [(row.id, row.what) for row in self.disk.rows(query)]
+        return [(row.id, row.what) for row in self.disk.rows(_APPROVALS, wanted=state)]
 
     def pending_approvals(self) -> list[tuple[int, str]]:
         return self.approvals("pending")
@@ -410,10 +427,8 @@ class World:
     async def _note_pause(self, id: int) -> None:
         """From the moment at which a pause was carried out, and until a person says otherwise,
         nothing is sent, whoever holds the lease."""
-        table = metadata.tables["commands"]
-        query = select(table.c.done_at, table.c.ok).where(table.c.id == id)
         while id in self._pauses:
-            [row] = self.disk.rows(query)
+            [row] = self.disk.rows(_COMMAND, this=id)
             if row.done_at is not None:
                 self._pauses.discard(id)
                 if row.ok and self.oracle.paused_since is None:
@@ -525,8 +540,7 @@ class World:
         """Rows that are ready or claimed."""
         found = []
         for table, key in _QUEUES:
-            query = select(table).where(table.c.state.in_((State.READY, State.CLAIMED)))
-            for row in self.disk.rows(query):
+            for row in self.disk.rows(_WAITING[table]):
                 late = (row.due - self.now_ms()) / 1000
                 found.append(
                     f"{table.name} {getattr(row, key)} is {State(row.state).name}, due in {late} s,"
@@ -542,7 +556,7 @@ class World:
             claimed = {
                 (table.name, getattr(row, key), row.claim, getattr(row, "receipt", None))
                 for table, key in _QUEUES
-                for row in self.disk.rows(select(table).where(table.c.state == State.CLAIMED))
+                for row in self.disk.rows(_CLAIMED[table])
             }
             since = self._claimed_since
             self._claimed_since = {row: since.get(row, now) for row in claimed}
@@ -555,8 +569,7 @@ class World:
 
     def _check_lanes(self) -> None:
         """Too few records die here for a lane to be held because of it: strangers do not count."""
-        table = metadata.tables["lanes"]
-        for row in self.disk.rows(select(table).where(table.c.problem == Problem.HIGH_DEAD_RATE)):
+        for row in self.disk.rows(_HELD_LANES):
             self.oracle.faults.append(f"the lane {row.kind} is held: {row.detail}")
 
     def _check_approval(self, owner: Process, request: httpx.Request) -> None:
@@ -600,26 +613,26 @@ class World:
 
     def _check_bodies(self) -> None:
         """Guarantee 1: retention leaves what waits as it is."""
-        waits = outbox.c.state.not_in((State.ACCEPTED, State.SKIPPED))
-        for row in self.disk.rows(select(outbox).where(waits, outbox.c.data == NO_BODY)):
+        for row in self.disk.rows(_EMPTIED):
             self.oracle.faults.append(f"retention emptied {row.unique_id}, which waits")
 
     def open_commands(self) -> list[str]:
-        table = metadata.tables["commands"]
-        rows = self.disk.rows(select(table).where(table.c.done_at.is_(None)))
+        rows = self.disk.rows(_OPEN_COMMANDS)
         return [f"command {row.id} {row.kind} has no result" for row in rows]
 
     def repeat_failed_commands(self) -> None:
-        """As a person does who has read the error; each once. Not a pause: it was ended since."""
-        table = metadata.tables["commands"]
-        failed = table.c.ok == 0, table.c.kind != "pause"
-        for row in self.disk.rows(select(table).where(*failed)):
+        """As a person does who has read the error; each once."""
+        for row in self.disk.rows(_FAILED):
             if row.id not in self._repeated:
                 self._repeated.add(row.id)
                 self.command(row.kind, **orjson.loads(row.args))
 
+    def unfinished(self) -> list[str]:
+        """What was wrong at once, and what has not ended yet."""
+        return [*self.oracle.faults, *self.waiting(), *self.open_commands()]
+
     def faults(self) -> list[str]:
-        found = [*self.oracle.faults, *self.waiting(), *self.open_commands()]
+        found = self.unfinished()
         found += [f"{p.name} ended: {p.ended}" for p in self.processes if p.crashed]
         found += self._lost_events() + self._wrong_actions() + self._wrong_profiles()
         found += self._wrong_list() + self._traces() + self._wrong_backfills() + self._kept_fields()
@@ -632,7 +645,7 @@ class World:
 
     def _lost_events(self) -> list[str]:
         """Guarantees 1 and 3."""
-        rows = {row.unique_id: row for row in self.disk.rows(select(outbox))}
+        rows = {row.unique_id: row for row in self.disk.rows(_ALL[outbox])}
         recorded = self.klaviyo.unique_ids()
         found = [f"{id} is at Klaviyo {n} times" for id, n in recorded.items() if n != 1]
         erased = {id for id, who in self.oracle.events_of.items() if who in self.oracle.forgotten}
@@ -658,7 +671,7 @@ class World:
 
     def _wrong_actions(self) -> list[str]:
         """Guarantees 1 and 4."""
-        rows = {orjson.loads(row.data)["reason"]: row for row in self.disk.rows(select(actions))}
+        rows = {orjson.loads(row.data)["reason"]: row for row in self.disk.rows(_ALL[actions])}
         found = [f"acknowledged {reason} is lost" for reason in self.oracle.actions.keys() - rows]
         for reason, row in rows.items():
             applied = self.wll.adjusted(row.ref)
@@ -697,7 +710,7 @@ class World:
 
     def _wrong_backfills(self) -> list[str]:
         """Guarantee 9: a run ends, and has reached everyone when it is done."""
-        runs = self.disk.rows(select(backfills))
+        runs = self.disk.rows(_ALL[backfills])
         found = [f"backfill {run.id} is running" for run in runs if run.state == "running"]
         if any(run.state == "done" and run.started_at > self._quiet_since for run in runs):
             found += self._differences(self.quiet.values())
@@ -716,7 +729,7 @@ class World:
         found = []
         for user in self.oracle.forgotten.values():
             for table in metadata.sorted_tables:
-                for row in self.disk.rows(select(table)):
+                for row in self.disk.rows(_ALL[table]):
                     texts = [str(value) for value in row]
                     if any(name in text for text in texts for name in (user.email, user.auth)):
                         found.append(f"{table.name} still names {user.email}: {texts}")
@@ -724,10 +737,8 @@ class World:
 
     def _wrong_list(self) -> list[str]:
         """Guarantees 5 and 6."""
-        groups = metadata.tables["groups"].c
-        linked = select(groups.remote_id).where(groups.name == LIST, groups.remote_id.is_not(None))
         # A process that died while it created the list may have created another one.
-        ids = [row.remote_id for row in self.disk.rows(linked)]
+        ids = [row.remote_id for row in self.disk.rows(_LINKED)]
         members = {email for id in ids for email in self.klaviyo.list_members(id)}
         wanted = {user.email for user in self.users if user.tier[0] == AUDIENCE}
         return [] if members == wanted else [f"the list has {members}, the audience {wanted}"]
@@ -742,7 +753,7 @@ class World:
     def explain(self) -> str:
         rows = []
         for table, _ in _QUEUES:
-            rows += [f"{table.name} {dict(row._mapping)}" for row in self.disk.rows(select(table))]
+            rows += [f"{table.name} {row._asdict()}" for row in self.disk.rows(_ALL[table])]
         return "\n".join([*self.lines, "", *rows])
 
 
