@@ -11,6 +11,8 @@ from connector.config import Config
 from tests.paths import MAPPINGS
 
 MODULES = ("events", "profiles", "audiences", "actions")
+LEAVE_FLOOR = 4
+"""People that a scan may remove from the list without approval: few are here."""
 _TOML = """\
 [store]
 url = "postgresql://nobody@127.0.0.1/nowhere"
@@ -63,6 +65,7 @@ audience = "Gold"
 list = "Gold members"
 every = "120s"
 on_manual_removal = "re-add"
+max_leave_floor = {leave_floor}
 
 [connections.actions]
 secret = "flow_secret"
@@ -87,6 +90,7 @@ def config(
         bulk_threshold=bulk_threshold,
         rate_share=rate_share,
         flow_guard=flow_guard,
+        leave_floor=LEAVE_FLOOR,
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "connector.toml"

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from connector.domain.approvals import BACKFILL, MASS_UNSET
+from connector.domain.approvals import BACKFILL, FIRST_SYNC, MASS_UNSET, REMOVAL
 
 from .aims import Spring
 from .loop import SimulatedLoop
@@ -16,6 +16,8 @@ from .world import Sent, World
 
 CROWD = 16
 """More than may lose a field at once without approval, and several pages of a backfill."""
+MEMBERS = 12
+"""So many that those who remain when one scan has removed a few are too many again."""
 PAGE_STORED = r"^SqlBackfills\.append_page$"
 
 
@@ -34,7 +36,13 @@ class CrowdActs:
     _kill: Callable[[Process], None]
 
     def crowd_acts(self) -> list[Callable[[], Any]]:
-        return [self.lose_a_field, self.backfill_of_many, self.bulk_away, self.night]
+        return [
+            self.lose_a_field,
+            self.leave_at_once,
+            self.backfill_of_many,
+            self.bulk_away,
+            self.night,
+        ]
 
     async def lose_a_field(self) -> None:
         """All people of a crowd lose a field at the platform, and it says so. Where a flow may
@@ -56,6 +64,42 @@ class CrowdActs:
         await asyncio.sleep(self.rng.choice((10.0, 60.0)))
         if self.rng.random() < 0.5:
             self.decide()
+
+    async def leave_at_once(self) -> None:
+        """Many people leave the audience, or the platform's answers leave them out for a while. A
+        person decides early, late or not at all."""
+        world = self.world
+        if world.removal.people:
+            return
+        world.add_members(MEMBERS)
+        await self._scan()
+        for _ in range(6):
+            if not world.removal.people.keys() - world.members():
+                break
+            for id, what in world.pending_approvals():
+                if what == FIRST_SYNC:
+                    world.decide(id, what, approve=True)
+            await asyncio.sleep(10.0)
+        else:
+            return  # something keeps them from the list
+        if self.rng.random() < 0.4:
+            with world.cut_audience(self.rng.choice((0, 0, 1, 2))):
+                await self._scan()
+                await self._answer_perhaps()
+        else:
+            world.leave()
+            await self._scan()
+            await self._answer_perhaps()
+
+    async def _scan(self) -> None:
+        sync = self.world.command("audiences-sync", connection="acme", name="Gold")
+        await self.world.until_done(sync, 15.0)
+        await asyncio.sleep(self.rng.choice((15.0, 40.0)))
+
+    async def _answer_perhaps(self) -> None:
+        if self.rng.random() < 0.6:
+            self.decide()
+            await asyncio.sleep(self.rng.choice((1.0, 20.0)))
 
     async def backfill_of_many(self) -> None:
         """A backfill finds people without an event. Reading, storing or writing them fails in
@@ -116,5 +160,5 @@ class CrowdActs:
     def decide(self) -> None:
         """A person answers what waits for approval."""
         for id, what in self.world.pending_approvals():
-            refusable = what in (BACKFILL, MASS_UNSET)
+            refusable = what in (BACKFILL, MASS_UNSET, REMOVAL)
             self.world.decide(id, what, approve=not refusable or self.rng.random() < 0.6)

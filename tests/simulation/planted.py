@@ -37,8 +37,9 @@ from connector.store.queues.action_decisions import SqlActionDecisions
 from connector.store.queues.receipts import ReceiptedQueue
 from connector.store.tables import outbox
 from connector.sync.backfill.sources import PlatformListing
-from connector.sync.flow_guard import FlowGuard
+from connector.sync.flow_guard import FlowGuard, Verdict
 from connector.sync.memberships.remote_groups import PlatformAudiences
+from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
 from connector.sync.memberships.scans import GroupScan
 from connector.sync.memberships.target_sync import TargetSync
 
@@ -259,6 +260,19 @@ def an_approved_unset_stays_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(profile_unsets.SqlUnsetFields, "release", _nothing)
 
 
+def a_mass_removal_is_not_asked_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RemovalLimit, "exceeded_by", lambda self, removals: False)
+
+
+def an_approved_removal_stays_held(patch: pytest.MonkeyPatch) -> None:
+    async def allows(
+        self: Any, subject: str, target: Any, removals: Any, limit: RemovalLimit
+    ) -> Verdict:
+        return "waiting" if limit.exceeded_by(removals) else "allowed"
+
+    patch.setattr(RemovalGuard, "allows", allows)
+
+
 def a_backfill_takes_the_live_share(patch: pytest.MonkeyPatch) -> None:
     adjust = RateLimiter.adjust
 
@@ -328,6 +342,8 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         (a_lost_job_counts_as_done, "refuse_bulk"),
         (a_mass_unset_is_not_asked_for, "lose_a_field"),
         (an_approved_unset_stays_held, "lose_a_field"),
+        (a_mass_removal_is_not_asked_for, "leave_at_once"),
+        (an_approved_removal_stays_held, "leave_at_once"),
         (a_backfill_takes_the_live_share, "backfill_of_many"),
         (a_backfill_ends_with_a_page_that_fails, "backfill_of_many"),
         (retention_empties_what_waits, "night"),

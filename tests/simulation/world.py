@@ -8,7 +8,8 @@ import itertools
 import math
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from sqlalchemy import bindparam, insert, select
 
 from connector.config import Config
 from connector.domain.actions import ActionReceipt
-from connector.domain.approvals import DEFAULT_SHARE, FIRST_SYNC, MASS_UNSET
+from connector.domain.approvals import DEFAULT_SHARE, FIRST_SYNC, MASS_UNSET, REMOVAL
 from connector.domain.errors import Problem
 from connector.domain.records import State
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
@@ -29,7 +30,7 @@ from connector.platforms.wll.webhook import WllWebhook
 from connector.ports import Fence
 from connector.sandbox import KlaviyoSandbox, WllSandbox
 from connector.sandbox.klaviyo.operations import operation
-from connector.sandbox.wll.users import Tier, User
+from connector.sandbox.wll.users import Tier, User, Users
 from connector.sandbox.wll.webhooks import PendingEvent, WebhookFactory
 from connector.store.admin.retention import NO_BODY
 from connector.store.tables import (
@@ -43,6 +44,7 @@ from connector.store.tables import (
 )
 
 from .aims import Traps
+from .configs import LEAVE_FLOOR
 from .database import Disk, FaultyDatabase
 from .loop import Owner, SimulatedLoop
 from .network import Network
@@ -51,6 +53,8 @@ from .process import START_MS, UNSET_FLOOR, Process
 PLATFORM_PORT, KLAVIYO_PORT = 8001, 8002
 LIST = "Gold members"
 AUDIENCE = "Gold"
+PEOPLE = 5
+"""Users that events are about."""
 GOLD = 1500
 """Earned points from which on a user is in the audience (the sandbox's tiers)."""
 FLOW_SECRET = "flow_secret"
@@ -149,6 +153,33 @@ class Unset:
     rejected: bool = False
 
 
+@dataclass(slots=True)
+class Removal:
+    """A crowd of the audience that no event names, so that scans alone can remove them
+    from the list."""
+
+    people: dict[str, User] = field(default_factory=dict)
+    """By address."""
+    done: set[str] = field(default_factory=set)
+    """Those who were removed from Klaviyo's list."""
+    cut: bool = False
+    """Whether the platform has left out people who are in the audience."""
+    approved: bool = False
+
+    @property
+    def most(self) -> int:
+        """How many of them may leave without approval, in one scan that saw a part of them: all
+        who remain are too many for the next one."""
+        return max(LEAVE_FLOOR, int(DEFAULT_SHARE * (len(self.people) + PEOPLE)))
+
+
+class _CutTier(Tier):
+    """One that stays as it is."""
+
+    def refresh(self, users: Users) -> tuple[list[User], list[User]]:
+        return [], []
+
+
 class World:
     """One simulated world. `people` users are at the platform from the beginning; the first two are
     in the audience and never leave it."""
@@ -159,7 +190,7 @@ class World:
         rng: random.Random,
         config: Config,
         *,
-        people: int = 5,
+        people: int = PEOPLE,
         job_delay: Any = 1.0,
     ) -> None:
         self.loop = loop
@@ -189,6 +220,7 @@ class World:
         self.quiet: dict[str, User] = {}
         """By address."""
         self.unset = Unset()
+        self.removal = Removal()
         self.flow_list: str | None = None
         """The list that a live flow starts for."""
         self.traces = False
@@ -222,7 +254,8 @@ class World:
     @property
     def users(self) -> list[User]:
         """Those about which there are events."""
-        return [user for user in self.wll.people if user.email not in self.quiet]
+        others = self.quiet.keys() | self.removal.people.keys()
+        return [user for user in self.wll.people if user.email not in others]
 
     def add_quiet(self, people: int) -> None:
         """People without an event, so that only a backfill finds them."""
@@ -230,8 +263,37 @@ class World:
             user = self.wll.add(f"quiet{number}@example.com", earned=100, points=number)
             self.quiet[user.email] = user
         self._quiet_since = self.now_ms()
+        self._refresh_silently(self.quiet)
+
+    def add_members(self, people: int) -> None:
+        """People of the audience without an event."""
+        for number in range(people):
+            user = self.wll.add(f"member{number}@example.com", earned=GOLD)
+            self.removal.people[user.email] = user
+        self._refresh_silently(self.removal.people)
+
+    def leave(self) -> None:
+        """They leave the audience, and the platform does not say so."""
+        for user in self.removal.people.values():
+            user.earned = 100
+        self._refresh_silently(self.removal.people)
+
+    @contextmanager
+    def cut_audience(self, people: int) -> Iterator[None]:
+        """The platform answers as if the audience had its first `people` members only."""
+        whole = self.audience()
+        first = dict(list(whole.members.items())[:people])
+        self.removal.cut = True
+        self.wll.audiences[whole.id] = _CutTier(whole.id, whole.name, first)
+        try:
+            yield
+        finally:
+            self.wll.audiences[whole.id] = whole
+
+    def _refresh_silently(self, people: Mapping[str, User]) -> None:
+        """Without events about these."""
         self.wll.refresh()
-        others = [each for each in self.wll.waiting if each.user.email not in self.quiet]
+        others = [each for each in self.wll.waiting if each.user.email not in people]
         self.wll.waiting.clear()
         self.wll.waiting.extend(others)
 
@@ -407,6 +469,7 @@ class World:
     def decide(self, approval: int, what: str, *, approve: bool) -> None:
         """A person answers what waits for approval."""
         self.oracle.first_sync_approved |= approve and what == FIRST_SYNC
+        self.removal.approved |= approve and what == REMOVAL
         if what == MASS_UNSET:
             self.unset.approved |= approve
             self.unset.rejected |= not approve
@@ -476,8 +539,7 @@ class World:
         if request.method == "DELETE":
             people = self.klaviyo.profiles_by_id
             removed = {people[p["id"]]["email"] for p in orjson.loads(request.content)["data"]}
-            if wrong := removed & self.anchors:
-                self.oracle.faults.append(f"{owner.name} removes {wrong} from the list")
+            self._check_removal(owner, removed)
 
     def _check_rate(self, owner: Owner | None, request: httpx.Request) -> None:
         route = operation(request.method, request.url.path.rstrip("/")).label
@@ -578,6 +640,18 @@ class World:
             return
         if not self.oracle.first_sync_approved:
             self.oracle.faults.append(f"{owner.name} writes to the list without approval")
+
+    def _check_removal(self, owner: Owner, removed: set[str]) -> None:
+        """Guarantee 6: a scan that would remove many removes no one before a person approves."""
+        removal = self.removal
+        removal.done |= removed & removal.people.keys()
+        if not removal.approved and len(removal.done) > removal.most:
+            self.oracle.faults.append(
+                f"{owner.name} removes {len(removal.done)} people from the list without approval"
+            )
+        wrong = removed & self.anchors
+        if wrong and not (removal.cut and removal.approved):
+            self.oracle.faults.append(f"{owner.name} removes {wrong} from the list")
 
     def _check_unset(self, owner: Process, request: httpx.Request) -> None:
         """Guarantee 9: few lose a field before a person has approved. What was claimed when they
@@ -737,11 +811,20 @@ class World:
 
     def _wrong_list(self) -> list[str]:
         """Guarantees 5 and 6."""
+        members = self.members()
+        people = [*self.users, *self.removal.people.values()]
+        wanted = {user.email for user in people if user.tier[0] == AUDIENCE}
+        # Who has left stays on the list while a rejection says so.
+        refused = any(what == REMOVAL for _, what in self.approvals("rejected"))
+        if members == wanted or (refused and members > wanted):
+            return []
+        return [f"the list has {members}, the audience {wanted}"]
+
+    def members(self) -> set[str]:
+        """Addresses of those on Klaviyo's list."""
         # A process that died while it created the list may have created another one.
         ids = [row.remote_id for row in self.disk.rows(_LINKED)]
-        members = {email for id in ids for email in self.klaviyo.list_members(id)}
-        wanted = {user.email for user in self.users if user.tier[0] == AUDIENCE}
-        return [] if members == wanted else [f"the list has {members}, the audience {wanted}"]
+        return {email for id in ids for email in self.klaviyo.list_members(id)}
 
     def audience(self) -> Tier:
         return next(
