@@ -8,16 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 from connector.domain.approvals import BACKFILL, FIRST_SYNC, MASS_UNSET, REMOVAL
+from connector.sandbox.wll.users import User
 
 from .aims import Spring
 from .loop import SimulatedLoop
 from .process import Process
-from .world import Sent, World
+from .world import LIVE_LIMIT, Sent, World
 
 CROWD = 16
 """More than may lose a field at once without approval, and several pages of a backfill."""
 MEMBERS = 12
 """So many that those who remain when one scan has removed a few are too many again."""
+BACKLOG = 40
+"""People whose profiles take minutes where little quota is left to a backfill."""
 PAGE_STORED = r"^SqlBackfills\.append_page$"
 
 
@@ -30,6 +33,8 @@ class CrowdActs:
 
     keep: Callable[[Sent], Sent]
     send: Callable[[Sent], None]
+    store_faults: float
+    ensure_process: Callable[[], None]
     change: Callable[[], None]
     burst: Callable[[], None]
     _fails: Callable[..., Spring]
@@ -40,6 +45,7 @@ class CrowdActs:
             self.lose_a_field,
             self.leave_at_once,
             self.backfill_of_many,
+            self.live_in_a_backfill,
             self.bulk_away,
             self.night,
         ]
@@ -121,6 +127,48 @@ class CrowdActs:
         for _ in range(4):
             self.change()
             await asyncio.sleep(self.rng.choice((0.5, 3.0, 10.0)))
+
+    async def live_in_a_backfill(self) -> None:
+        """For some minutes nothing fails. A backfill of many people and a scan run, and what
+        happens meanwhile must not wait for them."""
+        world, network = self.world, self.world.network
+        before = network.disturbed, self.store_faults
+        network.disturbed = self.store_faults = 0.0
+        network.planned.clear()
+        for each in (world.traps, world.klaviyo.faults, world.wll.faults):
+            each.clear()
+        if await self._rest():
+            world.add_quiet(BACKLOG)
+            world.command("audiences-sync", connection="acme", name="Gold")
+            world.command("backfill", connection="acme")
+            for user in self.rng.sample(world.users, k=len(world.users)):
+                await asyncio.sleep(self.rng.choice((0.5, 4.0, 15.0)))
+                for id, what in world.pending_approvals():
+                    if what == BACKFILL:
+                        world.decide(id, what, approve=True)
+                self._change_soon(user)
+            await asyncio.sleep(LIVE_LIMIT)
+        network.disturbed, self.store_faults = before
+
+    async def _rest(self) -> bool:
+        """Wait until every lane has delivered something and nothing waits, and until the quota of
+        the last minute is free again. Whether that came."""
+        self.ensure_process()
+        for _ in range(2):
+            await asyncio.sleep(70.0)
+            if not self.world.at_rest():
+                return False
+            for user in self.world.users:
+                user.points += 1
+                self.world.deliver(self.keep(self.world.event("POINTS_ADJUSTED", user)))
+        await asyncio.sleep(70.0)
+        return self.world.at_rest() is not None
+
+    def _change_soon(self, user: User) -> None:
+        user.points += 1
+        sent = self.keep(self.world.event("POINTS_ADJUSTED", user))
+        self.world.deliver(sent)
+        self.world.expect_soon(sent, user)
 
     def _no_more_pages(self, process: Process) -> None:
         self._refuse(self.world.wll, "users")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lease import ResourceLease
 from connector.pipeline.outcome_writer import OutcomeWriter
 from connector.pipeline.rendering import GatedRenderer
-from connector.ports import BackfillPage, MembersPage
+from connector.ports import BackfillPage, MembersPage, ReadyCounts
 from connector.store.admin import retention
 from connector.store.admin.commands import SqlCommands
 from connector.store.admin.retention import NO_BODY
@@ -273,6 +274,19 @@ def an_approved_removal_stays_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RemovalGuard, "allows", allows)
 
 
+def a_backfill_goes_before_what_is_live(patch: pytest.MonkeyPatch) -> None:
+    """What is live waits until nothing of a backfill is ready."""
+    count_ready = Claimer._count_ready
+
+    async def backfill_first(self: Claimer, limit: int) -> ReadyCounts:
+        ready = await count_ready(self, limit)
+        if ready.backfill_batch or ready.backfill_single:
+            return replace(ready, batch=0, single=0)
+        return ready
+
+    patch.setattr(Claimer, "_count_ready", backfill_first)
+
+
 def a_backfill_takes_the_live_share(patch: pytest.MonkeyPatch) -> None:
     adjust = RateLimiter.adjust
 
@@ -344,6 +358,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         (an_approved_unset_stays_held, "lose_a_field"),
         (a_mass_removal_is_not_asked_for, "leave_at_once"),
         (an_approved_removal_stays_held, "leave_at_once"),
+        (a_backfill_goes_before_what_is_live, "live_in_a_backfill"),
         (a_backfill_takes_the_live_share, "backfill_of_many"),
         (a_backfill_ends_with_a_page_that_fails, "backfill_of_many"),
         (retention_empties_what_waits, "night"),

@@ -8,6 +8,7 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from connector.config import Config
 from connector.domain import unsets
 from connector.domain.errors import ConnectorError
 from connector.domain.lanes import Millis
+from connector.klaviyo.sink.profiles import ProfileSink
 from connector.pipeline import breaker, lease
 from connector.runtime import log
 from connector.runtime.clock import SystemClock
@@ -33,6 +35,8 @@ from .network import Network
 START_MS = 1_790_000_000_000
 UNSET_FLOOR = 4
 """People who may lose a field without approval: few are here."""
+PROFILES_PER_JOB = 4
+"""So that a backfill of few people takes several import jobs."""
 _EVERY = 5.0
 """Seconds between two scheduled passes at least: each costs time of the machine."""
 _SLOWER = 2.0
@@ -226,11 +230,14 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         # Few people are refused here, and they must not stop the others either.
         patch.setattr(breaker, "DEAD_RATE_WINDOW", 8)
         patch.setattr(unsets, "FLOOR", UNSET_FLOOR)
+        patch.setattr(ProfileSink, "bulk", replace(_BULK, size=PROFILES_PER_JOB))
         # A pure function of files that do not change.
         patch.setattr(faults, "load_mapping", _load_mapping)
         yield
 
 
+_BULK = ProfileSink.bulk
+assert _BULK
 _load_unchanged = cache(faults.load_mapping)
 
 

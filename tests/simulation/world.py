@@ -44,7 +44,7 @@ from connector.store.tables import (
 )
 
 from .aims import Traps
-from .configs import LEAVE_FLOOR
+from .configs import LEAVE_FLOOR, MODULES
 from .database import Disk, FaultyDatabase
 from .loop import Owner, SimulatedLoop
 from .network import Network
@@ -72,6 +72,8 @@ STOP_LIMIT = 20.0
 RATE_WINDOW = 50.0
 """Seconds in which no more than a minute's share of requests is sent: a little less than a minute,
 because a request may leave some time after it was granted."""
+LIVE_LIMIT = 45.0
+"""Seconds in which a live event and its person's new fields are at Klaviyo, where nothing fails."""
 PAUSE_GRACE = 75.0
 """Seconds after a pause in which what was in flight may still be sent."""
 BIRTHDATE = "wll_birthdate"
@@ -111,6 +113,8 @@ class Sent:
     deliver: Callable[[Process], Any]
     acknowledged: bool = False
     tries: int = 0
+    id: str = ""
+    """The unique id of its event."""
 
 
 @dataclass(slots=True)
@@ -389,6 +393,7 @@ class World:
             sent.acknowledged = True
 
         sent = Sent(f"{pending.type} of {pending.user.auth} ({record.unique_id[4:12]})", deliver)
+        sent.id = record.unique_id
         return sent
 
     def flow_call(self, who: dict[str, str], amount: int, *, stranger: bool = False) -> Sent:
@@ -693,6 +698,32 @@ class World:
     def open_commands(self) -> list[str]:
         rows = self.disk.rows(_OPEN_COMMANDS)
         return [f"command {row.id} {row.kind} has no result" for row in rows]
+
+    def at_rest(self) -> Process | None:
+        """The process that delivers, where nothing waits and no one has stopped anything."""
+        holder, config = self.holder(), self.config.connection("acme")
+        if any(p.condition != "running" or p.stopping for p in self.alive()) or holder is None:
+            return None
+        changed = config.mode != "live" or config.modules != MODULES
+        if changed or any(process.app.config is not self.config for process in self.alive()):
+            return None
+        paused = self._pauses or self.oracle.paused_since is not None
+        return None if paused or self.unfinished() else holder
+
+    def expect_soon(self, sent: Sent, user: User) -> None:
+        """Guarantee 9: nothing holds up this event, or what it has changed in the person's profile,
+        for longer than LIVE_LIMIT, whatever else there is to send."""
+        self.loop.spawn(None, self._expect(sent, user))
+
+    async def _expect(self, sent: Sent, user: User) -> None:
+        holder, since = self.holder(), self.loop.time()
+        while self.loop.time() < since + LIVE_LIMIT:
+            await asyncio.sleep(1.0)
+            if sent.id in self.klaviyo.unique_ids() and not self._differences([user]):
+                return
+        if sent.acknowledged and self.holder() is holder:
+            late = "the profile of" if sent.id in self.klaviyo.unique_ids() else "an event of"
+            self.oracle.faults.append(f"{late} {user.email} waits for {LIVE_LIMIT:.0f} s")
 
     def repeat_failed_commands(self) -> None:
         """As a person does who has read the error; each once."""
