@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import and_, update
 
 from connector.actions.sink import ActionSink
 from connector.app import connections, daemon
@@ -35,8 +35,9 @@ from connector.store.admin.commands import SqlCommands
 from connector.store.admin.retention import NO_BODY
 from connector.store.queues import actions, membership_changes, profile_unsets, queue
 from connector.store.queues.action_decisions import SqlActionDecisions
+from connector.store.queues.membership_state import OUT
 from connector.store.queues.receipts import ReceiptedQueue
-from connector.store.tables import outbox
+from connector.store.tables import memberships, outbox
 from connector.sync.backfill.sources import PlatformListing
 from connector.sync.flow_guard import FlowGuard, Verdict
 from connector.sync.memberships.remote_groups import PlatformAudiences
@@ -44,6 +45,7 @@ from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
 from connector.sync.memberships.scans import GroupScan
 from connector.sync.memberships.target_sync import TargetSync
 
+_M = memberships.c
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -265,6 +267,13 @@ def a_mass_removal_is_not_asked_for(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RemovalLimit, "exceeded_by", lambda self, removals: False)
 
 
+def who_is_being_added_does_not_count_as_a_removal(patch: pytest.MonkeyPatch) -> None:
+    def added(target: Any) -> Any:
+        return and_(_M.added_by_us == 1, _M.confirmed.is_distinct_from(OUT))
+
+    patch.setattr(membership_changes, "is_removable", added)
+
+
 def an_approved_removal_stays_held(patch: pytest.MonkeyPatch) -> None:
     async def allows(
         self: Any, subject: str, target: Any, removals: Any, limit: RemovalLimit
@@ -357,6 +366,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         (a_mass_unset_is_not_asked_for, "lose_a_field"),
         (an_approved_unset_stays_held, "lose_a_field"),
         (a_mass_removal_is_not_asked_for, "leave_at_once"),
+        (who_is_being_added_does_not_count_as_a_removal, "leave_at_once"),
         (an_approved_removal_stays_held, "leave_at_once"),
         (a_backfill_goes_before_what_is_live, "live_in_a_backfill"),
         (a_backfill_takes_the_live_share, "backfill_of_many"),

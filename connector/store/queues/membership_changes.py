@@ -129,8 +129,10 @@ def _unless(condition: ColumnElement[bool], changes: Mapping[str, Any]) -> dict[
 
 
 def is_removable(target: GroupRow) -> ColumnElement[bool]:
-    """Whether a member of this target is removed when no source has them."""
-    added = and_(_M.added_by_us == 1, _M.confirmed.is_distinct_from(OUT))
+    """Whether a member of this target is removed when no source has them: also one who is being
+    added, because the leave follows the join that is in flight."""
+    joining = and_(_M.state == State.CLAIMED, _M.sent == IN)
+    added = or_(and_(_M.added_by_us == 1, _M.confirmed.is_distinct_from(OUT)), joining)
     return or_(added, _M.confirmed == IN) if target.removes_foreign else added
 
 

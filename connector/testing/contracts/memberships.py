@@ -80,6 +80,22 @@ class MembershipsContract:
         await store.group_scans.apply(group.id, now=env.later())
         assert await env.deliver() == ([], ["cyd"])
 
+    async def test_who_is_being_added_counts_as_a_member_to_remove(self, store: Store) -> None:
+        """A join that is in flight adds the person, and the leave follows it."""
+        env = await make_harness(store)
+        await env.sync(VIP, "ada", "bob", "cyd")
+        joins = await env.claim()
+        assert joins
+        group = await env.scan(VIP, "ada")
+        assert await store.group_scans.pending_removals(group.id) == PendingRemovals(2, 3)
+        await env.settle(joins, [Unsent(entry.seq) for entry in joins.entries])
+        assert await store.group_scans.pending_removals(group.id) == PendingRemovals(0, 3)
+        joins = await env.claim()
+        assert joins
+        await store.group_scans.apply(group.id, now=env.later())
+        await env.settle(joins, [Accepted(entry.seq, "r") for entry in joins.entries])
+        assert await env.deliver() == ([], ["bob", "cyd"])
+
     async def test_a_restarted_scan_discards_its_earlier_pages(self, store: Store) -> None:
         env = await make_harness(store)
         await env.sync(VIP, "ada", "bob")
