@@ -30,6 +30,8 @@ _PATIENCE = 0.01
 """Seconds that what nothing waits for waits for a commit to share."""
 _WRITER_CACHE, _READER_CACHE = 16_384, 4_096
 """KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
+_STATEMENTS = 1_024
+"""Statements that a store in memory keeps compiled: its one connection runs all there are."""
 _READER_LOCK_WAIT = 10_000
 """ms that anything else waits for a lock."""
 _BEGIN = Prepared(text("BEGIN IMMEDIATE"))
@@ -62,7 +64,9 @@ def sqlite_engine(url: str, file: SqliteFile | None = None) -> Engine:
     if path:
         engine = create_engine(url, creator=(file or SqliteFile(path)).connect)
     else:
-        engine = create_engine(url, connect_args={"check_same_thread": False})
+        engine = create_engine(
+            url, connect_args={"check_same_thread": False, "cached_statements": 1024}
+        )
 
     engine.dialect.statement_compiler = _Compiler
 
