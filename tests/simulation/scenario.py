@@ -48,11 +48,8 @@ _LIVES = itertools.count(1)
 class Scenario(AimedActs):
     """The random part of a world."""
 
-    def __init__(
-        self, loop: SimulatedLoop, rng: random.Random, steps: int, act: str | None = None
-    ) -> None:
+    def __init__(self, loop: SimulatedLoop, rng: random.Random, act: str | None = None) -> None:
         self.act = act
-        self.steps = steps
         self.rng = rng
         self.loop = loop
         self.fixed: dict[str, Any] = {
@@ -306,10 +303,10 @@ class Scenario(AimedActs):
         chosen = always | {a: w for a, w in sometimes.items() if self.rng.random() < 0.35}
         if self.world.guarded:
             chosen[self.decide] = 5
-        acts = self.rng.sample(aimed, k=self.rng.randrange(1, 1 + min(4, self.steps // 3)))
+        acts = self.rng.sample(aimed, k=self.rng.randrange(1, 5))
         if self.act:
             acts.append(getattr(self, self.act))
-        acts += self.rng.choices(list(chosen), list(chosen.values()), k=self.steps - len(acts))
+        acts += self.rng.choices(list(chosen), list(chosen.values()), k=STEPS - len(acts))
         self.rng.shuffle(acts)
         return acts
 
@@ -411,16 +408,13 @@ def _garbage_kept() -> Iterator[None]:
 
 
 @_garbage_kept()
-def simulate(
-    seed: int, *, steps: int = STEPS, traces: bool = False, act: str | None = None
-) -> tuple[list[str], World]:
-    """What did not hold, and the world in which it did not. `steps`: how many acts the life has.
-    With `act` that one is among them."""
+def simulate(seed: int, *, traces: bool = False, act: str | None = None) -> tuple[list[str], World]:
+    """What did not hold, and the world in which it did not. With `act` that one is in the life."""
     rng = random.Random(seed)
     random.seed(seed)  # also for the backoff
     loop = SimulatedLoop(rng)
     try:
-        scenario = Scenario(loop, rng, steps, act)
+        scenario = Scenario(loop, rng, act)
         world = scenario.world
         world.traces = traces
         with simulated_machine(world.network, seed=seed):
