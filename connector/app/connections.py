@@ -383,10 +383,12 @@ class Connections:
         return [fault for other in others for fault in find_conflicts([other, mine])]
 
     async def refresh(self, resource: str) -> None:
-        """Load what another process may have changed: lane states and spent quota. Raises
-        StoreError."""
+        """Load what another process may have changed, lane states and spent quota, and save the
+        links that one with another configuration has replaced. Raises StoreError."""
         runtimes = self._of(resource)
         if runtimes:
+            for relink in (each for runtime in runtimes for each in runtime.relink):
+                await relink()
             await self.limiters.reload({runtime.name for runtime in runtimes})
             await self._load_states(runtimes)
 

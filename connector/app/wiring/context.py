@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -148,7 +148,8 @@ class ConnectionContext:
     """What every part of one connection needs. `lease` is that of its account. `client` is None
     where nothing of the platform's API is used, `account` before Klaviyo has named its account;
     `account_confirmed` as in connector.app.wiring.accounts.Account. `token` is None where a private
-    key is used. `resumptions` make ready what waited while a lane sent nothing."""
+    key is used. `resumptions` make ready what waited while a lane sent nothing, `relink` saves
+    links again that a process with another configuration has replaced."""
 
     services: SharedServices
     connection: Connection
@@ -162,6 +163,7 @@ class ConnectionContext:
     token: StoredToken | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
     resumptions: list[Resume] = field(default_factory=list)
+    relink: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     def has(self, module: str) -> bool:
         """Whether the connection has this module switched on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext, dispatch_policy
@@ -187,7 +188,9 @@ async def _link_groups(
         return None
     lane = await context.lane(kind)
     account = context.address_scope if kind is LIST_MEMBERS else name
-    await services.store.member_groups.set_links(lane, links, account=account)
+    relink = partial(services.store.member_groups.set_links, lane, links, account=account)
+    context.relink.append(relink)
+    await relink()
     return lane
 
 

@@ -81,7 +81,8 @@ class SqlGroupScans:
 
     async def pending_removals(self, source: int) -> PendingRemovals:
         def work(c: Connection) -> PendingRemovals:
-            target = group_rows.get(c, group_rows.get(c, source).target)
+            row = group_rows.get(c, source)
+            target = group_rows.get(c, row.target)
             wanted = (_M.target == target.id, _M.wanted == IN)
             stays = source_members.is_member(target.id, _M.email, if_applied=source)
             removed = (*wanted, changes.is_removable(target), ~stays)
@@ -89,13 +90,16 @@ class SqlGroupScans:
                 c.execute(select(func.count()).where(*where)).scalar_one()
                 for where in (removed, wanted)
             )
-            return PendingRemovals(count, total)
+            return PendingRemovals(count if row.active else 0, total)
 
         return await self._database.read(work)
 
     async def apply(self, source: int, *, now: Millis) -> int:
-        def mark_applied(c: Connection) -> int:
+        def mark_applied(c: Connection) -> int | None:
             row = group_rows.lock(c, source)
+            if not row.active:
+                # Another process has replaced the links: no member of it counts as one.
+                return None
             group_rows.change(c, source, applied_scan=row.completed_scan)
             return row.target
 
@@ -103,6 +107,8 @@ class SqlGroupScans:
             return changes.remove_wanted(c, target, where, now)
 
         target = await self._database.write(mark_applied)
+        if target is None:
+            return 0
         removed = await in_ranges(self._applied, target, remove)
         await self._delete_unlisted(source)
         return removed

@@ -125,6 +125,20 @@ class MembershipsContract:
         await store.group_scans.apply(group.id, now=env.later())
         assert await env.deliver() == ([], ["cyd"])
 
+    async def test_a_scan_of_an_audience_that_was_unlinked_meanwhile_removes_no_one(
+        self, store: Store
+    ) -> None:
+        """A process with another configuration has replaced the links."""
+        env = await make_harness(store)
+        await env.sync(VIP, "ada", "bob")
+        await env.deliver()
+        source = await env.group(VIP)
+        await env.scan(VIP, "ada", "bob")
+        await store.member_groups.set_links(env.lane, [], account="acc")
+        assert await store.group_scans.pending_removals(source.id) == PendingRemovals(0, 2)
+        assert await store.group_scans.apply(source.id, now=env.later()) == 0
+        assert await env.deliver() == ([], [])
+
     async def test_a_leave_never_crosses_a_join(self, store: Store) -> None:
         env = await make_harness(store)
         await env.sync(VIP, "ada")
