@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.processes import environment
-from connector.app.daemon import freeze_heap
+from connector.app.collector import freeze_heap
 from connector.app.maintenance import Maintenance
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Retention
