@@ -4,6 +4,7 @@ mapping is parsed. They are counts, not timings."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from sqlalchemy import Engine, event
 
 from connector.app import daemon
 from connector.app.listeners import prepare_pages
+from connector.domain.lanes import Lane
 from connector.mapping import files
 from connector.store.sqlite import SqliteDatabase
 from connector.web.api import app as api
@@ -147,3 +149,20 @@ def test_the_first_who_asks_the_api_waits_for_no_import() -> None:
     prepare_pages()
     assert api._routes.cache_info().currsize == 1
     assert "connector.console" in sys.modules
+
+
+async def test_what_a_connection_was_built_from_is_not_kept_by_each(tmp_path: Path) -> None:
+    """At the first contact each connection is built again by itself, once its account is known."""
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(each, Lane) for each in gc.get_objects())
+
+    async with opened(tmp_path) as world:
+        _configure(world, _MANY)
+        async with world.running() as app:
+            before = kept()
+            for name in app.runtimes:
+                await app.connections.rebuild(name, f"account of {name}")
+            lanes = sum(len(runtime.dispatchers) for runtime in app.runtimes.values())
+            assert kept() - before <= 2 * lanes

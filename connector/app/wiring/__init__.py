@@ -126,6 +126,7 @@ class ConnectionBuilder:
                 return await self._build(connection)
 
         built = await asyncio.gather(*map(build, connections), return_exceptions=True)
+        self._stored.clear()
         result = BuildResult({}, {}, self.accounts, self.writers)
         failed: list[BaseException] = []
         for connection, found in zip(connections, built, strict=True):
@@ -151,7 +152,10 @@ class ConnectionBuilder:
         """A runtime, not started. No remote API is called. Raises ConfigError for a platform or
         mapping that cannot be used, and StoreError."""
         await self._stored.load()
-        return await self._build(connection)
+        try:
+            return await self._build(connection)
+        finally:
+            self._stored.clear()
 
     async def _build(self, connection: Connection) -> ConnectionRuntime:
         async with AsyncExitStack() as stack:

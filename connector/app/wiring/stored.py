@@ -36,6 +36,13 @@ class StoredFacts:
         for group in await self._store.member_groups.all():
             self._groups.setdefault(group.connection, []).append(group)
 
+    def clear(self) -> None:
+        """Once all are built: they refer to this for as long as they run, and three hundred that
+        were built one by one would hold the lanes of all three hundred each."""
+        self._accounts = {}
+        for read in (self._lanes, self._states, self._groups):
+            read.clear()
+
     def account(self, connection: str) -> str | None:
         """The Klaviyo account of the connection; None before its first contact."""
         return self._accounts.get(connection)
