@@ -141,12 +141,12 @@ class App:
             await self._take_shared(lease_timeout)
         if serve:
             await self._serve()
-            self.health.ready = True
+        # Webhooks are taken from here on, so a stop keeps the port open for the drain delay.
+        self._started = self.health.ready = True
         await import_in_thread([*transport.LIBRARY, *scheduler.LIBRARY])
         self.connections.start()
         self._start_workers()
         await self._notifications.restart()
-        self._started = self.health.ready = True
         self._log.info(
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,34 @@ async def test_a_daemon_that_waits_for_its_database_can_be_stopped(
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await app.stop()
+
+
+async def test_a_stop_before_lanes_have_started_keeps_the_port_open_for_the_drain_delay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    """Webhooks are sent here as soon as /readyz is 200."""
+    path = tmp_path / "connector.toml"
+    path.write_text(f'[server]\nport = {free_port()}\ndrain_delay = "7s"\n')
+    importing, slept = asyncio.Event(), []
+
+    async def never_imported(modules: Iterable[str]) -> None:
+        importing.set()
+        await asyncio.Event().wait()
+
+    async def sleep(seconds: float) -> None:
+        slept.append((seconds, len(app.listeners.servers)))
+
+    monkeypatch.setattr("connector.app.daemon.import_in_thread", never_imported)
+    app = App(read_config(path))
+    starting = asyncio.create_task(app.start())
+    async with asyncio.timeout(10):
+        await importing.wait()
+    assert app.health.ready
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    monkeypatch.setattr(app.clock, "sleep", sleep, raising=False)
+    await app.stop()
+    assert slept == [(7.0, 1)]
 
 
 async def test_what_a_process_delivered_is_in_the_charts_of_the_next_one(

@@ -286,7 +286,8 @@ def test_the_platform_declares_its_offers() -> None:
 def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     clock: Any = FakeClock()
     none = cast(Any, None)
-    services = SharedServices(Config(), memory_store(), none, clock, Metrics("0"), none, none, none)
+    store, metrics = memory_store(), Metrics("0")
+    services = SharedServices(Config(), store, none, clock, metrics, none, none, none, none)
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
     assert services.kit(plain).retry_statuses == {423, 429, 503}
