@@ -56,6 +56,21 @@ async def test_the_lowest_limit_of_those_that_share_a_credential_counts() -> Non
     assert limiter.limits == {"reads": Limit(10, 100)}
 
 
+async def test_the_share_of_a_removed_connection_does_not_count_for_the_next_one() -> None:
+    """One whose account is learned later is built alone, outside a reload."""
+
+    async def usage_since(account: str, since: Mapping[str, int]) -> list[QuotaUsage]:
+        return []
+
+    store: Any = SimpleNamespace(facts=SimpleNamespace(usage_since=usage_since))
+    limiters = RateLimiters(store, FakeClock(), Metrics("test"))
+    await limiters.of("K", LIMITS, connection="old", share=0.2)
+    with limiters.replacing(kept=set()):
+        pass  # it was removed
+    limiter = await limiters.of("K", LIMITS, connection="new", share=1.0)
+    assert limiter.reserve("events", 10).count == 10
+
+
 class Slow:
     """A remote API that counts calls by the second they arrive in. The way there takes as long as
     the test says; the answer takes no time."""

@@ -79,7 +79,8 @@ class RateLimiters:
             if account not in self._limiters:
                 self._limiters[account] = self._create(account)
                 self._limiters[account].load(spent)
-        if known is None:
+        if known is None and len(uses) > 1:
+            # Not all of them: of three hundred each would look at all that were built before it.
             self._apply(account, _strictest([self._in_force[account], use]))
         elif known != use:
             self._adjust(account)
