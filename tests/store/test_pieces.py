@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -267,6 +268,49 @@ async def test_a_new_account_changes_few_rows_at_a_time(store: SqlStore) -> None
     await store.member_groups.reset_account("acme", now=NOW)
     assert max(done.changes[1:]) < 2_000, "two changes for each row"
     assert (await store.target_members.counts(target.id)).actual == 0
+
+
+async def test_a_reset_that_is_cut_off_lets_no_one_join_a_segment_again(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier account may come back: those who were in the segment are its baseline."""
+    lane = await store.lanes.ensure("acme", "jericommerce", "membership")
+    await store.member_groups.set_links(lane, [Link("seg", "tag")], account="acme")
+    _, segment = await store.member_groups.all()
+    fence = await acquire_lease(store)
+    members = [Member(f"p{n}", f"p{n}@example.com") for n in range(_MANY)]
+
+    async def scan() -> None:
+        group = await store.group_scans.begin(segment.id, fence, now=NOW)
+        tracks_joins = group.completed_scan > 0
+        page = MembersPage(members, None, more=False)
+        await store.group_scans.save_source_page(
+            segment.id, page, fence, requested_at=NOW, now=NOW, track_joins=tracks_joins
+        )
+        await store.group_scans.apply(segment.id, now=NOW)
+
+    await scan()
+    write, number = store.database.write, 0
+    for allowed in itertools.count():
+
+        async def cut_off(work: Work[T], *, patient: bool = False, left: int = allowed) -> T:
+            nonlocal number
+            number += 1
+            if number > left:
+                raise StoreError(Problem.STORE_UNAVAILABLE, "cut off")
+            return await write(work, patient=patient)
+
+        number = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(store.database, "write", cut_off)
+            try:
+                await store.member_groups.reset_account("acme", now=NOW)
+                break
+            except StoreError:
+                pass
+        await scan()
+        assert await store.segment_joins.unhandled(segment.id, limit=1) == []
+    assert allowed > 2, "it was one transaction"
 
 
 async def test_a_claim_that_finds_only_held_people_changes_few_rows_at_a_time(

@@ -52,7 +52,9 @@ class SqlMemberGroups:
         await self._database.write(lambda c: group_rows.change(c, group, **values))
 
     async def reset_account(self, connection: str, *, now: Millis) -> None:
-        # Groups last: a new scan would find members that are deleted after it.
+        # Groups first: where this is cut off and the earlier account comes back, no one who was
+        # deleted joins again. And last: a new scan would find members that are deleted after it.
+        await self._database.write(on_request(partial(_forget_groups, connection)))
         ids = await self._database.read(on_request(partial(_ids_at_klaviyo, connection)))
         for id in ids:
             await self._deleted.each(on_request(partial(_delete_members, id)), 0)
@@ -87,6 +89,11 @@ def _reset_account(c: Connection, connection: str) -> None:
     ids = _at_klaviyo(connection)
     c.execute(delete(memberships).where(memberships.c.target.in_(ids)))
     c.execute(delete(source_members).where(source_members.c.source.in_(ids)))
+    _forget_groups(connection, c)
+
+
+def _forget_groups(connection: str, c: Connection) -> None:
+    ids = _at_klaviyo(connection)
     not_scanned = {"cursor": None, "scan_started_at": None, "completed_scan": 0}
     not_scanned |= {"completed_at": None}
     unknown = {"remote_id": None, "title": "", "writes_enabled": 0, "applied_scan": 0, "members": 0}
