@@ -136,7 +136,9 @@ class TargetSync:
 
     async def reevaluate(self) -> None:
         """Do what was not allowed, or not known to be, before now."""
-        if not all(source.completed_scan for source in await self._sources()):
+        sources = await self._sources()
+        # None where another process has replaced the links: who should be on it is not known then.
+        if not sources or not all(source.completed_scan for source in sources):
             return
         await self._enable_writes_if_allowed()
         if self._policy.remove_foreign:

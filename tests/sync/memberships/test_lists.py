@@ -519,6 +519,24 @@ async def test_a_first_sync_that_triggers_live_flows_waits_for_approval(
     assert env.members_of() == ["ada", "bob"]
 
 
+async def test_a_first_sync_waits_for_its_audiences_where_their_links_were_replaced(
+    start: Start,
+) -> None:
+    """A process with another configuration replaces the links when it starts, while this one has
+    the lease and scans."""
+    env = await start(people={"vip": ["ada", "bob"]})
+    id = env.add_to_list("bob")
+    env.klaviyo.flows.add("Welcome", "live", "Added to List", id)
+    await env.start()
+    lane = await env.store.lanes.ensure("acme", "klaviyo", "membership")
+    await env.store.member_groups.set_links(lane, [], account="SANDBX")
+    await env.run_for(900)
+    assert env.members_of() == ["bob"]
+    for relink in env.runtime.relink:
+        await relink()
+    assert not (await env.group("VIP")).writes_enabled
+
+
 async def test_an_approval_does_not_hold_for_another_account(start: Start) -> None:
     env = await start(people={"vip": ["ada", "bob"]})
     id = env.add_to_list()
