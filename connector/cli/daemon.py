@@ -55,7 +55,6 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
     from connector.app.configuration import read_config
     from connector.app.daemon import App
     from connector.app.listeners import prepare_pages
-    from connector.domain.errors import ConnectorError
 
     app = App(config, reread=lambda: read_config(path, complete=False))
     stop, reread = asyncio.Event(), asyncio.Event()
@@ -78,7 +77,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         starting.result()
         # Before lanes have worked: what they leave behind would stay too.
         freeze_heap()
-    except ConnectorError:
+    except Exception:  # also a library that cannot be imported
         await app.stop()  # gives back what the start has taken
         raise
     reading = asyncio.create_task(_reload_on_signal(app, reread))

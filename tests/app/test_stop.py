@@ -11,6 +11,8 @@ import pytest
 
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.cli import daemon as cli_daemon
+from connector.runtime.clock import SystemClock
 from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.service import CommandHandler, CommandResult
 from connector.store.sql import open_store
@@ -98,6 +100,28 @@ async def test_a_stop_before_lanes_have_started_keeps_the_port_open_for_the_drai
     monkeypatch.setattr(app.clock, "sleep", sleep, raising=False)
     await app.stop()
     assert slept == [(7.0, 1)]
+
+
+async def test_a_start_that_fails_once_webhooks_are_taken_gives_back_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    """Another process, on another machine too, need not wait until the lease has expired."""
+    path = tmp_path / "connector.toml"
+    path.write_text(
+        f'[store]\nurl = "sqlite:///{tmp_path}/state.db"\n[server]\nport = {free_port()}\n'
+    )
+
+    async def broken(modules: Iterable[str]) -> None:
+        raise ImportError("a damaged installation")
+
+    monkeypatch.setattr("connector.app.daemon.import_in_thread", broken)
+    config = read_config(path)
+    with pytest.raises(ImportError):
+        await cli_daemon._run(config, path, until_idle=False)
+    store = await open_store(config.store.url)
+    holders = await store.leases.holders(now=SystemClock().now())
+    await store.aclose()
+    assert [h.holder for h in holders.values() if h.expires_at] == []
 
 
 async def test_what_a_process_delivered_is_in_the_charts_of_the_next_one(
