@@ -4,7 +4,7 @@ changes, and the others run on."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -14,7 +14,7 @@ from connector.app.wiring import BuildResult, ConnectionBuilder
 from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config, Connection
-from connector.domain.errors import ConfigError, Problem
+from connector.domain.errors import ConfigError, Problem, StoreError
 from connector.domain.lanes import LaneId, Millis
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
@@ -144,14 +144,31 @@ class Connections:
             if connection.klaviyo.auth == "oauth":
                 # A person may have connected another account meanwhile; a key belongs to one.
                 self.known_accounts.pop(credential(connection), None)
-        with self.limiters.replacing(keep):
-            result = await self._builder(config).build_all(wanted)
-            writers = [writer for name, writer in self._writers.items() if name in keep]
-            if writers and (both := find_conflicts([*writers, *result.writers.values()])):
-                for runtime in result.runtimes.values():
-                    await runtime.exit_stack.aclose()
-                raise ConfigError(both, Problem.MAPPING_FAULTY)
+        try:
+            with self.limiters.replacing(keep):
+                result = await self._builder(config).build_all(wanted)
+                writers = [writer for name, writer in self._writers.items() if name in keep]
+                if writers and (both := find_conflicts([*writers, *result.writers.values()])):
+                    for runtime in result.runtimes.values():
+                        await runtime.exit_stack.aclose()
+                    raise ConfigError(both, Problem.MAPPING_FAULTY)
+        except (ConfigError, StoreError):
+            # What was built has saved its links, and is not used.
+            await until_available(partial(self._relink_all_but, keep), self._clock)
+            raise
         return Candidate(config, result, keep)
+
+    async def _relink_all_but(self, kept: Container[str]) -> None:
+        """Save the links of what this process works for. Raises StoreError."""
+        runtimes = [r for name, r in self.runtimes.items() if name not in kept]
+        await self._relink([runtime for runtime in runtimes if runtime.lease.valid()])
+
+    async def _relink(self, runtimes: Collection[ConnectionRuntime]) -> None:
+        """Save the links of those that were not replaced meanwhile. Raises StoreError."""
+        for runtime in runtimes:
+            for relink in runtime.relink:
+                if self.runtimes.get(runtime.name) is runtime:
+                    await relink()
 
     def _builder(self, config: Config) -> ConnectionBuilder:
         return ConnectionBuilder(
@@ -292,6 +309,8 @@ class Connections:
                 lanes.update(dispatcher.lane.id for dispatcher in runtime.dispatchers)
             await until_available(partial(recover, stopped), self._clock)
             self.adopt(candidate)
+            # A lease that was taken meanwhile was taken with the links of the old ones.
+            await until_available(partial(self._relink_all_but, candidate.kept), self._clock)
             # The old lanes may have changed theirs since the new ones were built.
             await until_available(partial(self._load_states, new), self._clock)
             self.start()
@@ -387,8 +406,7 @@ class Connections:
         links that one with another configuration has replaced. Raises StoreError."""
         runtimes = self._of(resource)
         if runtimes:
-            for relink in (each for runtime in runtimes for each in runtime.relink):
-                await relink()
+            await self._relink(runtimes)
             await self.limiters.reload({runtime.name for runtime in runtimes})
             await self._load_states(runtimes)
 

@@ -13,6 +13,7 @@ from connector.app.connections import Candidate
 from connector.app.daemon import App
 from connector.domain.errors import ConfigError, Problem
 from connector.domain.lanes import LaneState
+from connector.pipeline.lease import STORE_RESOURCE
 from connector.platforms.jericommerce.api import JeriCommerceApi
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic
 from tests.paths import ROOT
@@ -273,6 +274,50 @@ async def test_of_two_reloads_at_once_the_later_one_counts(
             gate.set()
         assert app.config.connection("two").modules == ("events",)
         assert app.runtimes["two"].modules == ("events",)
+
+
+SEGMENT = '[[connections.segments]]\nsegment = "{0}"\ntarget = "{0}"\n'
+
+
+async def linked(app: App) -> set[str]:
+    return {group.name for group in await app.store.member_groups.all("two")}
+
+
+async def test_a_lease_that_is_taken_while_connections_are_replaced_leaves_the_new_links(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Takeover saves the links of the connections as they are then."""
+    text = two.texts["two"]
+    two.texts["two"] = text + SEGMENT.format("old")
+    two.write()
+    async with two.world.running() as app:
+        await both_run(app)
+        build = app.connections.build
+
+        async def build_and_take(*args: Any, **options: Any) -> Candidate:
+            candidate = await build(*args, **options)
+            await app.connections.refresh(STORE_RESOURCE)
+            return candidate
+
+        monkeypatch.setattr(app.connections, "build", build_and_take)
+        two.texts["two"] = text + SEGMENT.format("new")
+        two.write()
+        await app.reload()
+        assert await linked(app) == {"new"}
+
+
+async def test_a_refused_configuration_leaves_the_links(two: Two) -> None:
+    text = two.texts["two"]
+    two.texts["two"] = text + SEGMENT.format("old")
+    two.write()
+    async with two.world.running() as app:
+        await both_run(app)
+        two.texts["two"] = text + SEGMENT.format("new")
+        two.texts["one"] = two.texts["one"].replace("mapping.toml", "missing.toml")
+        two.write()
+        with pytest.raises(ConfigError):
+            await app.reload()
+        assert await linked(app) == {"old"}
 
 
 async def test_a_client_that_cannot_be_closed_keeps_no_connection_from_its_successor(
