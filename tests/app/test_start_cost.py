@@ -7,6 +7,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,6 +150,33 @@ def test_the_first_who_asks_the_api_waits_for_no_import() -> None:
     prepare_pages()
     assert api._routes.cache_info().currsize == 1
     assert "connector.console" in sys.modules
+
+
+def test_who_asks_the_api_while_it_is_prepared_waits_for_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is prepared in one thread, and what a request needs is built in another."""
+    began, released = threading.Event(), threading.Event()
+    register = api.problems.register
+    made: list[Any] = []
+
+    def slow(app: Any) -> None:
+        made.append(app)
+        began.set()
+        assert released.wait(30)
+        register(app)
+
+    monkeypatch.setattr(api.problems, "register", slow)
+    api._routes.cache_clear()
+    threads = [threading.Thread(target=api.prepare) for _ in range(2)]
+    threads[0].start()
+    assert began.wait(30)
+    threads[1].start()
+    threads[1].join(0.05)
+    released.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(made) == 1
 
 
 async def test_what_a_connection_was_built_from_is_not_kept_by_each(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,7 @@ from connector.web.api.context import ApiServices, only_known_query
 from connector.web.storable import is_storable_url
 
 PREFIX = "/api/v1"
+_one_at_a_time = threading.Lock()
 
 
 class Api:
@@ -36,7 +38,7 @@ class Api:
 
     def __init__(self, services: ApiServices) -> None:
         self._services = services
-        self._app = _routes()
+        self._app = _built()
 
     def openapi(self) -> dict[str, Any]:
         """The document."""
@@ -58,7 +60,14 @@ class Api:
 
 def prepare() -> None:
     """What the first request would wait for: most of a second with the import of this module."""
-    _routes()
+    _built()
+
+
+def _built() -> FastAPI:
+    """`_routes`, built once: two threads would change the warnings of the process for each other,
+    and take twice as long."""
+    with _one_at_a_time:
+        return _routes()
 
 
 @cache
