@@ -71,6 +71,20 @@ async def test_the_share_of_a_removed_connection_does_not_count_for_the_next_one
     assert limiter.reserve("events", 10).count == 10
 
 
+async def test_a_limiter_may_be_dropped_while_another_connection_asks_for_it() -> None:
+    """Klaviyo names the account of a key while connections that use it are built."""
+
+    async def usage_since(account: str, since: Mapping[str, int]) -> list[QuotaUsage]:
+        limiters.drop("K")
+        return []
+
+    store: Any = SimpleNamespace(facts=SimpleNamespace(usage_since=usage_since))
+    limiters = RateLimiters(store, FakeClock(), Metrics("test"))
+    limiter = await limiters.of("K", LIMITS, connection="a", share=0.2)
+    assert limiter.reserve("events", 10).count == 2
+    assert [names for _, names, *_ in limiters.usage()] == [("a",)]
+
+
 class Slow:
     """A remote API that counts calls by the second they arrive in. The way there takes as long as
     the test says; the answer takes no time."""

@@ -71,14 +71,13 @@ class RateLimiters:
         """The limiter of an account, with what was granted before a restart. Connections that share
         an account share one quota: the lowest limits, the smallest share and the largest reserve
         among them count."""
+        spent = None if account in self._limiters else await self._spent(account, limits)
+        # Connections start together: another may have created or dropped it meanwhile.
         uses, use = self._uses.setdefault(account, {}), _Use(limits, share, live_reserve)
         known, uses[connection] = uses.get(connection), use
         if account not in self._limiters:
-            spent = await self._spent(account, limits)
-            # Connections start together: another may have created it meanwhile.
-            if account not in self._limiters:
-                self._limiters[account] = self._create(account)
-                self._limiters[account].load(spent)
+            self._limiters[account] = self._create(account)
+            self._limiters[account].load(spent or ())
         if known is None and len(uses) > 1:
             # Not all of them: of three hundred each would look at all that were built before it.
             self._apply(account, _strictest([self._in_force[account], use]))
