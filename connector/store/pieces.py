@@ -112,11 +112,12 @@ class Pieces:
             yield part, is_last
 
     def _learn(self, rows: int, seconds: float) -> None:
-        """A piece that was not full says nothing: of few rows, what every transaction costs is the
-        larger part."""
-        if rows >= self._rows:
+        """A piece that was not full says only that it took too long, and one of few rows not even
+        that: what every transaction costs is the larger part."""
+        is_full, is_slow = rows >= self._rows, rows >= LEAST and seconds > TARGET
+        if is_full or is_slow:
             fitting = rows * TARGET / max(seconds, 1e-6)
-            steady = max(rows / 2, min(fitting, rows * 2))
+            steady = max(self._rows / 2, min(fitting, self._rows * 2))
             self._rows = round(max(LEAST, min(steady, self._most)))
 
 

@@ -217,6 +217,24 @@ async def test_only_a_full_piece_says_how_long_a_row_takes(
     assert pieces.rows == 500
 
 
+async def test_pieces_that_are_never_full_become_smaller_where_they_take_too_long(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention asks for 500 rows at most, and was fast enough for 1,000."""
+    timer, pieces = Timer(monkeypatch), Pieces(store.database, 1_000)
+    await timer.run(pieces, 3_000, each=TARGET / 2_000)
+    assert pieces.rows == 1_000
+    sizes = []
+    for _ in range(6):
+        sizes.append(min(500, pieces.rows))
+
+        def work(c: Connection, rows: int = sizes[-1]) -> None:
+            timer.now += rows * TARGET / 100
+
+        await pieces.write(work, rows=sizes[-1])
+    assert sizes == [500, 500, 250, 125, 100, 100]
+
+
 async def test_slices_follow_the_size_and_the_last_one_is_marked(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
