@@ -23,6 +23,7 @@ from connector.ports import (
     Fence,
     Member,
     MembersPage,
+    PersonKey,
     RetryPolicy,
 )
 from connector.store.pieces import LEAST, TARGET, Pieces
@@ -349,3 +350,37 @@ async def test_a_claim_that_finds_only_held_people_changes_few_rows_at_a_time(
     assert claim is None
     assert await store.unset_fields.held(writes.id) == {"balance": _MANY}
     assert len(done.changes) >= _MANY // store.profiles.most_rows
+
+
+async def test_the_reads_of_a_backfill_are_withdrawn_and_resumed_in_short_transactions(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that is cut off leaves a run that waits, so that it is started again."""
+    _, reads, _ = await lanes(store)
+    run = await store.backfills.begin("acme", "file", {}, now=NOW)
+    await store.backfills.start(run.id, now=NOW, total=None, notes=[])
+    keys = [PersonKey(None, f"p{n}@example.com") for n in range(_MANY)]
+    await store.backfills.append_page(run.id, reads, BackfillPage(None, False, keys=keys), now=NOW)
+    done = Transactions(store)
+    await store.backfills.set_state(run.id, "stopped", now=NOW)
+    await store.backfills.set_state(run.id, "waiting", now=NOW)
+    write = store.database.write
+
+    async def cut_off(work: Work[T], *, patient: bool = False) -> T:
+        if len(done.changes) > 5:
+            raise StoreError(Problem.STORE_UNAVAILABLE, "cut off")
+        return await write(work, patient=patient)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "write", cut_off)
+        with pytest.raises(StoreError):
+            await store.backfills.start(run.id, now=NOW, total=None, notes=[])
+    found = await store.backfills.get(run.id)
+    assert found
+    assert found.state == "waiting"
+    await store.backfills.start(run.id, now=NOW, total=None, notes=[])
+    assert (await store.reads.ready(reads.id, now=NOW, limit=_MANY)).backfill_batch == _MANY
+    assert await store.backfill_progress.outcome_counts(run.id) == {"pending": _MANY}
+    assert max(done.changes[1:]) <= 3 * 500, (
+        "a read is three changes; the first are those of before"
+    )

@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import Any, cast
 
 import orjson
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, Millis
@@ -30,7 +39,11 @@ from connector.store.tables import reads as reads_table
 _MAX_NOTES = 50
 _MOST_KEYS = 200
 """People without what is known about them that one transaction stores."""
+_MOST_CHANGED = 500
+"""Reads that one transaction withdraws or resumes."""
 _ENDED_EARLY = ("stopped", "failed")
+_NOT_NEEDED = and_(in_state(State.READY, reads_table), reads_table.c.priority == 1)
+_WITHDRAWN = and_(in_state(State.HELD, reads_table), reads_table.c.problem == Problem.PAUSED.value)
 
 
 class SqlBackfills:
@@ -40,6 +53,7 @@ class SqlBackfills:
         self._database = database
         self._listed = Pieces(database, bulk_observations.MOST_OBSERVED)
         self._keys = Pieces(database, _MOST_KEYS)
+        self._changed = Pieces(database, _MOST_CHANGED)
 
     async def begin(
         self, connection: str, source: str, args: Mapping[str, Any], *, now: Millis
@@ -80,16 +94,16 @@ class SqlBackfills:
     async def start(self, id: int, *, now: Millis, total: int | None, notes: Sequence[str]) -> None:
         def work(c: Connection) -> None:
             run = _load(c, id)
-            if run.state != "waiting":
-                return
-            c.execute(
-                update(table)
-                .where(table.c.id == id)
-                .values(state="running", total=total, notes=_notes_json(run, notes))
-            )
-            _resume_reads(c, id, now)
+            if run.state == "waiting":
+                values = {"state": "running", "total": total, "notes": _notes_json(run, notes)}
+                c.execute(update(table).where(table.c.id == id).values(values))
 
-        await self._database.write(work)
+        # The run last: one that is cut off still waits, and is started again.
+        run = await self.get(id)
+        if run is not None and run.state == "waiting":
+            ready = {"state": State.READY, "problem": None, "due": now}
+            await self._change_reads(id, _WITHDRAWN, ready)
+            await self._database.write(work)
 
     async def set_state(
         self,
@@ -115,10 +129,29 @@ class SqlBackfills:
                     counts=orjson.dumps({**run.counts, **(counts or {})}).decode(),
                 )
             )
-            if state in _ENDED_EARLY:
-                _withdraw_reads(c, id)
 
+        # The run first: nothing more is added to it. What is not in flight and no live event needs
+        # is held; what a process leaves that dies meanwhile is read like what was in flight.
         await self._database.write(work)
+        if state in _ENDED_EARLY:
+            held = {"state": State.HELD, "problem": Problem.PAUSED.value}
+            await self._change_reads(id, _NOT_NEEDED, held)
+
+    async def _change_reads(
+        self, id: int, which: ColumnElement[bool], values: Mapping[str, Any]
+    ) -> None:
+        these = and_(reads_table.c.backfill == id, which)
+
+        @on_request
+        def look(c: Connection, after: int, rows: int) -> list[int]:
+            people = select(reads_table.c.person).where(these, reads_table.c.person > after)
+            return list(c.execute(people.order_by(reads_table.c.person).limit(rows)).scalars())
+
+        def part(c: Connection, people: Sequence[int]) -> int:
+            found = and_(these, reads_table.c.person.in_(people))
+            return c.execute(update(reads_table).where(found).values(values)).rowcount
+
+        await self._changed.each_found(look, part)
 
     async def append_page(
         self, id: int, read_lane: Lane, page: BackfillPage, *, now: Millis
@@ -208,31 +241,6 @@ def _new_to_run(c: Connection, id: int, people: Sequence[int]) -> list[int]:
         )
         present.update(c.execute(query).scalars())
     return [person for person in dict.fromkeys(people) if person not in present]
-
-
-def _withdraw_reads(c: Connection, id: int) -> None:
-    """Hold the run's reads that are not in flight and that no live event needs."""
-    c.execute(
-        update(reads_table)
-        .where(
-            reads_table.c.backfill == id,
-            in_state(State.READY, reads_table),
-            reads_table.c.priority == 1,
-        )
-        .values(state=State.HELD, problem=Problem.PAUSED.value)
-    )
-
-
-def _resume_reads(c: Connection, id: int, now: Millis) -> None:
-    c.execute(
-        update(reads_table)
-        .where(
-            reads_table.c.backfill == id,
-            in_state(State.HELD, reads_table),
-            reads_table.c.problem == Problem.PAUSED.value,
-        )
-        .values(state=State.READY, problem=None, due=now)
-    )
 
 
 def _notes_json(run: Backfill, more: Sequence[str]) -> str:
