@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import pytest
 from sqlalchemy import Connection, event, update
 
+from connector.domain.actions import Caps
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.memberships import Link
@@ -30,6 +31,8 @@ from connector.store.pieces import LEAST, TARGET, Pieces
 from connector.store.sql import SqlStore, open_store, store_on
 from connector.store.sqlite import Work
 from connector.store.tables import profiles
+from connector.testing.contracts.actions import make_harness as action_harness
+from connector.testing.contracts.actions import make_request
 from connector.testing.contracts.bulk_observations import listed_person
 from connector.testing.contracts.profile_harness import (
     lanes,
@@ -384,3 +387,36 @@ async def test_the_reads_of_a_backfill_are_withdrawn_and_resumed_in_short_transa
     assert max(done.changes[1:]) <= 3 * 500, (
         "a read is three changes; the first are those of before"
     )
+
+
+async def test_a_decision_about_a_cap_is_carried_out_in_short_transactions(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is cut off is still to be carried out."""
+    harness = await action_harness(store)
+    caps = Caps(per_person=1)
+    for start in range(0, _MANY + 1, 100):
+        await harness.add(*(make_request(key=str(n)) for n in range(start, start + 100)), caps=caps)
+    [question] = await store.approvals.find()
+    answer = await store.approvals.decide(question.id, approved=True, by="ana", now=NOW)
+    assert answer
+    answer = replace(answer, decided_at=Millis(2**52))
+    done = Transactions(store)
+    write = store.database.write
+
+    async def cut_off(work: Work[T], *, patient: bool = False) -> T:
+        if done.changes:
+            raise StoreError(Problem.STORE_UNAVAILABLE, "cut off")
+        return await write(work, patient=patient)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "write", cut_off)
+        with pytest.raises(StoreError):
+            await store.action_decisions.resolve_cap(harness.lane, answer, caps=caps, now=NOW)
+    assert set(await store.action_decisions.releasable()) == {harness.lane.connection}
+    await store.action_decisions.resolve_cap(harness.lane, answer, caps=caps, now=NOW)
+    assert {view.state for view in await harness.all_actions()} == {"waiting"}
+    assert not await store.approvals.find()
+    assert not await store.action_decisions.releasable()
+    assert len(done.changes) > 3
+    assert max(done.changes[1:]) <= _MOST

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, literal_column, select, update
+from sqlalchemy import Connection, Integer, Select, literal_column, select, update
 
 from connector.domain.actions import Caps, Step
 from connector.domain.errors import Problem
@@ -54,6 +54,7 @@ def _by(index: str, query: Select[Any]) -> Prepared:
 
 
 _WAITING = _by("actions_stuck", _RELEASED)
+_CAPPED = _by("actions_stuck", _RELEASED.where(actions.c.settled_at <= param("until")))
 _IDENTIFIED = _by("actions_releasable", _RELEASED.where(_RELEASABLE))
 _ANY_IDENTIFIED = (
     select(actions.c.seq)
@@ -100,21 +101,24 @@ class SqlActionDecisions:
         approved, cap = approval.state == "approved", approval.subject
         until = approval.decided_at if approval.decided_at is not None else now
         decision = {"decided_by": approval.decided_by, "decided_at": until}
-        theirs = (held(lane.id, CAPS[cap].value), actions.c.settled_at <= until)
+        theirs = {"lane": lane.id, "problem": CAPS[cap].value, "until": until}
 
-        def work(c: Connection) -> int:
+        def part(c: Connection, after: int, rows: int) -> tuple[int, int | None]:
+            _lock(c, lane)
+            found = [*map(_HeldRow._make, _CAPPED.rows(c, **theirs, most=rows))]
             if approved:
-                _lock(c, lane)
-                rows = _held_rows(c, *theirs)
-                changed = _release(c, lane, rows, caps, now, approved=cap, also=decision)
+                changed = _release(c, lane, found, caps, now, approved=cap, also=decision)
             else:
-                discarded = _discarded(now) | decision
-                changed = c.execute(update(actions).where(*theirs).values(discarded)).rowcount
+                changed = len(found)
+                _update(c, [row.seq for row in found], _discarded(now) | decision)
+            if len(found) == rows:
+                return changed, after
+            # Last: until then whoever looks next goes on with what is left.
             approvals.close(c, lane.connection, CAP, cap)
             request_approvals(c, lane, {cap}, now)
-            return changed
+            return changed, None
 
-        return await self._database.write(work)
+        return await self._released.each(part, 0)
 
     async def release_identified(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
         return await self._release(_IDENTIFIED, lane, Problem.ACTION_PERSON, caps, now)
@@ -139,10 +143,6 @@ class SqlActionDecisions:
 def _lock(c: Connection, lane: Lane) -> None:
     """Callers on one lane take turns, so that caps hold across processes."""
     _LOCK.rows(c, lane=lane.id)
-
-
-def _held_rows(c: Connection, *which: ColumnElement[bool]) -> list[_HeldRow]:
-    return [_HeldRow._make(row) for row in c.execute(_HELD.where(*which).with_for_update())]
 
 
 def _release(
