@@ -48,13 +48,21 @@ def run(
     raise typer.Exit(1 if blocked else 0)
 
 
+def _prepare_pages() -> None:
+    from connector.app.collector import freeze_heap
+    from connector.app.listeners import prepare_pages
+
+    prepare_pages()
+    # As many objects as the start has made, which stay like those.
+    freeze_heap()
+
+
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
     import asyncio
 
     from connector.app.collector import freeze_heap
     from connector.app.configuration import read_config
     from connector.app.daemon import App
-    from connector.app.listeners import prepare_pages
 
     app = App(config, reread=lambda: read_config(path, complete=False))
     stop, reread = asyncio.Event(), asyncio.Event()
@@ -82,7 +90,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         raise
     reading = asyncio.create_task(_reload_on_signal(app, reread))
     if not until_idle:
-        loop.run_in_executor(None, prepare_pages)
+        loop.run_in_executor(None, _prepare_pages)
     try:
         if until_idle:
             idle = asyncio.create_task(app.until_idle())
