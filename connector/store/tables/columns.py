@@ -16,7 +16,6 @@ from sqlalchemy import (
     text,
 )
 from sqlmodel import Field, SQLModel
-from sqlmodel._compat import SQLModelConfig
 
 metadata = SQLModel.metadata
 _WHERE = "where"
@@ -27,7 +26,7 @@ class Row(SQLModel):
     """What every table is declared with. No row is ever made of its class, so that pydantic need
     not prepare for it."""
 
-    model_config = SQLModelConfig(defer_build=True)
+    model_config = {"defer_build": True}
 
 
 class Bounded(Row):
