@@ -418,5 +418,4 @@ async def test_a_decision_about_a_cap_is_carried_out_in_short_transactions(
     assert {view.state for view in await harness.all_actions()} == {"waiting"}
     assert not await store.approvals.find()
     assert not await store.action_decisions.releasable()
-    assert len(done.changes) > 3
     assert max(done.changes[1:]) <= _MOST

@@ -113,7 +113,7 @@ class SqlActionDecisions:
                 _update(c, [row.seq for row in found], _discarded(now) | decision)
             if len(found) == rows:
                 return changed, after
-            # Last: until then whoever looks next goes on with what is left.
+            # Last: until then the decision is still to be carried out.
             approvals.close(c, lane.connection, CAP, cap)
             request_approvals(c, lane, {cap}, now)
             return changed, None
