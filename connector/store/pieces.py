@@ -2,7 +2,8 @@
 
 On SQLite all else that is written waits for a transaction, webhooks included. How long a row takes
 depends on the machine, its disk and what else runs, so the number of rows follows from how long
-the last transactions of the same work took. No other module decides about it.
+the last transactions of the same work took. A caller may set a limit; only this
+module decides below it.
 """
 
 from __future__ import annotations
