@@ -203,6 +203,9 @@ async def test_a_piece_has_as_many_rows_as_fit_into_the_target(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timer, pieces = Timer(monkeypatch), Pieces(store.database, 1_000)
+    assert pieces.rows == 125, "nothing is known of the first piece"
+    await timer.run(pieces, 1_000, each=TARGET / 500)
+    assert pieces.rows == 500
     slow = await timer.run(pieces, 3_000, each=TARGET / 100)
     assert slow[:4] == [500, 250, 125, 100], "halved at most, because one piece may be unlucky"
     assert set(slow[3:-1]) == {100}
@@ -218,7 +221,7 @@ async def test_only_a_full_piece_says_how_long_a_row_takes(
 ) -> None:
     timer, pieces = Timer(monkeypatch), Pieces(store.database, 1_000)
     await timer.run(pieces, 10, each=1.0)
-    assert pieces.rows == 500
+    assert pieces.rows == 125
 
 
 async def test_pieces_that_are_never_full_become_smaller_where_they_take_too_long(
@@ -242,7 +245,7 @@ async def test_pieces_that_are_never_full_become_smaller_where_they_take_too_lon
 async def test_slices_follow_the_size_and_the_last_one_is_marked(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timer, pieces = Timer(monkeypatch), Pieces(store.database, 200)
+    timer, pieces = Timer(monkeypatch), Pieces(store.database, 800)
     found = []
     for part, is_last in pieces.parts(range(170)):
 
