@@ -21,6 +21,7 @@ from connector.domain.outcomes import Pending, Skipped
 from connector.domain.records import Checkpoint, Page, Record, State
 from connector.ports import (
     BackfillPage,
+    DeadLetterFilter,
     Fence,
     Member,
     MembersPage,
@@ -422,3 +423,31 @@ async def test_a_decision_about_a_cap_is_carried_out_in_short_transactions(
     assert not await store.approvals.find()
     assert not await store.action_decisions.releasable()
     assert max(done.changes[1:]) <= _MOST
+
+
+async def test_dead_letters_are_looked_for_beside_the_writer(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred thousand that wait for an address are passed over on the way to one that is
+    retried. One that a person discards meanwhile is not retried."""
+    lane, _, _ = await lanes(store)
+    held = [record(f"k{n}", email=None) for n in range(5)]
+    await store.outbox.append([Page(lane, "poll", held, NOW)])
+    letters, every = store.dead_letters, DeadLetterFilter()
+    writes = Transactions(store)
+    assert await letters.retry(every, now=NOW) == (0, None)
+    assert not any(writes.changes)
+    ids = [letter.id for letter in await letters.find()]
+    read = store.database.read
+
+    async def discarded_after(work: Work[T], *, brief: bool = False) -> T:
+        found = await read(work, brief=brief)
+        monkeypatch.undo()
+        assert await letters.discard(DeadLetterFilter(ids=[ids[0]]), reason="", now=NOW)
+        return found
+
+    monkeypatch.setattr(store.database, "read", discarded_after)
+    assert await letters.discard(every, reason="later", now=NOW) == (4, ids[0])
+    first = await letters.show(ids[0])
+    assert first
+    assert not first.dead_letter.detail, "discarded already"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select, true, update
@@ -173,19 +172,28 @@ class SqlDeadLetters:
         after: int,
         limit: int,
     ) -> tuple[int, int | None]:
+        # Looked for beside the writer: the first that matches may be behind a million.
         most = min(limit, self._changed.rows)
 
-        def work(c: Connection) -> tuple[int, int | None]:
+        def look(c: Connection) -> list[int]:
             query = select(outbox.c.seq).where(*_conditions(which, _lanes(c)), condition)
             page = query.where(outbox.c.seq > after).order_by(outbox.c.seq).limit(most)
-            found = list(c.execute(by_stuck_index(page)).scalars())
-            if not found:
-                return 0, None
-            for part in chunks(found):
-                c.execute(update(outbox).where(outbox.c.seq.in_(part)).values(values))
-            return len(found), found[-1]
+            return list(c.execute(by_stuck_index(page)).scalars())
 
-        return await self._changed.write(work, rows=itemgetter(0))
+        found = await self._database.read(look)
+        if not found:
+            return 0, None
+
+        def work(c: Connection) -> int:
+            conditions = (*_conditions(which, _lanes(c)), condition)
+            return sum(
+                c.execute(
+                    update(outbox).where(outbox.c.seq.in_(part), *conditions).values(values)
+                ).rowcount
+                for part in chunks(found)
+            )
+
+        return await self._changed.write(work, rows=len(found)), found[-1]
 
 
 def _lanes(c: Connection) -> dict[LaneId, LaneRow]:
