@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
 from sqlalchemy import Connection, event
 
 from connector.store.database import Database
+from connector.store.prepared import param
 from connector.store.sqlite import Work
 from connector.store.tables import metadata
 from connector.store.tables.columns import Bounded
@@ -24,16 +26,18 @@ _PARTIAL = {
     for index in table.indexes
     if any("where" in option for option in index.dialect_kwargs)
 }
+_PREPARED = param("").key
 _SMALL = {str(table.__tablename__) for table in Bounded.__subclasses__()}
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """`by`: the function that ran it."""
+    """`by`: the function that ran it. `prepared`: by connector.store.prepared."""
 
     by: str
     text: str
     values: Any
+    prepared: bool
 
 
 class RecordingDatabase:
@@ -43,7 +47,7 @@ class RecordingDatabase:
         self._database = database
         self._running = threading.local()
         self.statements: dict[str, Statement] = {}
-        event.listen(database.engine, "after_cursor_execute", self._note)
+        event.listen(database.engine, "before_cursor_execute", self._note)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
@@ -71,7 +75,9 @@ class RecordingDatabase:
             return
         if many:
             values = values[0]
-        self.statements.setdefault(_LISTS.sub("(…)", text), Statement(by, text, values))
+        prepared = any(name.startswith(_PREPARED) for name in context.compiled.binds)
+        statement = Statement(by, text, values, prepared)
+        self.statements.setdefault(_LISTS.sub("(…)", text), statement)
 
 
 async def faults(database: RecordingDatabase, known: set[str]) -> list[str]:
@@ -114,6 +120,27 @@ def _on_sqlite(c: Connection, statement: Statement) -> Iterator[str]:
             yield line
         if "TEMP B-TREE" in line and grows and (limited or "ORDER BY" not in line):
             yield line
+    if statement.prepared and _is_compiled_again(c, statement):
+        yield "compiled again at each execution"
+
+
+def _is_compiled_again(c: Connection, statement: Statement) -> bool:
+    """Whether SQLite compiles the statement at each execution, which costs more than to run it. It
+    does where it compared a bound value with the condition of a partial index, because the next
+    value may meet it."""
+    raw = cast(sqlite3.Connection, c.connection.driver_connection)
+    compiled: list[int] = []
+    text = f"EXPLAIN QUERY PLAN {statement.text}"
+    raw.execute(text, statement.values).fetchall()
+    # What the authorizer would refuse is asked while a statement is compiled, at no other time.
+    raw.set_authorizer(lambda *_: compiled.append(1) or sqlite3.SQLITE_OK)
+    try:
+        raw.execute(text, statement.values).fetchall()
+        compiled.clear()  # setting the authorizer had everything compiled once more
+        raw.execute(text, statement.values).fetchall()
+    finally:
+        raw.set_authorizer(None)
+    return bool(compiled)
 
 
 def _on_postgresql(c: Connection, statement: Statement) -> Iterator[str]:

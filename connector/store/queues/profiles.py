@@ -206,7 +206,7 @@ _NOT_EXCLUDED = (
     ~exists(
         select(literal(1)).where(
             _other.c.address == profiles.c.address,
-            _other.c.state == State.CLAIMED,
+            in_state(State.CLAIMED, _other),
             _other.c.person != profiles.c.person,
         )
     ),

@@ -145,10 +145,10 @@ _CLAIM = queue.ClaimStatement(
 )
 _same_address = profiles.alias("same_address")
 _WRITE_IN_FLIGHT = or_(
-    profiles.c.state == State.CLAIMED,
+    in_state(State.CLAIMED, profiles),
     exists(
         select(literal(1)).where(
-            _same_address.c.address == profiles.c.address, _same_address.c.state == State.CLAIMED
+            _same_address.c.address == profiles.c.address, in_state(State.CLAIMED, _same_address)
         )
     ),
     is_joining_list(profiles.c.address),
