@@ -75,7 +75,8 @@ class RecordingDatabase:
             return
         if many:
             values = values[0]
-        prepared = any(name.startswith(_PREPARED) for name in context.compiled.binds)
+        binds = context.compiled.binds if context.compiled else ()
+        prepared = any(name.startswith(_PREPARED) for name in binds)
         statement = Statement(by, text, values, prepared)
         self.statements.setdefault(_LISTS.sub("(…)", text), statement)
 
