@@ -62,10 +62,15 @@ class AccountLookups:
 
     async def run_once(self) -> float | None:
         readers = {a.credential: a for a in self._unconfirmed().values()}
-        found = await asyncio.gather(*map(self._look_up, readers.values()), return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            lookups = []
+            for account in readers.values():
+                lookups.append(group.create_task(self._tried(account)))
+                await asyncio.sleep(0)  # a hundred that begin at once would delay webhooks
+        found = [lookup.result() for lookup in lookups]
         for account, error in zip(readers.values(), found, strict=True):
             # A reload closes the clients of the accounts that it replaces.
-            if isinstance(error, BaseException) and self._is_in_use(account):
+            if isinstance(error, Exception) and self._is_in_use(account):
                 raise error
         if True in found:
             await self._restart()
@@ -86,6 +91,13 @@ class AccountLookups:
             and name in connections.runtimes
             and connections.runtimes[name].lease.valid()
         }
+
+    async def _tried(self, account: Account) -> bool | Exception:
+        """The result of a look-up, or what it raised: that ends no other."""
+        try:
+            return await self._look_up(account)
+        except Exception as error:
+            return error
 
     async def _look_up(self, account: Account) -> bool:
         """Whether the connections must be restarted for what was found."""

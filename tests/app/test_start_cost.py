@@ -18,7 +18,9 @@ import pytest
 from sqlalchemy import Engine, event
 
 from connector.app import daemon
+from connector.app.accounts import AccountLookups
 from connector.app.listeners import prepare_pages
+from connector.app.wiring.accounts import Account
 from connector.domain.lanes import Lane
 from connector.mapping import files
 from connector.store.sqlite import SqliteDatabase
@@ -97,6 +99,32 @@ async def test_a_start_asks_the_store_for_all_connections_at_once(tmp_path: Path
     assert more["write"] <= 0.2, more
     assert more["read"] <= 2.2, more
     assert more["statement"] <= _STATEMENTS, more
+
+
+async def test_accounts_are_not_asked_for_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two of them whatever else is ready runs, such as a webhook."""
+    turn, begun_at, all_begun = 0, [], asyncio.Event()
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    async def look_up(lookups: AccountLookups, account: Account) -> bool:
+        begun_at.append(turn)
+        if len(begun_at) == _MANY:
+            all_begun.set()
+        return False
+
+    monkeypatch.setattr(AccountLookups, "_look_up", look_up)
+    async with opened(tmp_path) as world:
+        _configure(world, _MANY)
+        async with world.running():
+            count()
+            await asyncio.wait_for(all_begun.wait(), 30)
+    assert len(set(begun_at[:_MANY])) == _MANY
 
 
 async def test_a_mapping_is_read_once_for_all_that_use_it(
