@@ -1,4 +1,5 @@
-"""Builds a connection whose Klaviyo account has been named, as the daemon does in two steps."""
+"""Builds a connection whose Klaviyo account has been named, and puts its links into use, as the
+daemon does in two steps."""
 
 from __future__ import annotations
 
@@ -15,4 +16,7 @@ async def build_confirmed(
     account = builder.accounts[connection.name]
     known_accounts[account.credential] = await account.read()
     await unconfirmed.exit_stack.aclose()
-    return await builder.build(connection)
+    runtime = await builder.build(connection)
+    for link in runtime.link:
+        await link()
+    return runtime

@@ -4,7 +4,7 @@ changes, and the others run on."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -14,7 +14,7 @@ from connector.app.wiring import BuildResult, ConnectionBuilder
 from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config, Connection
-from connector.domain.errors import ConfigError, Problem, StoreError
+from connector.domain.errors import ConfigError, Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
@@ -144,31 +144,26 @@ class Connections:
             if connection.klaviyo.auth == "oauth":
                 # A person may have connected another account meanwhile; a key belongs to one.
                 self.known_accounts.pop(credential(connection), None)
-        try:
-            with self.limiters.replacing(keep):
-                result = await self._builder(config).build_all(wanted)
-                writers = [writer for name, writer in self._writers.items() if name in keep]
-                if writers and (both := find_conflicts([*writers, *result.writers.values()])):
-                    for runtime in result.runtimes.values():
-                        await runtime.exit_stack.aclose()
-                    raise ConfigError(both, Problem.MAPPING_FAULTY)
-        except (ConfigError, StoreError):
-            # What was built has saved its links, and is not used.
-            await until_available(partial(self._relink_all_but, keep), self._clock)
-            raise
+        with self.limiters.replacing(keep):
+            result = await self._builder(config).build_all(wanted)
+            writers = [writer for name, writer in self._writers.items() if name in keep]
+            if writers and (both := find_conflicts([*writers, *result.writers.values()])):
+                for runtime in result.runtimes.values():
+                    await runtime.exit_stack.aclose()
+                raise ConfigError(both, Problem.MAPPING_FAULTY)
         return Candidate(config, result, keep)
 
-    async def _relink_all_but(self, kept: Container[str]) -> None:
-        """Save the links of what this process works for. Raises StoreError."""
-        runtimes = [r for name, r in self.runtimes.items() if name not in kept]
-        await self._relink([runtime for runtime in runtimes if runtime.lease.valid()])
+    async def _link_held(self, runtimes: Iterable[ConnectionRuntime]) -> None:
+        """Put the links of those into use whose lease this process holds. Whoever takes another's
+        does it then. Raises StoreError."""
+        await self._link([runtime for runtime in runtimes if runtime.lease.valid()])
 
-    async def _relink(self, runtimes: Collection[ConnectionRuntime]) -> None:
-        """Save the links of those that were not replaced meanwhile. Raises StoreError."""
+    async def _link(self, runtimes: Iterable[ConnectionRuntime]) -> None:
+        """Put the links of those into use that were not replaced meanwhile. Raises StoreError."""
         for runtime in runtimes:
-            for relink in runtime.relink:
+            for link in runtime.link:
                 if self.runtimes.get(runtime.name) is runtime:
-                    await relink()
+                    await link()
 
     def _builder(self, config: Config) -> ConnectionBuilder:
         return ConnectionBuilder(
@@ -310,7 +305,7 @@ class Connections:
             await until_available(partial(recover, stopped), self._clock)
             self.adopt(candidate)
             # A lease that was taken meanwhile was taken with the links of the old ones.
-            await until_available(partial(self._relink_all_but, candidate.kept), self._clock)
+            await until_available(partial(self._link_held, new), self._clock)
             # The old lanes may have changed theirs since the new ones were built.
             await until_available(partial(self._load_states, new), self._clock)
             self.start()
@@ -327,6 +322,7 @@ class Connections:
         scopes = self._store.address_scopes
         # After the last call that knew no account, as far as the endpoint is concerned.
         await until_available(lambda: scopes.move(name, account), self._clock)
+        await until_available(partial(self._link_held, [runtime]), self._clock)
 
     async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
         """Build connections for the account that another replica found theirs to belong to.
@@ -402,11 +398,11 @@ class Connections:
         return [fault for other in others for fault in find_conflicts([other, mine])]
 
     async def refresh(self, resource: str) -> None:
-        """Load what another process may have changed, lane states and spent quota, and save the
-        links that one with another configuration has replaced. Raises StoreError."""
+        """Load what another process may have changed, lane states and spent quota, and put the
+        links of these connections into use. Raises StoreError."""
         runtimes = self._of(resource)
         if runtimes:
-            await self._relink(runtimes)
+            await self._link(runtimes)
             await self.limiters.reload({runtime.name for runtime in runtimes})
             await self._load_states(runtimes)
 

@@ -55,8 +55,13 @@ class MembershipQueue(Queue, Protocol):
 class MemberGroups(Protocol):
     """The groups of people of all connections, and which source is kept as which target."""
 
+    async def ensure(self, lane: Lane, links: Sequence[Link], *, account: str) -> Sequence[Group]:
+        """The groups of these links, targets before sources. Those that are missing are created,
+        and not in use before `set_links`. `account` is the scope of addresses, see address_hash."""
+        ...
+
     async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
-        """Replace the links of the lane. `account` is the scope of addresses, see address_hash."""
+        """Replace the links of the lane."""
         ...
 
     async def all(self, connection: str | None = None) -> Sequence[Group]:

@@ -77,7 +77,8 @@ class ConnectionRuntime:
     `memberships` keep lists and segments. `checks` say whether both sides accept the credentials.
     `commands` are those that name this connection, `render` tries events with its mapping,
     `person_now` reads one person (by number) at both sides, `directory` lists what can be linked.
-    `signals` wakes its lanes, `exit_stack` closes what it has open. `relink` saves its links again.
+    `signals` wakes its lanes, `exit_stack` closes what it has open. `link` puts its links
+    into use, for the process that holds the lease.
     """
 
     name: str
@@ -104,7 +105,7 @@ class ConnectionRuntime:
     flow_endpoint: FlowEndpoint | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
     exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    relink: tuple[Callable[[], Awaitable[None]], ...] = ()
+    link: tuple[Callable[[], Awaitable[None]], ...] = ()
 
     @property
     def dispatchers(self) -> list[Dispatcher[Any]]:

@@ -220,7 +220,7 @@ class ConnectionBuilder:
             flow_endpoint=actions.endpoint,
             signals=context.signals,
             exit_stack=stack.pop_all(),
-            relink=tuple(context.relink),
+            link=tuple(context.link),
         )
 
     async def _context(self, connection: Connection, stack: AsyncExitStack) -> ConnectionContext:

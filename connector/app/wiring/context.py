@@ -148,8 +148,8 @@ class ConnectionContext:
     """What every part of one connection needs. `lease` is that of its account. `client` is None
     where nothing of the platform's API is used, `account` before Klaviyo has named its account;
     `account_confirmed` as in connector.app.wiring.accounts.Account. `token` is None where a private
-    key is used. `resumptions` make ready what waited while a lane sent nothing, `relink` saves
-    links again that a process with another configuration has replaced."""
+    key is used. `resumptions` make ready what waited while a lane sent nothing, `link`
+    puts its links into use, also those that a process with another configuration has replaced."""
 
     services: SharedServices
     connection: Connection
@@ -163,7 +163,7 @@ class ConnectionContext:
     token: StoredToken | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
     resumptions: list[Resume] = field(default_factory=list)
-    relink: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    link: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     def has(self, module: str) -> bool:
         """Whether the connection has this module switched on."""

@@ -149,24 +149,26 @@ async def build_direction(
 ) -> Direction | None:
     """The direction with its lane and its groups as configured now. None where it has no links, or
     where the platform has no sink for it: then the problem of the groups says so."""
-    store, connection = context.services.store, context.connection
-    lane = await _link_groups(context, kind, links)
-    if lane is None:
+    services, name = context.services, context.connection.name
+    if not links and not any(g.kind in _group_types(kind) for g in services.stored.groups(name)):
         return None
-    kinds = _group_types(kind)
-    groups = [g for g in await store.member_groups.all(connection.name) if g.kind in kinds]
+    member_groups, lane = services.store.member_groups, await context.lane(kind)
+    account = context.address_scope if kind is LIST_MEMBERS else name
+    # Also where there are none any more, but not now: another process may work with its own.
+    context.link.append(partial(member_groups.set_links, lane, links, account=account))
+    if not links:
+        return None
+    groups = await member_groups.ensure(lane, links, account=account)
     if sink is None:
         detail = f"{context.platform.title} does not offer it"
         for group in groups:
-            await store.member_groups.set_problem(group.id, Problem.NOT_OFFERED, detail)
-        return None
-    if not links:
+            await member_groups.set_problem(group.id, Problem.NOT_OFFERED, detail)
         return None
     import_jobs = _import_jobs(context, lane) if kind is LIST_MEMBERS else None
     dispatcher = await _dispatcher(context, kind, sink, import_jobs)
 
     async def resume(now: Millis) -> int:
-        count = await store.memberships.requeue(lane.id, [State.SKIPPED], now=now)
+        count = await services.store.memberships.requeue(lane.id, [State.SKIPPED], now=now)
         dispatcher.wake()
         return count
 
@@ -176,22 +178,6 @@ async def build_direction(
     if import_jobs is not None:
         workers.append(context.supervise("import_jobs", import_jobs, of="memberships"))
     return Direction(context, events, dispatcher, groups, workers)
-
-
-async def _link_groups(
-    context: ConnectionContext, kind: LaneKind, links: Sequence[Link]
-) -> Lane | None:
-    """Save the links of the lane, also where there are none any more; None where there never were
-    any."""
-    services, name, kinds = context.services, context.connection.name, _group_types(kind)
-    if not links and not any(g.kind in kinds for g in services.stored.groups(name)):
-        return None
-    lane = await context.lane(kind)
-    account = context.address_scope if kind is LIST_MEMBERS else name
-    relink = partial(services.store.member_groups.set_links, lane, links, account=account)
-    context.relink.append(relink)
-    await relink()
-    return lane
 
 
 def _group_types(kind: LaneKind) -> tuple[GroupType, GroupType]:

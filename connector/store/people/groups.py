@@ -7,6 +7,7 @@ that it does not block the writer for long.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Select, and_, insert, or_, select, update
@@ -125,26 +126,36 @@ def change(c: Connection, id: int, **values: Any) -> Group:
 
 
 def link(c: Connection, lane: Lane, links: Sequence[Link], account: str) -> None:
-    """Replace the lane's links. A target of tags receives writes at once; a list only after its
-    first sync was allowed."""
-    source, target = kinds = _kinds(lane)
-    mine = and_(groups.c.connection == lane.connection, groups.c.kind.in_(kinds))
+    """Replace the lane's links."""
+    mine = and_(groups.c.connection == lane.connection, groups.c.kind.in_(_kinds(lane)))
     c.execute(update(groups).where(mine).values(active=0))
-    common = {"connection": lane.connection, "lane": lane.id, "account": account, "active": 1}
+    for id, values in _columns(c, lane, links, account).items():
+        c.execute(update(groups).where(groups.c.id == id).values({**values, "active": 1}))
+
+
+def ensure(c: Connection, lane: Lane, links: Sequence[Link], account: str) -> list[GroupRow]:
+    """The groups of the links, targets before sources. Missing ones are created, and not in use."""
+    rows = [get(c, id) for id in _columns(c, lane, links, account)]
+    return sorted(rows, key=attrgetter("target", "id"))
+
+
+def _columns(
+    c: Connection, lane: Lane, links: Sequence[Link], account: str
+) -> dict[int, dict[str, Any]]:
+    """Id of each of the links' groups → the columns that follow from the configuration. A target
+    of tags receives writes at once; a list only after its first sync was allowed."""
+    source, target = _kinds(lane)
+    common = {"connection": lane.connection, "lane": lane.id, "account": account}
     enabled = {"writes_enabled": 1} if target == "tag" else {}
+    found: dict[int, dict[str, Any]] = {}
     for each in links:
-        target_id = _ensure(
-            c,
-            {
-                **common,
-                **enabled,
-                "kind": target,
-                "name": each.target,
-                "target": 0,
-                "remove_foreign": int(each.remove_foreign),
-            },
-        )
-        _ensure(c, {**common, "kind": source, "name": each.source, "target": target_id})
+        of_target = {"kind": target, "name": each.target, "target": 0}
+        columns = {**common, **enabled, **of_target, "remove_foreign": int(each.remove_foreign)}
+        target_id = _ensure(c, columns)
+        of_source = {"kind": source, "name": each.source, "target": target_id}
+        found[target_id] = columns
+        found[_ensure(c, common | of_source)] = common | of_source
+    return found
 
 
 def _kinds(lane: Lane) -> tuple[GroupType, GroupType]:
@@ -154,10 +165,10 @@ def _kinds(lane: Lane) -> tuple[GroupType, GroupType]:
 def _ensure(c: Connection, values: Mapping[str, Any]) -> int:
     key = [groups.c[name] == values[name] for name in ("connection", "kind", "name", "target")]
     known: int | None = c.execute(select(groups.c.id).where(*key)).scalar()
-    if known is None:
-        return int(c.execute(insert(groups).values(values).returning(groups.c.id)).scalar_one())
-    c.execute(update(groups).where(groups.c.id == known).values(values))
-    return known
+    if known is not None:
+        return known
+    new = insert(groups).values({**values, "active": 0}).returning(groups.c.id)
+    return int(c.execute(new).scalar_one())
 
 
 # ── scans ────────────────────────────────────────────────────────────────────────────────────────

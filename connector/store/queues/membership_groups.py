@@ -26,6 +26,11 @@ class SqlMemberGroups:
         self._requeued = Pieces(database, MOST_REQUEUED)
         self._deleted = Pieces(database, group_rows.MOST_IN_RANGE)
 
+    async def ensure(self, lane: Lane, links: Sequence[Link], *, account: str) -> Sequence[Group]:
+        return await self._database.write(
+            lambda c: [row.group for row in group_rows.ensure(c, lane, links, account)]
+        )
+
     async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
         await self._database.write(lambda c: group_rows.link(c, lane, links, account))
 

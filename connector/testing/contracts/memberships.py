@@ -114,6 +114,21 @@ class MembershipsContract:
         assert await env.sync(GOLD) == 2
         assert await env.deliver() == ([], ["bob", "cyd"])
 
+    async def test_groups_are_known_before_their_links_are_used(self, store: Store) -> None:
+        """By a process that waits for the one that works with its own links."""
+        env = await make_harness(store, VIP)
+        links = [Link(GOLD, "list", remove_foreign=True), Link(VIP, "list")]
+        found = await store.member_groups.ensure(env.lane, links, account="other")
+        assert [(group.kind, group.name) for group in found] == [
+            ("list", "list"),
+            ("audience", VIP),
+            ("audience", GOLD),
+        ]
+        assert {group.target for group in found[1:]} == {found[0].id}
+        assert await store.member_groups.all("acme") == found[:2]
+        await store.member_groups.set_links(env.lane, links, account="other")
+        assert await store.member_groups.all("acme") == found
+
     async def test_an_unlinked_audience_does_not_count(self, store: Store) -> None:
         env = await make_harness(store, VIP, GOLD)
         await env.sync(VIP, "ada")

@@ -522,8 +522,7 @@ async def test_a_first_sync_that_triggers_live_flows_waits_for_approval(
 async def test_a_first_sync_waits_for_its_audiences_where_their_links_were_replaced(
     start: Start,
 ) -> None:
-    """A process with another configuration replaces the links when it starts, while this one has
-    the lease and scans."""
+    """A process with another configuration has had the lease meanwhile."""
     env = await start(people={"vip": ["ada", "bob"]})
     id = env.add_to_list("bob")
     env.klaviyo.flows.add("Welcome", "live", "Added to List", id)
@@ -532,8 +531,8 @@ async def test_a_first_sync_waits_for_its_audiences_where_their_links_were_repla
     await env.store.member_groups.set_links(lane, [], account="SANDBX")
     await env.run_for(900)
     assert env.members_of() == ["bob"]
-    for relink in env.runtime.relink:
-        await relink()
+    for link in env.runtime.link:
+        await link()
     assert not (await env.group("VIP")).writes_enabled
 
 
