@@ -31,7 +31,8 @@ def is_retrying(table: TableOrAlias) -> ColumnElement[Any]:
 
 
 def in_state(state: State, table: TableOrAlias = outbox) -> ColumnElement[Any]:
-    """`state` as a literal: SQLite uses a partial index only where it reads the index's words.
+    """`state` as a literal: SQLite uses a partial index only where it reads the index's words, and
+    compiles a statement at each execution where it compared a bound value with them.
 
     Without a type, because SQLAlchemy writes a Boolean as `state = 0 = 1` for SQLite, which no
     partial index matches (tests/store/test_sqlite.py checks the query plans).
