@@ -49,7 +49,7 @@ def test_a_planted_fault_is_found(name: str, capsys: pytest.CaptureFixture[str])
 def test_a_redirect_that_is_repeated_is_found() -> None:
     """One of them in every run, so that a simulation that finds nothing is noticed."""
     _, found = seeds_until_found("a_redirect_is_repeated", 10)
-    assert any("was applied 2 times" in fault for fault in found)
+    assert any(re.search(r"was applied \d+ times", fault) for fault in found), found
 
 
 class Checked(pytest.MonkeyPatch):

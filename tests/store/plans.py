@@ -47,7 +47,9 @@ class RecordingDatabase:
         self._database = database
         self._running = threading.local()
         self.statements: dict[str, Statement] = {}
-        event.listen(database.engine, "before_cursor_execute", self._note)
+        event.listen(database.engine, "after_cursor_execute", self._note)
+        # What is prepared is run by SQLAlchemy, and so noted, where something listens to this.
+        event.listen(database.engine, "before_cursor_execute", lambda *_: None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
