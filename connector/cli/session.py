@@ -70,7 +70,19 @@ def read_files(path: Path | None) -> Config:
     return read_config(path, complete=False)
 
 
-def read_any(path: Path | None, *, quiet: bool = False) -> Config:
+def read_server(path: Path | None) -> Server:
+    """Where the daemon of these files listens, which no setting made at run time changes. Imports
+    neither the store nor the platforms. Raises ConfigError as `read_any` does."""
+    from connector.config import load, salvage
+    from connector.domain.errors import ConfigError
+
+    try:
+        return load(path, complete=False).server
+    except ConfigError as error:
+        return salvage(path, error).server
+
+
+def read_any(path: Path | None) -> Config:
     """As `read`, for commands that only need the store or the running daemon: of a faulty
     configuration they use the part that says where those are. Raises ConfigError where even that
     cannot be read."""
@@ -84,8 +96,6 @@ def read_any(path: Path | None, *, quiet: bool = False) -> Config:
     except ConfigError as error:
         config = salvage(path, error)
         log.configure(format=config.log.format, level=config.log.level)
-        if quiet:
-            return config
         print(
             f"the configuration has {counted(len(error.faults), 'fault')} "
             "(`connector check` lists them); this uses the store and what last ran",

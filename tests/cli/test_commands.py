@@ -90,17 +90,28 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_status_imports_no_more_than_it_needs_for_the_daemons_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (["status"], "status._from_store"),  # called after the daemon was asked
+        (["healthcheck"], "daemon.print"),
+        (["healthcheck", "--ready"], "daemon.print"),
+    ],
+    ids=["status", "healthcheck", "healthcheck --ready"],
+)
+def test_it_imports_no_more_than_it_needs_for_the_daemons_answer(
+    tmp_path: Path, words: list[str], called: str
+) -> None:
     (tmp_path / "connector.toml").write_text("[server]\nport = 1\n")
     program = (
         "import sys\n"
-        "from connector.cli import main, status, status_view\n"
+        "from connector.cli import daemon, main, status, status_view\n"
         "heavy = {'sqlalchemy', 'httpx', 'uvloop', 'asyncio', 'structlog', 'orjson'}\n"
         "heavy |= {'connector.platforms', 'connector.store', 'connector.mapping'}\n"
-        "def report(path):\n"
+        "def report(_):\n"
         "    sys.exit(str(sorted(heavy & sys.modules.keys())))\n"
-        "status._from_store = report  # called after the daemon was asked\n"
-        "sys.argv = ['connector', 'status']\n"
+        f"{called} = report\n"
+        f"sys.argv = {['connector', *words]}\n"
         "main()\n"
     )
     done = subprocess.run(
@@ -470,6 +481,23 @@ def test_a_daemon_that_is_not_running_is_unhealthy(call: Call, folder: Folder) -
         result = call(*words, at=folder)
         assert result.code == 1
         assert result.out.startswith("no answer")
+
+
+def test_a_healthcheck_asks_the_daemon_and_not_the_store(call: Call, folder: Folder) -> None:
+    """A database that is away makes no container unhealthy."""
+    with socket.socket() as database:
+        database.bind(("127.0.0.1", 0))
+        database.listen()
+        database.setblocking(False)
+        url = f"postgresql://u:p@127.0.0.1:{database.getsockname()[1]}/d"
+        text = folder.config.read_text()
+        folder.config.write_text(text.replace("sqlite:///state/cli.db", url))
+        for words in (["healthcheck"], ["healthcheck", "--ready"]):
+            result = call(*words, at=folder)
+            assert (result.code, result.err) == (1, "")
+            assert result.out.startswith("no answer")
+        with pytest.raises(BlockingIOError):
+            database.accept()
 
 
 async def test_a_command_is_answered_even_when_it_raises() -> None:
