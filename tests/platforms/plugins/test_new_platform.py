@@ -24,6 +24,12 @@ def run(at: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 def run_tests(at: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """Without those plugins of this environment that the package does not ask for."""
+    # What Hypothesis reads of the modules here and of Unicode it reads once, not in each folder.
+    for name in ("constants", "unicode_data"):
+        known = ROOT / ".hypothesis" / name
+        known.mkdir(parents=True, exist_ok=True)
+        (at / ".hypothesis").mkdir(exist_ok=True)
+        (at / ".hypothesis" / name).symlink_to(known)
     others = [f"-pno:{name}" for name in ("schemathesis", "playwright", "xdist", "cacheprovider")]
     return run(at, "pytest", "-q", *others, *args)
 
