@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.building import build_confirmed
 
 from . import toy
 
+_TESTS, _TESTS_KEPT = count(1), 10
 _FOREVER = 10 * 365 * 86_400_000
 _HEAD = """\
 [store]
@@ -309,5 +311,7 @@ async def start(configs: Configs) -> AsyncIterator[Start]:
 
 @pytest.fixture(autouse=True)
 def mute_logs(silenced_logs: None) -> Iterator[None]:
+    """A whole search for garbage takes as long as some tests, so it comes after several."""
     yield
-    gc.collect()
+    if next(_TESTS) % _TESTS_KEPT == 0:
+        gc.collect()
