@@ -28,7 +28,7 @@ from connector.store.people import identifiers, tombstones
 from connector.store.people.identifiers import PersonRow
 from connector.store.people.person_locks import locked
 from connector.store.pieces import Pieces
-from connector.store.prepared import param
+from connector.store.prepared import Prepared, param, prepared_update
 from connector.store.queues import queue
 from connector.store.queues.action_keys import person_key
 from connector.store.queues.action_state import COLUMNS, ActionRow, after_outcome, late_answer
@@ -80,7 +80,7 @@ class SqlActionQueue(queue.SqlQueue):
                 if ours
                 else late_answer(outcome, now)
             )
-            c.execute(update(actions).where(actions.c.seq == row.seq).values(values))
+            prepared_update(actions, "seq", tuple(sorted(values))).run(c, row=row.seq, **values)
             changed += ours
         # The person's next action could not be counted as ready before.
         return Settled(changed, now if outcomes else None)
@@ -216,7 +216,15 @@ def _entry(row: ActionRow, person: PersonRow | None) -> Entry:
     )
 
 
+_LOCK = Prepared(
+    select(*COLUMNS)
+    .where(actions.c.seq.in_(param("seqs", expanding=True)))
+    .order_by(actions.c.seq)
+    .with_for_update(),
+    many="seqs",
+)
+
+
 def _locked(c: Connection, seqs: Sequence[int]) -> dict[int, ActionRow]:
-    query = select(*COLUMNS).where(actions.c.seq.in_(seqs))
-    found = c.execute(query.order_by(actions.c.seq).with_for_update())
-    return {row.seq: ActionRow._make(row) for row in found}
+    found = map(ActionRow._make, _LOCK.rows(c, seqs=sorted(seqs)))
+    return {row.seq: row for row in found}

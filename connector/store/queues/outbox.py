@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -107,7 +108,8 @@ class SqlOutbox(queue.SqlQueue):
                 accepted.setdefault(outcome.request, []).append(outcome.seq)
             else:
                 values = after_outcome(entries[outcome.seq], outcome, now, policy.horizon)
-                ours = _update_claimed(c, claim, [outcome.seq], values)
+                claimed = _update_claimed(tuple(sorted(values)))
+                ours = claimed.run(c, row=outcome.seq, token=claim.token, **values)
                 changed += ours
                 if ours and values["state"] == State.READY:
                     due.append(values.get("due", now))
@@ -176,14 +178,12 @@ class _Parts:
         return (numbers, part) if part else None
 
 
-def _update_claimed(
-    c: Connection, claim: Claim, seqs: Sequence[int], values: dict[str, Any]
-) -> int:
-    return c.execute(
-        update(outbox)
-        .where(outbox.c.seq.in_(seqs), outbox.c.claim == claim.token, in_state(State.CLAIMED))
-        .values(values)
-    ).rowcount
+@functools.cache
+def _update_claimed(columns: tuple[str, ...]) -> Prepared:
+    """Sets these columns of the record `row`, where the claim `token` still holds it."""
+    mine = outbox.c.seq == param("row"), outbox.c.claim == param("token")
+    values = {name: param(name) for name in columns}
+    return Prepared(update(outbox).where(*mine, in_state(State.CLAIMED)).values(values))
 
 
 def _mark_ambiguous(c: Connection, people: Sequence[int | None] | Select[Any], now: Millis) -> None:
