@@ -153,6 +153,11 @@ class Connections:
                 raise ConfigError(both, Problem.MAPPING_FAULTY)
         return Candidate(config, result, keep)
 
+    async def link(self) -> None:
+        """Put the links of all connections into use whose lease this process holds already. Raises
+        StoreError."""
+        await self._link_held(list(self.runtimes.values()))
+
     async def _link_held(self, runtimes: Iterable[ConnectionRuntime]) -> None:
         """Put the links of those into use whose lease this process holds. Whoever takes another's
         does it then. Raises StoreError."""

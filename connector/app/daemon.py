@@ -135,6 +135,8 @@ class App:
         await until_available(self._build_connections, self.clock, timeout=timeout)
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
+        # Where replicas share a database, whoever takes a lease does so.
+        await until_available(self.connections.link, self.clock, timeout=timeout)
         await until_available(self._resume_reports, self.clock, timeout=timeout)
         await until_available(self._heartbeat, self.clock, timeout=timeout)
         if self._shared:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from connector.app import accounts
+from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.records import State
@@ -82,6 +83,29 @@ async def test_an_account_that_was_named_before_is_assumed(
         world.answer()
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
         await async_until("it is confirmed", lambda: app.connections.accounts["acme"].confirmed)
+
+
+async def test_the_links_of_the_configuration_are_in_use_from_the_start(world: World) -> None:
+    """Whatever Klaviyo answers: platforms report who joins before that, and where it names the
+    account that is known already, nothing is built again."""
+
+    def link(name: str) -> None:
+        segment = f'[[connections.segments]]\nsegment = "{name}"\ntarget = "{name}"\n'
+        world.configure(world.connection() + segment)
+
+    async def linked(app: App) -> set[str]:
+        return {group.name for group in await app.store.member_groups.all()}
+
+    link("never named")
+    async with world.running() as app:
+        assert await linked(app) == {"never named"}
+    world.answer()
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        assert await linked(app) == {"never named"}
+    link("named before")
+    async with world.running() as app:
+        assert await linked(app) == {"named before"}
 
 
 async def test_nothing_is_sent_to_another_account_than_before(world: World) -> None:
