@@ -161,7 +161,9 @@ class Connections:
     async def _link_held(self, runtimes: Iterable[ConnectionRuntime]) -> None:
         """Put the links of those into use whose lease this process holds. Whoever takes another's
         does it then. Raises StoreError."""
-        await self._link([runtime for runtime in runtimes if runtime.lease.valid()])
+        # Also of a lease that is not valid now: it may be handed over in vain, or be activated with
+        # what ran before.
+        await self._link([r for r in runtimes if self._leases.of(r.lease.resource).acquired])
 
     async def _link(self, runtimes: Iterable[ConnectionRuntime]) -> None:
         """Put the links of those into use that were not replaced meanwhile. Raises StoreError."""

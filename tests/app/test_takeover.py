@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,30 @@ async def test_what_another_process_held_by_its_configuration_is_delivered(world
         await thief.hold_everything()
         await thief.give_back()
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
+async def test_a_reload_while_a_lease_is_regained_puts_its_links_into_use(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = '[[connections.segments]]\nsegment = "{0}"\ntarget = "{0}"\n'
+    world.configure(world.connection() + segment.format("old"))
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        thief, limiters = Thief(app.store), app.connections.limiters
+        await thief.take()
+        await async_until("the loss is noticed", lambda: not is_deliverable(app))
+        load = limiters.reload
+
+        async def load_and_reload(connections: Collection[str]) -> None:
+            await load(connections)
+            monkeypatch.undo()
+            world.configure(world.connection() + segment.format("new"))
+            assert (await app.reload())["reloaded"]
+
+        monkeypatch.setattr(limiters, "reload", load_and_reload)
+        await thief.give_back()
+        await async_until("it is regained", lambda: is_deliverable(app))
+        assert {group.name for group in await app.store.member_groups.all()} == {"new"}
 
 
 @pytest.mark.parametrize("fails", ["recover", "all", "requeue", "usage_since"])
