@@ -138,7 +138,7 @@ class AccountLookups:
         if connections.accounts[name].id != id or in_question:
             if name in connections.running:
                 return True
-            await connections.rebuild(name, id)
+            await connections.rebuild(name, id, ours=True)
         connections.confirm(name)
         self._problems.clear(f"account {name}")
         connections.run(name)

@@ -317,19 +317,22 @@ class Connections:
             await until_available(partial(self._load_states, new), self._clock)
             self.start()
 
-    async def rebuild(self, name: str, account: str) -> None:
-        """Replace a connection that has not started, and whose account is known now. Raises
-        ConfigError and StoreError; then nothing was changed."""
+    async def rebuild(self, name: str, account: str, *, ours: bool) -> None:
+        """Replace a connection that has not started, and whose account is known now. `ours`: this
+        process works for it, under the lease that it had before. Raises ConfigError and StoreError;
+        then nothing was changed."""
         builder = self._builder(self._config)
         runtime = await builder.build(self._config.connection(name))
         old, self.runtimes[name] = self.runtimes[name], runtime
         old.signals.forward_to(runtime.signals)
         self.accounts[name] = builder.accounts[name]
         await old.exit_stack.aclose()
+        # Not only once the lease of the account is taken: who joins a list is scoped as its link.
+        link = self._link if ours else self._link_held
+        await until_available(partial(link, [runtime]), self._clock)
         scopes = self._store.address_scopes
         # After the last call that knew no account, as far as the endpoint is concerned.
         await until_available(lambda: scopes.move(name, account), self._clock)
-        await until_available(partial(self._link_held, [runtime]), self._clock)
 
     async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
         """Build connections for the account that another replica found theirs to belong to.
@@ -340,7 +343,7 @@ class Connections:
             for name, account in pinned.items():
                 known = self.accounts.get(name)
                 if known and known.id is None and name not in self.running:
-                    await self.rebuild(name, account)
+                    await self.rebuild(name, account, ours=False)
 
     def quota(self) -> list[QuotaUse]:
         """Requests of the last minute, in words for people."""

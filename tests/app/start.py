@@ -9,11 +9,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+from sqlalchemy import select
+
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.domain.records import Page
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
+from connector.store.tables import memberships
+from connector.testing.contracts.store import record
 from tests.callers import caller_of
-from tests.paths import ROOT
+from tests.paths import MAPPINGS, ROOT
+from tests.waiting import async_until
 
 CONFIG = """\
 [store]
@@ -43,6 +50,28 @@ webhook_secret = "jeri_webhook_secret"
 [connections.klaviyo]
 base_url = "{klaviyo}"
 private_key = "{key}"
+"""
+AUDIENCE = """
+[[connections]]
+name = "acme"
+source = "wll"
+mapping = "{mapping}"
+
+[connections.settings]
+base_url = "{platform}/v1"
+auth_url = "{platform}/oauth/token"
+api_key = "wll_sandbox"
+client_id = "wll_client"
+client_secret = "wll_client_secret"
+webhook_secret = "wll_webhook_secret"
+
+[connections.klaviyo]
+base_url = "{klaviyo}"
+private_key = "pk_sandbox"
+
+[[connections.audiences]]
+audience = "VIP"
+list = "VIP"
 """
 
 
@@ -106,6 +135,11 @@ class World:
         fields = urls | {"mapping": str(self.mapping), "key": "pk_sandbox"} | changed
         return CONNECTION.format(name=name, **fields)
 
+    def audience(self) -> str:
+        """A connection with the audience VIP, whose platform does not answer."""
+        urls = {side: self.servers.url(side) for side in ("klaviyo", "platform")}
+        return AUDIENCE.format(mapping=MAPPINGS / "wll.toml", **urls)
+
     async def connection_to(self, klaviyo: KlaviyoSandbox, key: str, *, name: str = "acme") -> str:
         """A connection to another account."""
         await self.servers.start(key, klaviyo.app, 0)
@@ -145,6 +179,27 @@ class World:
         """What the daemon says needs a person, or waits for a remote API."""
         items = [*await self.app.commands.attention(0.0), *self.app._problems.items()]
         return "\n".join(item.line for item in items)
+
+
+async def address_of_who_joins_when_named(world: World, app: App) -> bytes | None:
+    """As it is stored for a person who joins VIP after the connection was built for the account
+    that Klaviyo names, and before this process works for it."""
+    scopes, lane = app.store.address_scopes, app.runtimes["acme"].events.lane
+    move = scopes.move
+
+    async def move_before_a_join(connection: str, account: str) -> int:
+        moved = await move(connection, account)
+        joined = record(email="ada@example.com", membership=("VIP", True))
+        await app.store.outbox.append([Page(lane, "webhook", [joined], app.clock.now())])
+        return moved
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scopes, "move", move_before_a_join)
+        world.answer()
+        await async_until("it runs", lambda: app.connections.running)
+        await async_until("the lease is taken", lambda: app.runtimes["acme"].lease.valid())
+    query = select(memberships.c.address)
+    return await app.store.database.read(lambda c: c.execute(query).scalar_one())
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from connector.app.daemon import App
 from connector.app.takeover import preferred_holder
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
+from connector.domain.profile_state import address_hash
 from connector.pipeline import lease
 from connector.ports import Clock
 from connector.runtime import supervisor
@@ -27,7 +28,7 @@ from connector.store.queues.queue import SqlQueue
 from tests.stores import delete_all
 from tests.waiting import async_until
 
-from .start import World, opened
+from .start import World, address_of_who_joins_when_named, opened
 
 ACCOUNTS = {f"shop{n}": f"ACCT0{n}" for n in range(4)}
 
@@ -256,6 +257,16 @@ async def test_a_start_outlives_the_leases_that_it_took(
     await cluster.until_settled()
     sent = [await cluster.post(one, name) for name in cluster.klaviyo]
     await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
+
+
+async def test_who_joins_an_audience_while_the_account_is_named_is_compared_within_it(
+    cluster: Cluster,
+) -> None:
+    """Also before the lease of the account is taken."""
+    cluster.world.silence()
+    cluster.world.configure(cluster.world.audience())
+    address = await address_of_who_joins_when_named(cluster.world, await cluster.start())
+    assert address == address_hash("SANDBX", "ada@example.com")
 
 
 async def test_a_run_until_idle_needs_every_account(cluster: Cluster) -> None:

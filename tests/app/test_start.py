@@ -13,12 +13,13 @@ from connector.app import accounts
 from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
+from connector.domain.profile_state import address_hash
 from connector.domain.records import State
 from connector.sandbox import KlaviyoSandbox
 from connector.store.tables import outbox
 from tests.waiting import async_until, free_port
 
-from .start import World, opened
+from .start import World, address_of_who_joins_when_named, opened
 
 ACCOUNTS = "/api/accounts"
 
@@ -106,6 +107,15 @@ async def test_the_links_of_the_configuration_are_in_use_from_the_start(world: W
     link("named before")
     async with world.running() as app:
         assert await linked(app) == {"named before"}
+
+
+async def test_who_joins_an_audience_while_the_account_is_named_is_compared_within_it(
+    world: World,
+) -> None:
+    world.configure(world.audience())
+    async with world.running() as app:
+        address = await address_of_who_joins_when_named(world, app)
+        assert address == address_hash("SANDBX", "ada@example.com")
 
 
 async def test_nothing_is_sent_to_another_account_than_before(world: World) -> None:

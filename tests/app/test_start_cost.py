@@ -219,6 +219,6 @@ async def test_what_a_connection_was_built_from_is_not_kept_by_each(tmp_path: Pa
         async with world.running() as app:
             before = kept()
             for name in app.runtimes:
-                await app.connections.rebuild(name, f"account of {name}")
+                await app.connections.rebuild(name, f"account of {name}", ours=True)
             lanes = sum(len(runtime.dispatchers) for runtime in app.runtimes.values())
             assert kept() - before <= 2 * lanes
