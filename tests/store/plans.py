@@ -27,17 +27,20 @@ _PARTIAL = {
     if any("where" in option for option in index.dialect_kwargs)
 }
 _PREPARED = param("").key
+_FREQUENT = ("connector.store.queues.action_intake:", "connector.store.queues.outbox:")
+"""Those that take what others send, one at a time, beside what is prepared."""
 _SMALL = {str(table.__tablename__) for table in Bounded.__subclasses__()}
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """`by`: the function that ran it. `prepared`: by connector.store.prepared."""
+    """`by`: the function that ran it. `frequent`: run for a few rows each time, where to compile it
+    would take longer than to run it."""
 
     by: str
     text: str
     values: Any
-    prepared: bool
+    frequent: bool
 
 
 class RecordingDatabase:
@@ -79,7 +82,7 @@ class RecordingDatabase:
             values = values[0]
         binds = context.compiled.binds if context.compiled else ()
         prepared = any(name.startswith(_PREPARED) for name in binds)
-        statement = Statement(by, text, values, prepared)
+        statement = Statement(by, text, values, prepared or by.startswith(_FREQUENT))
         self.statements.setdefault(_LISTS.sub("(…)", text), statement)
 
 
@@ -123,7 +126,7 @@ def _on_sqlite(c: Connection, statement: Statement) -> Iterator[str]:
             yield line
         if "TEMP B-TREE" in line and grows and (limited or "ORDER BY" not in line):
             yield line
-    if statement.prepared and _is_compiled_again(c, statement):
+    if statement.frequent and _is_compiled_again(c, statement):
         yield "compiled again at each execution"
 
 

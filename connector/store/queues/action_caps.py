@@ -29,8 +29,8 @@ CAPS = {
 _COUNTED = and_(
     actions.c.name != "push",
     or_(
-        actions.c.state.in_((State.READY, State.CLAIMED, State.ACCEPTED)),
-        and_(actions.c.state == State.HELD, actions.c.sent_at.is_not(None)),
+        *(in_state(s, actions) for s in (State.READY, State.CLAIMED, State.ACCEPTED)),
+        and_(in_state(State.HELD, actions), actions.c.sent_at.is_not(None)),
     ),
 )
 """Adjustments that were applied, may have been applied or are going to be."""
