@@ -15,7 +15,7 @@ import pytest
 
 from .scenario import simulate
 
-QUICK = range(60)
+QUICK = range(70)
 MANY = range(1_000, 11_000)
 _CHUNK = 100
 
