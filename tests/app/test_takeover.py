@@ -13,7 +13,8 @@ import pytest
 from connector.app.configuration import read_config
 from connector.app.daemon import App
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import DeliveryMode, LaneId, Millis, QuotaUsage
+from connector.domain.lanes import SEGMENT_MEMBERS, DeliveryMode, LaneId, Millis, QuotaUsage
+from connector.domain.memberships import Link
 from connector.domain.outcomes import Held
 from connector.domain.records import Claim
 from connector.klaviyo.limits import CREATE_EVENT
@@ -146,11 +147,34 @@ async def test_what_another_process_held_by_its_configuration_is_delivered(world
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
 
 
+SEGMENT = '[[connections.segments]]\nsegment = "{0}"\ntarget = "{0}"\n'
+
+
+async def linked(app: App) -> set[str]:
+    return {group.name for group in await app.store.member_groups.all()}
+
+
+async def test_a_regained_lease_puts_the_links_into_use_that_another_process_replaced(
+    world: World,
+) -> None:
+    world.configure(world.connection() + SEGMENT.format("ours"))
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        thief = Thief(app.store)
+        await thief.take()
+        await async_until("the loss is noticed", lambda: not is_deliverable(app))
+        lane = await app.store.lanes.ensure("acme", "jericommerce", SEGMENT_MEMBERS.kind)
+        await app.store.member_groups.set_links(lane, [Link("theirs", "theirs")], account="acme")
+        assert await linked(app) == {"theirs"}
+        await thief.give_back()
+        await async_until("it is regained", lambda: is_deliverable(app))
+        assert await linked(app) == {"ours"}
+
+
 async def test_a_reload_while_a_lease_is_regained_puts_its_links_into_use(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segment = '[[connections.segments]]\nsegment = "{0}"\ntarget = "{0}"\n'
-    world.configure(world.connection() + segment.format("old"))
+    world.configure(world.connection() + SEGMENT.format("old"))
     async with world.running() as app:
         await async_until("it runs", lambda: app.connections.running)
         thief, limiters = Thief(app.store), app.connections.limiters
@@ -161,13 +185,13 @@ async def test_a_reload_while_a_lease_is_regained_puts_its_links_into_use(
         async def load_and_reload(connections: Collection[str]) -> None:
             await load(connections)
             monkeypatch.undo()
-            world.configure(world.connection() + segment.format("new"))
+            world.configure(world.connection() + SEGMENT.format("new"))
             assert (await app.reload())["reloaded"]
 
         monkeypatch.setattr(limiters, "reload", load_and_reload)
         await thief.give_back()
         await async_until("it is regained", lambda: is_deliverable(app))
-        assert {group.name for group in await app.store.member_groups.all()} == {"new"}
+        assert await linked(app) == {"new"}
 
 
 @pytest.mark.parametrize("fails", ["recover", "all", "requeue", "usage_since"])
