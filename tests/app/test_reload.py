@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from connector.app.configuration import read_config
 from connector.app.connections import Candidate
 from connector.app.daemon import App
-from connector.domain.errors import ConfigError, Problem, StoreError
+from connector.domain.errors import ConfigError, Problem
 from connector.domain.lanes import LaneState
 from connector.pipeline.lease import STORE_RESOURCE
 from connector.platforms.jericommerce.api import JeriCommerceApi
@@ -287,7 +286,7 @@ async def linked(app: App) -> set[str]:
 async def test_a_lease_that_is_taken_while_connections_are_replaced_leaves_the_new_links(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Takeover saves the links of the connections as they are then."""
+    """Takeover puts the links of the connections into use as they are then."""
     text = two.texts["two"]
     two.texts["two"] = text + SEGMENT.format("old")
     two.write()
@@ -305,24 +304,6 @@ async def test_a_lease_that_is_taken_while_connections_are_replaced_leaves_the_n
         two.write()
         await app.reload()
         assert await linked(app) == {"new"}
-
-
-async def test_a_process_that_waits_for_the_lease_leaves_the_links(two: Two) -> None:
-    """Who starts a second process with another configuration, which is stopped or fails, changes
-    nothing of the one that runs."""
-    text = two.texts["two"]
-    two.texts["two"] = text + SEGMENT.format("old")
-    two.write()
-    async with two.world.running() as app:
-        await both_run(app)
-        two.texts["two"] = text + SEGMENT.format("new")
-        two.write()
-        second = App(read_config(two.world.file))
-        with pytest.raises(StoreError, match="holds this store"):
-            await second.start(lease_timeout=0.0)
-        assert await linked(app) == {"old"}
-        await second.stop()
-        assert await linked(app) == {"old"}
 
 
 async def test_a_refused_configuration_leaves_the_links(two: Two) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from connector.app import takeover
 from connector.app.configuration import read_config
 from connector.app.daemon import App
 from connector.app.takeover import preferred_holder
@@ -257,6 +258,22 @@ async def test_a_start_outlives_the_leases_that_it_took(
     await cluster.until_settled()
     sent = [await cluster.post(one, name) for name in cluster.klaviyo]
     await async_until("all are delivered", lambda: all(map(cluster.recorded, sent)))
+
+
+async def test_a_replica_with_another_configuration_leaves_the_links_of_the_holder(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a roll-out that does not come up, for example."""
+    segment = '[[connections.segments]]\nsegment = "{0}"\ntarget = "{0}"\n'
+    connection = cluster.world.connection()
+    cluster.world.configure(connection + segment.format("old"))
+    one = await cluster.start()
+    await async_until("it has the lease", lambda: one.leases.of("SANDBX").valid())
+    monkeypatch.setattr(takeover, "preferred_holder", lambda *_: one.leases.holder)
+    cluster.world.configure(connection + segment.format("new"))
+    await cluster.start()
+    linked = {group.name for group in await one.store.member_groups.all()}
+    assert linked == {"old"}
 
 
 async def test_who_joins_an_audience_while_the_account_is_named_is_compared_within_it(
