@@ -69,10 +69,11 @@ class ActionRenderer:
 class ActionSink:
     """connector.ports.Sink over a platform's Actions. An ambiguous entry is looked up, not sent.
 
-    `may_send` is called right before each send (guarantee 12). `not_applied` are the statuses that
-    mean that an action was not applied. `address_of` returns the address of a Klaviyo profile id:
-    None where Klaviyo has no such profile, empty for one without an address. `identify` saves the
-    address of an action's person. An action whose person the platform does not know is retried for
+    `may_send` is called before each action is given to the platform, also to one whose adapter does
+    not call it by connector.net.http (guarantee 12). `not_applied` are the statuses that mean that
+    an action was not applied. `address_of` returns the address of a Klaviyo profile id: None where
+    Klaviyo has no such profile, empty for one without an address. `identify` saves the address of
+    an action's person. An action whose person the platform does not know is retried for
     `unknown_person_grace` ms.
     """
 

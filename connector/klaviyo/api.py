@@ -83,9 +83,7 @@ class Account:
 
 
 class KlaviyoApi:
-    """One connection's calls. `record_usage` saves quota that was granted outside a claim, and
-    `may_send` is called right before each write, because Klaviyo knows no fencing token
-    (guarantee 12)."""
+    """One connection's calls. `record_usage` saves quota that was granted outside a claim."""
 
     def __init__(
         self,
@@ -93,13 +91,11 @@ class KlaviyoApi:
         limiter: RateLimiter,
         clock: Clock,
         record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]],
-        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self._http = http
         self._limiter = limiter
         self._clock = clock
         self._record_usage = record_usage
-        self._may_send = may_send
 
     @property
     def limiter(self) -> RateLimiter:
@@ -139,8 +135,6 @@ class KlaviyoApi:
         self, method: str, path: str, route: str, body: bytes
     ) -> ApiResponse | DeliveryError:
         try:
-            if not self._may_send():
-                raise RetryLater(Problem.STORE_HELD, "the lease ended before the request was sent")
             return await self._http.call(method, path, route=route, content=body)
         except DeliveryError as error:
             if isinstance(error, RetryLater):

@@ -132,7 +132,8 @@ class Token(Protocol):
 class Http:
     """A client of one remote API. `vendor` picks the table of connector.net.answers, `on_call` gets
     the figures of every call, also of one that failed. `deadline`: seconds within which a request
-    is answered as a whole, however slowly its bytes come."""
+    is answered as a whole, however slowly its bytes come. `may_send` is called right before each
+    request leaves that is not a GET, because no remote API knows a fencing token (guarantee 12)."""
 
     def __init__(
         self,
@@ -148,6 +149,7 @@ class Http:
         transport: httpx.AsyncBaseTransport | None = None,
         timeout: float = 30.0,
         deadline: float = CALL_DEADLINE,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._vendor: Vendor = vendor
@@ -161,6 +163,7 @@ class Http:
         self._exchange = _exchange_of(self._transport)
         self._closed = False
         self._deadline = deadline
+        self._may_send = may_send
         parts = urlsplit(self._base)
         host = parts.hostname or ""
         self._tls_fault = parts.scheme != "https" and not (is_loopback(host) or host in allow_http)
@@ -218,6 +221,8 @@ class Http:
         if self._closed:
             # By a reload or a stop, while its caller was waiting.
             raise RetryLater(Problem.NOT_CONNECTED, "not sent: this client was closed")
+        if method != "GET" and not self._may_send():
+            raise RetryLater(Problem.STORE_HELD, "the lease ended before the request was sent")
         url = self._base + path
         if self._token and self._token.in_query:
             url += ("&" if "?" in path else "?") + urlencode(auth)

@@ -63,7 +63,7 @@ class FakeServer:
         options = {"client_id": "us", "client_secret": SecretStr(SECRET), **more}
         return OAuthToken(transport, clock=self.clock, **options)
 
-    def http(self, token: OAuthToken) -> Http:
+    def http(self, token: OAuthToken, may_send: Callable[[], bool] = lambda: True) -> Http:
         return Http(
             "https://api.example",
             vendor="platform",
@@ -71,6 +71,7 @@ class FakeServer:
             credential=token,
             on_call=self.seen.append,
             transport=httpx.MockTransport(self.api),
+            may_send=may_send,
         )
 
 
@@ -187,6 +188,23 @@ async def test_a_rejected_token_is_renewed_and_the_request_retried_once(server: 
     server.valid_tokens = {"t2"}
     await get(http)
     assert [call.headers["authorization"][-2:] for call in server.calls] == ["t1", "t1", "t2"]
+
+
+@pytest.mark.parametrize(("method", "ends_at"), [("POST", 1), ("POST", 2), ("GET", 0)])
+async def test_a_lease_that_ends_while_a_token_is_fetched_changes_nothing_at_the_api(
+    server: FakeServer, method: str, ends_at: int
+) -> None:
+    """Guarantee 12, also for the request that is repeated with another token. Reads go out."""
+    server.valid_tokens = {"t2"}
+    http = server.http(server.token(), lambda: len(server.token_requests) < ends_at)
+    sent = http.call(method, "/x", route=f"{method} /x")
+    if method == "GET":
+        await sent
+    else:
+        with pytest.raises(RetryLater) as caught:
+            await sent
+        assert caught.value.problem is Problem.STORE_HELD
+    assert len(server.calls) == (2 if method == "GET" else ends_at - 1)
 
 
 async def test_a_server_that_rejects_every_token_blocks_after_few_token_requests(

@@ -239,7 +239,7 @@ class ConnectionBuilder:
         client = None
         if platform.open is not None:
             with registry.isolate_platform(connection.source):
-                client = await platform.open(connection.settings, services.kit(connection))
+                client = await platform.open(connection.settings, services.kit(connection, lease))
             stack.push_async_callback(_close, client, connection.name)
         context = ConnectionContext(
             services,

@@ -92,6 +92,7 @@ def _api(
 ) -> klaviyo.KlaviyoApi:
     http = services.http(
         connection,
+        lease,
         connection.klaviyo.base_url,
         KLAVIYO,
         vendor="klaviyo",
@@ -99,9 +100,7 @@ def _api(
         headers=klaviyo.headers(connection.klaviyo.revision),
         observe_headers=klaviyo.observe_headers(limiter),
     )
-    return klaviyo.KlaviyoApi(
-        http, limiter, services.clock, services.store.facts.save_usage, lease.valid
-    )
+    return klaviyo.KlaviyoApi(http, limiter, services.clock, services.store.facts.save_usage)
 
 
 def revision_expires_at(revision: str) -> float:

@@ -82,6 +82,7 @@ class SharedServices:
     def http(
         self,
         connection: Connection,
+        lease: Lease,
         base_url: str,
         destination: str,
         *,
@@ -91,7 +92,8 @@ class SharedServices:
         retry_statuses: frozenset[int] = RETRY_STATUSES,
         observe_headers: Callable[[CallStats], None] = lambda seen: None,
     ) -> Http:
-        """A client whose calls are counted as this connection's."""
+        """A client whose calls are counted as this connection's, and which changes nothing at the
+        remote API without the lease."""
 
         def seen(call: CallStats) -> None:
             observe_headers(call)
@@ -109,9 +111,10 @@ class SharedServices:
             retry_statuses=retry_statuses,
             on_call=seen,
             transport=self.new_transport(),
+            may_send=lease.valid,
         )
 
-    def kit(self, connection: Connection) -> Kit:
+    def kit(self, connection: Connection, lease: Lease) -> Kit:
         """What the connection's adapter reaches its platform with."""
 
         async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:
@@ -125,6 +128,7 @@ class SharedServices:
         def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
             return self.http(
                 connection,
+                lease,
                 base_url,
                 connection.source,
                 vendor="platform",

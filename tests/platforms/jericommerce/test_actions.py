@@ -25,6 +25,7 @@ from connector.platforms.jericommerce import PLATFORM
 from connector.runtime.metrics import Metrics
 from connector.sandbox import Traffic
 from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.store import memory_store
 
 from .rig import Rig
@@ -290,5 +291,5 @@ def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     services = SharedServices(Config(), store, none, clock, metrics, none, none, none, none)
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
-    assert services.kit(plain).retry_statuses == {423, 429, 503}
-    assert services.kit(own).retry_statuses == {418}
+    assert services.kit(plain, FakeLease()).retry_statuses == {423, 429, 503}
+    assert services.kit(own, FakeLease()).retry_statuses == {418}
