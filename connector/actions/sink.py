@@ -39,7 +39,7 @@ from connector.domain.records import Entry
 from connector.domain.settlement import at_most_once, outcome_for
 from connector.ports import Actions, BatchMode, Clock, IdentifiedAction, Outgoing, Quota
 from connector.runtime import log
-from connector.runtime.concurrency import as_completed
+from connector.runtime.single_requests import in_single_requests
 
 _LOOK_UP = at_most_once(frozenset(), writes=False)
 _KLAVIYO_ID = re.compile(r"01[0-9A-Z]{24}", re.ASCII)
@@ -109,7 +109,7 @@ class ActionSink:
     def deliver(
         self, batch: Sequence[Outgoing[Action]], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
-        return as_completed(self._deliver_one(out.entry, out.message) for out in batch)
+        return in_single_requests(self._deliver_one(out.entry, out.message) for out in batch)
 
     async def _deliver_one(self, entry: Entry, action: Action) -> Delivery:
         seq, looks_up = entry.seq, is_look_up(entry)

@@ -7,6 +7,7 @@ claim is made only with quota in hand, and settled record by record as answers a
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -46,9 +47,14 @@ _STORE_PAUSE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`[delivery]` as a lane needs it: seconds; `horizon` and `look_ups` as in RetryPolicy."""
+    """`[delivery]` as a lane needs it: seconds; `horizon` and `look_ups` as in RetryPolicy.
+
+    What wakes a lane within `claim_cooldown` of its last look for ready records is claimed together
+    when that is over.
+    """
 
     bulk_threshold: int = 50
+    claim_cooldown: float = 0.0
     probe_every: float = 30.0
     horizon: int = 3 * 86_400_000
     look_ups: Sequence[int] = (0,)
@@ -120,7 +126,9 @@ class Dispatcher(Generic[M]):
             bulk_threshold=policy.bulk_threshold,
         )
         self._in_flight: dict[asyncio.Task[None], tuple[BatchMode, int]] = {}
-        self._passes = _Passes(self._pass, self._update_quiet)
+        self._passes = _Passes(
+            self._pass, self._update_quiet, clock=clock, cooldown=policy.claim_cooldown
+        )
         self._supervisor = SupervisedWorker(
             self.name,
             self._passes,
@@ -407,17 +415,31 @@ class Dispatcher(Generic[M]):
 
 class _Passes:
     """connector.ports.workers.Loop of a dispatcher: passes follow at once while they start
-    something. `on_change` is called when `running` changes."""
+    something, else `cooldown` seconds lie between two at least. `on_change` is called when
+    `running` changes."""
 
     def __init__(
-        self, run_pass: Callable[[], Awaitable[float | None]], on_change: Callable[[], None]
+        self,
+        run_pass: Callable[[], Awaitable[float | None]],
+        on_change: Callable[[], None],
+        *,
+        clock: Clock,
+        cooldown: float,
     ) -> None:
         self.wakeup = asyncio.Event()
         self.running = False
         self._run_pass = run_pass
         self._on_change = on_change
+        self._clock = clock
+        self._cooldown = cooldown
+        self._started_at = -math.inf
 
     async def run_once(self) -> float | None:
+        cooldown = self._started_at + self._cooldown - self._clock.monotonic()
+        if cooldown > 0:
+            await self._clock.sleep(cooldown)
+            self.wakeup.clear()
+        self._started_at = self._clock.monotonic()
         self.running = True
         self._on_change()
         try:

@@ -7,9 +7,7 @@ delays its own reads only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
-from itertools import chain
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -18,7 +16,7 @@ from connector.domain.attention import Check
 from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.messages import Fault, Skip
-from connector.domain.outcomes import Delivery, Gone, Observed, Retry, Stop, is_success
+from connector.domain.outcomes import Delivery, Gone, Observed, Retry, Stop
 from connector.domain.profile_state import address_hash, changes_from_message
 from connector.domain.profiles import RECONFIRM_AFTER_MS, EmailChange, Observation, OnLeave
 from connector.domain.records import Entry, Record
@@ -34,7 +32,7 @@ from connector.ports import (
     Quota,
     Reader,
 )
-from connector.runtime.concurrency import as_completed_together
+from connector.runtime.single_requests import in_single_requests
 
 _GONE_WINDOW, _MAX_GONE = 10, 5
 """The lane stops when more of the last reads of known people found no one: more than 5 of 10."""
@@ -88,20 +86,10 @@ class ProfileReadSink:
     def quota(self) -> Quota:
         return self._reader.quota
 
-    async def deliver(
+    def deliver(
         self, batch: Sequence[Outgoing[Entry]], *, bulk: bool, permits: int
-    ) -> AsyncGenerator[Delivery, None]:
-        """Answers that came while others were stored are stored together. Failures are reported one
-        by one: the lane counts those in a row."""
-        reads = as_completed_together(self._read(out.entry) for out in batch)
-        async with aclosing(reads):
-            async for answers in reads:
-                read = [answer.outcomes for answer in answers if _was_answered(answer)]
-                if read:
-                    yield Delivery(list(chain.from_iterable(read)))
-                for answer in answers:
-                    if not _was_answered(answer):
-                        yield answer
+    ) -> AsyncIterator[Delivery]:
+        return in_single_requests(self._read(out.entry) for out in batch)
 
     async def _read(self, entry: Entry) -> Delivery:
         try:
@@ -178,10 +166,6 @@ class ProfileReadSink:
 
     async def check(self) -> Sequence[Check]:
         return await self._reader.check()
-
-
-def _was_answered(delivery: Delivery) -> bool:
-    return delivery.stop is None and all(map(is_success, delivery.outcomes))
 
 
 class EventFieldExtractor:

@@ -20,23 +20,12 @@ async def in_turns(items: Sequence[T]) -> AsyncGenerator[Sequence[T], None]:
         yield items[first : first + TURN]
 
 
-async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncGenerator[T, None]:
-    """Start all of them and yield their results in the order in which they end. What still runs
-    when the generator is closed, or when one raises, is cancelled."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        for done in asyncio.as_completed(tasks):
-            yield await done
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def as_completed_together(
+async def as_completed(
     coroutines: Iterable[Coroutine[Any, Any, T]],
 ) -> AsyncGenerator[list[T], None]:
-    """The same, but all that have ended since the last ones were taken at a time, in the order in
-    which they were started."""
+    """Start all of them and yield the results of those that have ended since the last ones were
+    taken, in the order in which they were started. What still runs when the generator is closed,
+    or when one raises, is cancelled."""
     pending = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         while pending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,6 +114,25 @@ async def test_a_retry_is_sent_when_it_is_due_without_another_look_before(rig: R
     assert (rig.queue.looked, rig.row("a").state) == (looked, State.READY)
     await rig.clock.advance(1.5)
     assert rig.row("a").state == State.ACCEPTED
+
+
+async def test_records_of_a_cooldown_are_claimed_together_and_the_first_at_once(
+    stopped_rig: Rig,
+) -> None:
+    rig = stopped_rig
+    await rig.start(policy=replace(rig.policy, claim_cooldown=0.05))
+    await rig.clock.advance(1.0)
+    looked = rig.queue.looked
+    await rig.append_records("a")
+    assert rig.row("a").state == State.ACCEPTED
+    await rig.append_records("b")
+    await rig.append_records("c")
+    await rig.clock.advance(0.04)
+    assert (rig.queue.looked, rig.row("b").state) == (looked + 1, State.READY)
+    await rig.clock.advance(0.02)
+    assert rig.states() == {State.ACCEPTED: 3}
+    await rig.clock.advance(1.0)
+    assert rig.queue.looked == looked + 2
 
 
 # ── singly or in bulk ────────────────────────────────────────────────────────────────────────────

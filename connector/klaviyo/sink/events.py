@@ -19,7 +19,8 @@ from connector.klaviyo.sink import event_body
 from connector.klaviyo.sink.batches import BulkSender, Encoded
 from connector.klaviyo.sink.requests import KlaviyoSink, accepted, failed, is_backfill
 from connector.ports import BatchMode, Clock, Outgoing
-from connector.runtime.concurrency import as_completed, in_turns
+from connector.runtime.concurrency import in_turns
+from connector.runtime.single_requests import in_single_requests
 
 Out = Outgoing[EventMessage]
 _Id = tuple[str, str, str]
@@ -56,7 +57,7 @@ class EventSink(KlaviyoSink):
             async for delivery in self._bulk_sender.deliver(good, permits, backfill=backfill):
                 yield delivery
             return
-        sending = as_completed(self._send_single(seq, body) for seq, body in good)
+        sending = in_single_requests(self._send_single(seq, body) for seq, body in good)
         async with aclosing(sending):
             async for delivery in sending:
                 yield delivery

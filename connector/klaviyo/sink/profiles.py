@@ -18,7 +18,8 @@ from connector.klaviyo.sink.import_requests import ImportItem, ImportRequests
 from connector.klaviyo.sink.requests import KlaviyoSink, is_backfill
 from connector.klaviyo.sink.single_profile import SingleProfileWriter
 from connector.ports import BatchMode, Outgoing
-from connector.runtime.concurrency import as_completed, in_turns
+from connector.runtime.concurrency import in_turns
+from connector.runtime.single_requests import in_single_requests
 
 Out = Outgoing[ProfileWrite]
 
@@ -49,7 +50,7 @@ class ProfileSink(KlaviyoSink):
             async for delivery in self._imports.deliver(good, permits, backfill=backfill):
                 yield delivery
             return
-        sending = as_completed(
+        sending = in_single_requests(
             SingleProfileWriter(self._api, backfill=out.entry.backfill).send(
                 out.entry.seq, out.message
             )
