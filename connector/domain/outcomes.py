@@ -46,12 +46,13 @@ ids have none such."""
 class Pending:
     """The destination queued it, or may have: the job `receipt` has the result of the entry at
     `position`. A receipt that begins with UNKNOWN_JOB stands for one request, whose job is
-    unknown. `problem` is why the request has no answer; None where it was accepted."""
+    unknown. `problem` is why the request has no answer; None where it was accepted. `request` is
+    None where its sender was stopped before it knew."""
 
     seq: int
     receipt: str
     position: int
-    request: str
+    request: str | None
     problem: Problem | None = None
     detail: str = ""
 

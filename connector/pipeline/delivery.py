@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane
-from connector.domain.outcomes import Ambiguous, Delivery, Outcome, Unsent
+from connector.domain.outcomes import UNKNOWN_JOB, Ambiguous, Delivery, Outcome, Pending, Unsent
 from connector.domain.records import Claim, Entry
 from connector.pipeline.rendering import render_entries
 from connector.ports import BatchMode, Lease, Outgoing, Renderer, Sink
@@ -23,7 +23,8 @@ Settle = Callable[[Claim, Delivery, Mapping[int, Entry]], Awaitable[None]]
 
 class ClaimDelivery(Generic[M]):
     """Gives every entry of a claim exactly one outcome, whatever the renderer and the sink do: the
-    first one counts, and an entry without one is ambiguous once something may have been sent."""
+    first one counts. Once something may have been sent, an entry without one is ambiguous, or
+    belongs to a job that the destination may run."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class ClaimDelivery(Generic[M]):
         finally:
             if open_entries:
                 rest: list[Outcome] = [
-                    Ambiguous(seq, Problem.INTERRUPTED) if maybe_sent else Unsent(seq)
+                    _interrupted(claim, seq, mode) if maybe_sent else Unsent(seq)
                     for seq in open_entries
                 ]
                 bulk = mode == self._sink.bulk
@@ -102,3 +103,11 @@ class ClaimDelivery(Generic[M]):
                 entries[entry.seq] = entry
                 outcomes.append(outcome)
         await self._settle(claim, replace(delivery, outcomes=outcomes), entries)
+
+
+def _interrupted(claim: Claim, seq: int, mode: BatchMode) -> Outcome:
+    """Of an entry that may have been sent. The jobs of several requests count as one that is
+    unknown."""
+    if not mode.creates_jobs:
+        return Ambiguous(seq, Problem.INTERRUPTED)
+    return Pending(seq, f"{UNKNOWN_JOB}{claim.token:x}", 0, None, Problem.INTERRUPTED)

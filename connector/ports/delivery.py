@@ -29,11 +29,13 @@ class Outgoing(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class BatchMode:
-    """How to deliver: at most `size` entries per request and `parallel` requests at a time."""
+    """How to deliver: at most `size` entries per request and `parallel` requests at a time. With
+    `creates_jobs` the destination runs a job for each request, which ends later."""
 
     endpoint: str
     size: int
     parallel: int
+    creates_jobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,9 @@ class MemberSink(KlaviyoSink):
     read back still belongs to its address, because the connector moves no addresses."""
 
     single = BatchMode(REMOVE_MEMBERS, size=MEMBERS_MAX, parallel=1)
-    bulk: BatchMode | None = BatchMode(BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1)
+    bulk: BatchMode | None = BatchMode(
+        BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1, creates_jobs=True
+    )
 
     def __init__(self, api: KlaviyoApi, *, trust_ids: bool) -> None:
         super().__init__(api)

@@ -28,7 +28,9 @@ class ProfileSink(KlaviyoSink):
     """connector.ports.Sink of profile writes."""
 
     single = BatchMode(UPSERT_PROFILE, size=1, parallel=8)
-    bulk: BatchMode | None = BatchMode(BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1)
+    bulk: BatchMode | None = BatchMode(
+        BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1, creates_jobs=True
+    )
 
     def __init__(self, api: KlaviyoApi) -> None:
         super().__init__(api)

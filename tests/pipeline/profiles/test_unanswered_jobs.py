@@ -3,17 +3,21 @@ of people one by one."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import PROFILES, READS, Millis
 from connector.domain.profile_state import address_hash
 from connector.domain.profiles import Observation
+from connector.domain.records import State
 from connector.klaviyo.limits import BULK_PROFILES
 from connector.klaviyo.sink.profiles import ProfileSink
 from connector.ports import BatchMode, ListedPerson
+from connector.store.tables import profiles
 
 from .conftest import Configs, Environment
 
@@ -46,7 +50,8 @@ async def observe(env: Environment, people: range, **fields: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ProfileSink, "bulk", BatchMode(BULK_PROFILES, size=160, parallel=1))
+    small = BatchMode(BULK_PROFILES, size=160, parallel=1, creates_jobs=True)
+    monkeypatch.setattr(ProfileSink, "bulk", small)
 
 
 @pytest.mark.parametrize("kind", ["status", "reset_before", "reset_after"])
@@ -86,4 +91,25 @@ async def test_the_lane_shows_that_jobs_are_not_answered(configs: Configs) -> No
     env.klaviyo.faults.clear()
     await env.clock.advance(240.0)
     assert await writes.attention() == []
+    await env.kill()
+
+
+async def test_people_of_a_job_request_that_a_stop_cut_off_stay_in_flight(configs: Configs) -> None:
+    """As after a kill: Klaviyo may still create the job, and a write of one of them would cross
+    it."""
+    env = Environment(configs(), job_delay=1.0)
+    await env.start()
+    env.fault_transports["klaviyo"].before = lambda: 20.0
+    await observe(env, range(200), balance=7)
+    await env.clock.advance(1.0)
+    writes = env.runtime.writes
+    assert writes
+    assert writes.busy
+    stopping = asyncio.create_task(writes.stop(0.0))
+    await env.clock.advance(0.0)
+    await stopping
+    rows = env.rows(select(profiles.c.state, profiles.c.receipt))
+    claimed = [row.receipt for row in rows if row.state == State.CLAIMED]
+    assert len(claimed) == 160
+    assert {receipt and receipt[0] for receipt in claimed} == {"?"}
     await env.kill()
