@@ -28,8 +28,9 @@ Failure = Retry | Ambiguous | Pending
 DEAD_RATE_WINDOW = 100
 """Records that the dead rate is taken of. The lane is held when more than half of them died of one
 cause: a fault of the connector or of its configuration must not use up all records."""
-_ABOUT_ONE_PERSON = frozenset({Problem.ACTION_UNKNOWN_PERSON, Problem.ACTION_NOT_FOR_PERSON})
-"""Causes that say nothing about the next record: however many die of them, the others are sent."""
+_ABOUT_ONE_PERSON = frozenset({Problem.ACTION_NOT_FOR_PERSON})
+"""Causes that say nothing about the next record: however many die of them, the others are sent. Who
+is unknown is retried for a while instead."""
 
 
 class LaneBreaker:

@@ -423,6 +423,7 @@ async def test_an_action_for_an_unresolvable_person_is_held(rig: Rig) -> None:
 
 
 UNKNOWN = Rejected(Problem.PLATFORM_TARGET, "no such customer", status=404)
+TOO_FEW_POINTS = Rejected(Problem.PLATFORM_REFUSED, "too few points", status=422)
 _GRACE = 900_000
 
 
@@ -471,20 +472,22 @@ async def test_the_grace_begins_with_the_first_answer_that_the_person_is_unknown
     assert await rig.states() == ["applied"]
 
 
-async def test_people_unknown_to_the_platform_slow_down_no_other(
-    make_rig: Callable[..., Rig],
+@pytest.mark.parametrize("refusal", [UNKNOWN, TOO_FEW_POINTS], ids=["unknown", "too few points"])
+async def test_refusals_about_people_hold_up_no_other(
+    make_rig: Callable[..., Rig], refusal: Rejected
 ) -> None:
     rig = make_rig(grace=90_000)
     await rig.start()
-    rig.platform.default_fault = lambda: UNKNOWN
+    rig.platform.default_fault = lambda: refusal
     for number in range(120):
         await rig.send("k", email=f"p{number}@example.com")
     assert not await rig.dispatcher.attention()
     rig.platform.default_fault = lambda: ""
     await rig.send("k", email="known@example.com")
     assert (await rig.states())[-1] == "applied"
-    rig.platform.default_fault = lambda: UNKNOWN
+    rig.platform.default_fault = lambda: refusal
     await rig.after(100.0)
+    assert await rig.states() == ["refused"] * 120 + ["applied"]
     assert rig.dispatcher.state.mode == "running"
 
 
