@@ -25,14 +25,18 @@ async def as_completed(
 ) -> AsyncGenerator[list[T], None]:
     """Start all of them and yield the results of those that have ended since the last ones were
     taken, in the order in which they were started. What still runs when the generator is closed,
-    or when one raises, is cancelled."""
+    or when one raises, is cancelled; what ended together with that one is yielded before."""
     pending = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         while pending:
             done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             ended = [task for task in pending if task in done]
             pending = [task for task in pending if task not in done]
-            yield [task.result() for task in ended]
+            failed = [task for task in ended if task.cancelled() or task.exception()]
+            if results := [task.result() for task in ended if task not in failed]:
+                yield results
+            for task in failed:
+                task.result()
     finally:
         for task in pending:
             task.cancel()

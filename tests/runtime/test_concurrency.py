@@ -44,6 +44,16 @@ async def test_an_error_ends_all_of_them() -> None:
     assert asyncio.all_tasks() == before
 
 
+async def test_what_ended_together_with_an_error_comes_before_it() -> None:
+    async def fail(text: str) -> int:
+        raise KeyError(text)
+
+    found = as_completed([after(0), fail("one"), after(0, 7), fail("two")])
+    assert await anext(found) == [0, 7]
+    with pytest.raises(KeyError, match="one"):
+        await anext(found)
+
+
 async def test_what_ended_while_the_reader_was_away_comes_together() -> None:
     before = asyncio.all_tasks()
     found = as_completed(map(after, [2, 10, 11, 10_000]))
