@@ -20,6 +20,7 @@ from connector.domain.errors import (
     DeliveryError,
     Problem,
     RetryLater,
+    StoreError,
 )
 from connector.domain.lanes import DeliveryMode
 from connector.domain.messages import Fault, Skip
@@ -119,6 +120,8 @@ class ActionSink:
             after = error.after if isinstance(error, RetryLater) else 0.0
             detail = "reading the profile's address at Klaviyo failed"
             return Delivery([Retry(seq, error.problem, after, detail)])
+        except StoreError:
+            return Delivery([Unsent(seq)])
         if looks_up:
             # It was sent: what is known of the person by now changes nothing about that.
             return await self._look_up(seq, addressed if isinstance(addressed, Action) else action)

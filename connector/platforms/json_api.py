@@ -17,6 +17,7 @@ from connector.domain.errors import (
     Problem,
     Rejected,
     RetryLater,
+    StoreError,
 )
 from connector.domain.lanes import Millis
 from connector.net.http import ApiResponse, Credential, Http
@@ -143,9 +144,12 @@ def unknown_person_on_404(detail: str = "") -> Iterator[None]:
 
 @contextmanager
 def before_action() -> Iterator[None]:
-    """Around a look-up that precedes an action: when its answer is ambiguous the action was
-    certainly not applied. Raises RetryLater."""
+    """Around what precedes an action, a look-up and the permit of the action itself: when its
+    answer is ambiguous, or the permit cannot be saved, the action was certainly not applied. Raises
+    RetryLater."""
     try:
         yield
     except AmbiguousError as error:
         raise RetryLater(error.problem, error.detail, status=error.status) from error
+    except StoreError as error:
+        raise RetryLater(error.problem, error.detail) from error

@@ -31,7 +31,8 @@ class RefreshedToken(Protocol):
 @dataclass(frozen=True, slots=True)
 class Kit:
     """`http` makes a client from a base address, a credential (headers, requested at each call)
-    and the statuses that mean "not applied, try again". `quota` returns the rate limiter of a
+    and the statuses that mean "not applied, try again"; a request that is not a GET is refused
+    where another process has the lease. `quota` returns the rate limiter of a
     credential, shared by all connections that use it. `record_usage` saves quota that was granted
     outside a claim. `retry_statuses` are the connection's statuses for "not applied, try again"
     for calls that must not be made twice. `refreshed_token` makes a token whose refresh token is

@@ -16,6 +16,7 @@ from connector.domain.errors import (
     Problem,
     Rejected,
     RetryLater,
+    StoreOutage,
 )
 from connector.domain.records import Page, Record
 from connector.ports import Fence
@@ -253,6 +254,25 @@ async def test_a_lease_lost_during_the_person_lookup_sends_nothing(rig: Rig) -> 
     await rig.after(1.0)
     assert not rig.platform.sent
     assert [(d.state, d.sent_at) for d in await rig.all_actions()] == [("waiting", None)]
+
+
+async def test_an_action_whose_person_cannot_be_saved_is_sent_later_and_never_uncertain(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(Platform(supports_lookup=False))
+    await rig.start()
+    rig.addresses[KLAVIYO_ID] = "ana@example.com"
+
+    async def fail(*_: Any) -> None:
+        raise StoreOutage(Problem.STORE_UNAVAILABLE, "away")
+
+    with monkeypatch.context() as away:
+        away.setattr(rig.queue, "identify", fail)
+        await _push(rig, KLAVIYO_ID)
+        await rig.after(0.5)
+        assert not rig.platform.sent
+    await rig.after(60.0)
+    assert await rig.states() == ["applied"]
 
 
 async def test_a_late_response_of_a_frozen_holder_settles_nothing_and_is_kept(

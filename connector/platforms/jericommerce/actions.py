@@ -53,8 +53,9 @@ class JeriCommerceActions:
             raise Rejected(Problem.NO_IDENTITY, "a push needs a customer id or an e-mail address")
         with before_action():
             found = await self._api.customer(action.email)
-        id = found.get("id") if found is not None else None
-        if not isinstance(id, str) or not id:
-            raise Rejected(Problem.PLATFORM_TARGET, "JeriCommerce has no customer of this address")
-        await self._api.permit()
-        return id
+            id = found.get("id") if found is not None else None
+            if not isinstance(id, str) or not id:
+                text = "JeriCommerce has no customer of this address"
+                raise Rejected(Problem.PLATFORM_TARGET, text)
+            await self._api.permit()
+            return id

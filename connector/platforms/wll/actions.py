@@ -44,7 +44,7 @@ class WllActions:
             )
         with before_action():
             user = await self._api.user(action.customer)
-        if user is None:
-            raise Rejected(Problem.PLATFORM_TARGET, "WLL has no user of this id")
-        await self._api.permit()
+            if user is None:
+                raise Rejected(Problem.PLATFORM_TARGET, "WLL has no user of this id")
+            await self._api.permit()
         return str(user.get("authIdentifier") or user.get("id") or action.customer)

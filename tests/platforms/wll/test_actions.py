@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from pydantic import ValidationError
 
 from connector.domain.actions import Action
-from connector.domain.errors import AmbiguousError, Blocked, Problem, Rejected, RetryLater
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    Problem,
+    Rejected,
+    RetryLater,
+    StoreOutage,
+)
 from connector.ports import Actions
 
 from .rig import Rig
@@ -72,6 +79,22 @@ async def test_a_customer_lookup_without_a_response_is_not_ambiguous() -> None:
     rig.platform.faults.add("users/{subject}", "status", status=500)
     with pytest.raises(RetryLater):
         await (await actions(rig)).apply(action(customer="crm-1001"))
+
+
+async def test_a_permit_that_cannot_be_saved_is_not_ambiguous() -> None:
+    """It is that of the event, after the one of the look-up."""
+    rig = Rig()
+    side = await actions(rig)
+
+    class Away(list[Any]):
+        def __iadd__(self, _: Any) -> Self:
+            raise StoreOutage(Problem.STORE_UNAVAILABLE, "away")
+
+    rig.saved_usage = Away()
+    with pytest.raises(RetryLater) as caught:
+        await side.apply(action(customer="crm-1001"))
+    assert caught.value.problem is Problem.STORE_UNAVAILABLE
+    assert rig.platform.state()["adjustments"] == 0
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "truncate", "reset_before"])
