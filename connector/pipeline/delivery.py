@@ -64,8 +64,8 @@ class ClaimDelivery(Generic[M]):
         finally:
             if open_entries:
                 rest: list[Outcome] = [
-                    _interrupted(claim, seq, mode) if maybe_sent else Unsent(seq)
-                    for seq in open_entries
+                    _interrupted(claim, entry, mode) if maybe_sent else Unsent(entry.seq)
+                    for entry in open_entries.values()
                 ]
                 bulk = mode == self._sink.bulk
                 await self._settle_open(claim, Delivery(rest, bulk=bulk), open_entries)
@@ -88,6 +88,8 @@ class ClaimDelivery(Generic[M]):
                 await self._settle_open(claim, replace(delivery, bulk=bulk), open_entries)
                 # Single requests have all been sent by now; in bulk the next one waits for us.
                 if bulk and not self._lease.valid():
+                    rest = [Unsent(seq) for seq in open_entries]
+                    await self._settle_open(claim, Delivery(rest, bulk=bulk), open_entries)
                     return
         finally:
             if isinstance(deliveries, AsyncGenerator):
@@ -105,9 +107,9 @@ class ClaimDelivery(Generic[M]):
         await self._settle(claim, replace(delivery, outcomes=outcomes), entries)
 
 
-def _interrupted(claim: Claim, seq: int, mode: BatchMode) -> Outcome:
+def _interrupted(claim: Claim, entry: Entry, mode: BatchMode) -> Outcome:
     """Of an entry that may have been sent. The jobs of several requests count as one that is
     unknown."""
-    if not mode.creates_jobs:
-        return Ambiguous(seq, Problem.INTERRUPTED)
-    return Pending(seq, f"{UNKNOWN_JOB}{claim.token:x}", 0, None, Problem.INTERRUPTED)
+    if entry.mode not in mode.creates_jobs:
+        return Ambiguous(entry.seq, Problem.INTERRUPTED)
+    return Pending(entry.seq, f"{UNKNOWN_JOB}{claim.token:x}", 0, None, Problem.INTERRUPTED)

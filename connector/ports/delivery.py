@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from connector.domain.attention import Check
-from connector.domain.lanes import QuotaUsage
+from connector.domain.lanes import DeliveryMode, QuotaUsage
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Delivery
 from connector.domain.records import Entry
@@ -29,13 +29,13 @@ class Outgoing(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class BatchMode:
-    """How to deliver: at most `size` entries per request and `parallel` requests at a time. With
-    `creates_jobs` the destination runs a job for each request, which ends later."""
+    """How to deliver: at most `size` entries per request and `parallel` requests at a time. For
+    entries of the delivery modes `creates_jobs` a request creates a job, which ends later."""
 
     endpoint: str
     size: int
     parallel: int
-    creates_jobs: bool = False
+    creates_jobs: frozenset[DeliveryMode] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from connector.domain.lanes import EVENTS, LIST_MEMBERS, PROFILES
+from connector.domain.outcomes import Pending
 from connector.domain.profile_state import write_to_json
 from connector.domain.profiles import ProfileWrite
 from connector.domain.records import Entry
@@ -21,7 +22,7 @@ from connector.net.http import InProcess
 from connector.pipeline.rendering import EventRenderer, MembershipRenderer, ProfileRenderer
 from connector.platforms.jericommerce.view import event_view
 from connector.sandbox import KlaviyoSandbox
-from connector.testing.contracts.lane import LaneContract, LaneSetup, singly
+from connector.testing.contracts.lane import FAULTS, LaneContract, LaneRun, LaneSetup, singly
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.ports import App
 from tests.paths import ROOT
@@ -114,6 +115,20 @@ class TestJoins(LaneContract):
             queued=True,
             bulk_threshold=0,
         )
+
+    async def test_joins_of_a_lane_that_fails_create_jobs_as_well(self, setup: LaneSetup) -> None:
+        """It sends a few at a time, in the mode of removals: a stop leaves them in flight."""
+        run = LaneRun(setup, 3)
+        run.remote.script.append(FAULTS["429"])
+        run.start()
+        await run.run_for(0.5)
+        run.remote.open.clear()
+        await run.run_for(60.0)
+        assert run.dispatcher.busy
+        await run.stop(1.0)
+        last = [row.outcomes[-1] for row in run.queue.rows.values()]
+        assert [type(outcome) for outcome in last] == [Pending] * 3
+        run.remote.open.set()
 
 
 class TestRemovals(LaneContract):

@@ -33,7 +33,7 @@ from connector.klaviyo.limits import (
 from connector.klaviyo.sink import profile_body
 from connector.klaviyo.sink.batches import Envelope
 from connector.klaviyo.sink.import_requests import ImportRequests
-from connector.klaviyo.sink.requests import KlaviyoSink, accepted, is_backfill
+from connector.klaviyo.sink.requests import IN_BATCHES, KlaviyoSink, accepted, is_backfill
 from connector.ports import BatchMode, Outgoing
 
 Out = Outgoing[MembershipWrite]
@@ -46,9 +46,13 @@ class MemberSink(KlaviyoSink):
     join or all leave: removals are what the lane sends singly. `trust_ids`: a profile id that was
     read back still belongs to its address, because the connector moves no addresses."""
 
-    single = BatchMode(REMOVE_MEMBERS, size=MEMBERS_MAX, parallel=1)
+    # Joins are import jobs in either mode: a lane that is failing sends a few of them in the other.
+    single = BatchMode(REMOVE_MEMBERS, size=MEMBERS_MAX, parallel=1, creates_jobs=IN_BATCHES)
     bulk: BatchMode | None = BatchMode(
-        BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1, creates_jobs=True
+        BULK_PROFILES,
+        size=BULK_PROFILES_MAX,
+        parallel=1,
+        creates_jobs=IN_BATCHES,
     )
 
     def __init__(self, api: KlaviyoApi, *, trust_ids: bool) -> None:

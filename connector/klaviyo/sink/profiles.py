@@ -15,7 +15,7 @@ from connector.klaviyo.api import KlaviyoApi
 from connector.klaviyo.limits import BULK_PROFILES, BULK_PROFILES_MAX, UPSERT_PROFILE
 from connector.klaviyo.sink import profile_body
 from connector.klaviyo.sink.import_requests import ImportItem, ImportRequests
-from connector.klaviyo.sink.requests import KlaviyoSink, is_backfill
+from connector.klaviyo.sink.requests import IN_BATCHES, KlaviyoSink, is_backfill
 from connector.klaviyo.sink.single_profile import SingleProfileWriter
 from connector.ports import BatchMode, Outgoing
 from connector.runtime.concurrency import in_turns
@@ -29,7 +29,10 @@ class ProfileSink(KlaviyoSink):
 
     single = BatchMode(UPSERT_PROFILE, size=1, parallel=8)
     bulk: BatchMode | None = BatchMode(
-        BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1, creates_jobs=True
+        BULK_PROFILES,
+        size=BULK_PROFILES_MAX,
+        parallel=1,
+        creates_jobs=IN_BATCHES,
     )
 
     def __init__(self, api: KlaviyoApi) -> None:

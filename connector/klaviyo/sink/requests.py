@@ -8,6 +8,7 @@ from typing import Any
 
 from connector.domain.attention import Check
 from connector.domain.errors import DeliveryError, Rejected
+from connector.domain.lanes import DeliveryMode
 from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Delivery, Pending, Request
 from connector.domain.settlement import REPEAT_HARMLESS, Policy, delivery_for
 from connector.klaviyo.api import KlaviyoApi, SentRequest
@@ -28,6 +29,9 @@ class KlaviyoSink:
 
     async def check(self) -> Sequence[Check]:
         return await self._api.check()
+
+
+IN_BATCHES = frozenset({DeliveryMode.BATCH})
 
 
 def is_backfill(batch: Sequence[Outgoing[Any]]) -> bool:

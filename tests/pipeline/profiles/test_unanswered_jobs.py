@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import PROFILES, READS, Millis
+from connector.domain.lanes import PROFILES, READS, DeliveryMode, Millis
 from connector.domain.profile_state import address_hash
 from connector.domain.profiles import Observation
 from connector.domain.records import State
@@ -50,7 +50,8 @@ async def observe(env: Environment, people: range, **fields: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = BatchMode(BULK_PROFILES, size=160, parallel=1, creates_jobs=True)
+    jobs = frozenset({DeliveryMode.BATCH})
+    small = BatchMode(BULK_PROFILES, size=160, parallel=1, creates_jobs=jobs)
     monkeypatch.setattr(ProfileSink, "bulk", small)
 
 
