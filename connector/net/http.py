@@ -132,8 +132,9 @@ class Token(Protocol):
 class Http:
     """A client of one remote API. `vendor` picks the table of connector.net.answers, `on_call` gets
     the figures of every call, also of one that failed. `deadline`: seconds within which a request
-    is answered as a whole, however slowly its bytes come. `may_send` is called right before each
-    request leaves that is not a GET, because no remote API knows a fencing token (guarantee 12)."""
+    is answered as a whole, however slowly its bytes come. `may_send` is called for each
+    request that is not a GET, right before it gets a connection, because no remote API knows a
+    fencing token (guarantee 12)."""
 
     def __init__(
         self,
