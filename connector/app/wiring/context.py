@@ -36,7 +36,7 @@ from connector.runtime.supervisor import SupervisedWorker
 M = TypeVar("M")
 
 _CLAIM_COOLDOWN = 0.05
-"""Seconds: claims of one record each cost a lane that is busy twice the CPU of the record."""
+"""Seconds (docs/decisions/0033-claim-cooldown.md)."""
 
 
 class SuppressingRenderer(Generic[M]):

@@ -32,6 +32,7 @@ class KlaviyoSink:
 
 
 IN_BATCHES = frozenset({DeliveryMode.BATCH})
+"""BatchMode.creates_jobs of import requests: whoever is claimed in this mode is sent in them."""
 
 
 def is_backfill(batch: Sequence[Outgoing[Any]]) -> bool:
