@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from connector.domain.errors import Blocked, DeliveryError, Rejected, RetryLater
+from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, RetryLater
 from connector.domain.outcomes import (
     Ambiguous,
     Dead,
@@ -66,6 +66,8 @@ def outcome_for(
     """The outcome of the record `seq`, and why its lane stops, if it does. `request` is the id of
     the request that failed, `detail` replaces the error's own."""
     problem, detail = error.problem, error.detail if detail is None else detail
+    if problem is Problem.STORE_HELD:
+        return Unsent(seq), None  # it was kept back here, so it is no failure of the destination
     after = error.after if isinstance(error, RetryLater) else 0.0
     if isinstance(error, RetryLater) or error.status in policy.retry_statuses:
         return Retry(seq, problem, after, detail), None

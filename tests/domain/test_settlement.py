@@ -37,6 +37,7 @@ GONE = Blocked(P, "why", scope="target", status=404)
 KEY = Blocked(P, "why", scope="account", status=401)
 SCOPE = Blocked(P, "why", scope="lane", status=403)
 MOVED = Blocked(P, "why", scope="lane", status=302)
+NO_LEASE = RetryLater(Problem.STORE_HELD, "why")
 
 ONCE = at_most_once(frozenset({423, 429, 503}))
 ONCE_502 = at_most_once(frozenset({502}))
@@ -86,6 +87,13 @@ TABLE: list[tuple[Policy, DeliveryError, Any]] = [
     (Policy(refusal_statuses=frozenset({404}), refusal="retry"), GONE, NOW),
     (Policy(refusal_statuses=frozenset({404}), refusal="retry"), SERVER, MAYBE),
 ]
+
+
+@pytest.mark.parametrize("policy", [REPEAT_HARMLESS, READ, LOOK_UP, ONCE, LOOKED_UP])
+def test_a_request_that_the_lease_kept_back_says_nothing_about_its_destination(
+    policy: Policy,
+) -> None:
+    assert outcome_for(1, NO_LEASE, policy, request="r") == (Unsent(1), None)
 
 
 @pytest.mark.parametrize(("policy", "error", "expected"), TABLE)
