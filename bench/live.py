@@ -168,6 +168,8 @@ async def drive(
     rate: float,
     seconds: float,
     mark: SecondsMark,
+    *,
+    warm_up: float = WARM_UP,
 ) -> Run:
     """Post `made` at this rate to these servers in turn, and measure after a warm-up."""
     sent: dict[str, float] = {}
@@ -196,7 +198,7 @@ async def drive(
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 group.create_task(post(*next(rest), due))
 
-    await steady(WARM_UP)
+    await steady(warm_up)
     await asyncio.sleep(1.0)
     before = _report(remote)["requests"]
     sent.clear()

@@ -24,6 +24,8 @@ from connector.runtime.clock import SystemClock
 from connector.store.sql import open_store
 
 ROWS, CONNECTIONS = (10_000, 100_000), (1, 10, 100)
+WARM_UP = 10.0
+"""Seconds: a hundred connections look their Klaviyo accounts up in the first four."""
 _DAY = 86_400_000
 _HISTORY_PER_PERSON = 10
 
@@ -54,7 +56,7 @@ def _run(rows: int, connections: int, rate: float, seconds: float) -> Run:
         config = folder / "connector.toml"
         config.write_text(live.config_text(folder, port=port, remote=remote, connections=names))
         asyncio.run(_fill(folder, names, rows))
-        made = live.webhooks(round(rate * (seconds + live.WARM_UP)) + 1)
+        made = live.webhooks(round(rate * (seconds + WARM_UP)) + 1)
         spread = [
             (
                 id,
@@ -71,7 +73,9 @@ def _run(rows: int, connections: int, rate: float, seconds: float) -> Run:
             pinned(1),
         ):
             mark = CpuMark(process.pid)
-            found = uvloop.run(live.drive([port], remote, spread, rate, seconds, mark))
+            found = uvloop.run(
+                live.drive([port], remote, spread, rate, seconds, mark, warm_up=WARM_UP)
+            )
             status = Path(f"/proc/{process.pid}/status").read_text()
             memory = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     return Run(rows, connections, found.cpu, memory, found.p99, found.lost + found.refused)
