@@ -4,7 +4,7 @@ changes, and the others run on."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -15,7 +15,7 @@ from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import Lane, LaneId, Millis
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
@@ -91,6 +91,8 @@ class Connections:
         self.changing = asyncio.Lock()
         self.unconfirmed = asyncio.Event()
         self._writers: dict[str, Writer] = {}
+        self._import_lanes: Sequence[tuple[Lane, str | None]] = ()
+        self._untracked: dict[str, list[Lane]] = {}
         self._config = Config()
         self._store = store
         self._leases = leases
@@ -184,6 +186,7 @@ class Connections:
             intake=self._intake,
             known_accounts=self.known_accounts,
             hint=self._hint,
+            untracked=lambda name: self._untracked.get(name, ()),
         )
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────
@@ -208,10 +211,13 @@ class Connections:
         return [r for r in list(self.runtimes.values()) if r.lease.resource == resource]
 
     def lanes_of(self, resource: str) -> list[LaneId] | None:
-        """The lanes whose claims are its holder's; None: all there are."""
+        """The lanes whose claims are its holder's, also those that do not run any more; None: all
+        there are."""
         if not self._shared:
             return None
-        return [dispatcher.lane.id for r in self._of(resource) for dispatcher in r.dispatchers]
+        mine = self._of(resource)
+        running = [dispatcher.lane.id for r in mine for dispatcher in r.dispatchers]
+        return running + [lane.id for r in mine for lane in self._untracked.get(r.name, ())]
 
     def command_scope(self, resources: Collection[str]) -> CommandScope:
         """The commands that the holder of these resources carries out."""
@@ -279,7 +285,24 @@ class Connections:
         _replace(self.accounts, accounts, candidate)
         _replace(self.broken, result.broken, candidate)
         _replace(self._writers, result.writers, candidate)
+        self._import_lanes = result.import_lanes
+        self._assign_untracked()
         self._report_broken(self.broken)
+
+    def _assign_untracked(self) -> None:
+        """The import jobs of each lane that does not run are followed by one connection of the same
+        account, whose key sees them."""
+        enabled = {name: runtime for name, runtime in self.runtimes.items() if runtime.enabled}
+        running = {d.lane.id for runtime in enabled.values() for d in runtime.dispatchers}
+        first: dict[str, str] = {}
+        for name in enabled:
+            if (id := self.accounts[name].id) is not None:
+                first.setdefault(id, name)
+        self._untracked = {}
+        for lane, account in self._import_lanes:
+            follower = lane.connection if account is None else first.get(account)
+            if lane.id not in running and follower in enabled:
+                self._untracked.setdefault(follower, []).append(lane)
 
     def _report_broken(self, broken: Mapping[str, str]) -> None:
         for name, fault in broken.items():
@@ -316,6 +339,8 @@ class Connections:
             # The old lanes may have changed theirs since the new ones were built.
             await until_available(partial(self._load_states, new), self._clock)
             self.start()
+            for name in candidate.kept:
+                self.runtimes[name].wake()
 
     async def rebuild(self, name: str, account: str, *, ours: bool) -> None:
         """Replace a connection that has not started, and whose account is known now. `ours`: this
@@ -326,6 +351,7 @@ class Connections:
         old, self.runtimes[name] = self.runtimes[name], runtime
         old.signals.forward_to(runtime.signals)
         self.accounts[name] = builder.accounts[name]
+        self._assign_untracked()
         await old.exit_stack.aclose()
         # Not only once the lease of the account is taken: who joins a list is scoped as its link.
         link = self._link if ours else self._link_held

@@ -165,3 +165,54 @@ class ImportJobTracker:
                     job=receipt.id,
                     people=receipt.people,
                 )
+
+
+class UntrackedJobs:
+    """connector.ports.workers.Loop that follows the jobs of lanes that do not run: their module was
+    switched off, their last list was unlinked, or their connection was disabled or removed. What
+    these jobs hold in flight would hold up the same people's writes on lanes that do run.
+
+    `lanes` are those to look at, asked for in each pass; `tracker_of` makes the tracker of one.
+    """
+
+    def __init__(
+        self,
+        connection: str,
+        lanes: Callable[[], Sequence[Lane]],
+        tracker_of: Callable[[Lane], ImportJobTracker],
+    ) -> None:
+        self.wakeup = asyncio.Event()
+        self._lanes = lanes
+        self._tracker_of = tracker_of
+        self._trackers: dict[Lane, ImportJobTracker] = {}
+        self._failures = FailureStreak(
+            log.get("import_jobs").bind(connection=connection),
+            "import_jobs_unavailable",
+            "import_jobs_recovered",
+        )
+
+    def wake(self) -> None:
+        self.wakeup.set()
+
+    async def idle(self) -> bool:
+        return all([await tracker.idle() for tracker in self._current()])
+
+    async def attention(self) -> Sequence[AttentionItem]:
+        return [item for tracker in self._current() for item in await tracker.attention()]
+
+    async def run_once(self) -> float | None:
+        """Every 5 s until all are settled."""
+        try:
+            open_receipts = sum([await tracker.poll() for tracker in self._current()])
+        except DeliveryError as error:
+            self._failures.record(error.detail, problem=error.problem.value)
+            return MAX_POLL_SECONDS
+        self._failures.clear()
+        return MAX_POLL_SECONDS if open_receipts else None
+
+    def _current(self) -> list[ImportJobTracker]:
+        lanes = self._lanes()
+        self._trackers = {
+            lane: self._trackers.get(lane) or self._tracker_of(lane) for lane in lanes
+        }
+        return list(self._trackers.values())

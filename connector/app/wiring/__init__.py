@@ -20,6 +20,7 @@ from connector.app.wiring.context import ConnectionContext, LeaseOf, SharedServi
 from connector.app.wiring.erasure import build_erasure
 from connector.app.wiring.events import build_events, build_rendering, build_webhook_endpoint
 from connector.app.wiring.faults import load_connection
+from connector.app.wiring.import_jobs import build_untracked_jobs
 from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.memberships import build_memberships
 from connector.app.wiring.oauth import build_token_refresh
@@ -30,6 +31,7 @@ from connector.app.wiring.reconcile import build_reconcile
 from connector.app.wiring.stored import StoredFacts
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
+from connector.domain.lanes import Lane
 from connector.klaviyo.flows import FlowTriggers
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.mapping import Writer, find_conflicts
@@ -71,12 +73,15 @@ async def _close(client: Client, connection: str) -> None:
 @dataclass(frozen=True, slots=True)
 class BuildResult:
     """Runtimes by connection with the accounts that they were built for, why enabled connections
-    without one have none, and what each connection writes at Klaviyo."""
+    without one have none, and what each connection writes at Klaviyo. `import_lanes`: every stored
+    lane whose writes import jobs may hold, also of connections that are not configured, with the
+    account of its connection."""
 
     runtimes: dict[str, ConnectionRuntime]
     broken: dict[str, str]
     accounts: Mapping[str, Account]
     writers: Mapping[str, Writer]
+    import_lanes: Sequence[tuple[Lane, str | None]]
 
 
 class ConnectionBuilder:
@@ -95,6 +100,7 @@ class ConnectionBuilder:
         intake: Intake | None = None,
         known_accounts: Mapping[str, str] | None = None,
         hint: Callable[[str], None] = lambda connection: None,
+        untracked: Callable[[str], Sequence[Lane]] = lambda connection: (),
     ) -> None:
         self.limiters = limiters or RateLimiters(store, clock, metrics)
         self._stored = StoredFacts(store, clock)
@@ -110,6 +116,7 @@ class ConnectionBuilder:
             self._stored,
             {} if known_accounts is None else known_accounts,
             hint,
+            untracked,
         )
         self.accounts: dict[str, Account] = {}
         self.writers: dict[str, Writer] = {}
@@ -126,8 +133,9 @@ class ConnectionBuilder:
                 return await self._build(connection)
 
         built = await asyncio.gather(*map(build, connections), return_exceptions=True)
+        import_lanes = self._stored.import_lanes()
         self._stored.clear()
-        result = BuildResult({}, {}, self.accounts, self.writers)
+        result = BuildResult({}, {}, self.accounts, self.writers, import_lanes)
         failed: list[BaseException] = []
         for connection, found in zip(connections, built, strict=True):
             if isinstance(found, ConnectionRuntime):
@@ -183,6 +191,7 @@ class ConnectionBuilder:
             commands |= backfills.commands
         workers = (
             profiles.import_jobs if profiles else None,
+            build_untracked_jobs(context),
             profiles.mass_unset if profiles else None,
             poll,
             backfills.worker if backfills else None,

@@ -68,7 +68,8 @@ class SharedServices:
     as far as that is known. `stored` is what was read of the store before they were built.
     `known_accounts`: the account ids that Klaviyo has named to this
     process, by credential (connector.app.wiring.accounts). `hint` is called with a
-    connection for which something was stored, and whose lanes run in another process."""
+    connection for which something was stored, and whose lanes run in another process. `untracked`
+    are lanes that do not run, whose import jobs a connection follows."""
 
     config: Config
     store: Store
@@ -81,6 +82,7 @@ class SharedServices:
     stored: StoredFacts
     known_accounts: Mapping[str, str] = field(default_factory=dict)
     hint: Callable[[str], None] = lambda connection: None
+    untracked: Callable[[str], Sequence[Lane]] = lambda connection: ()
 
     def http(
         self,

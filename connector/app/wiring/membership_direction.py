@@ -10,13 +10,13 @@ from typing import Any
 
 from connector.app.wiring.context import ConnectionContext, dispatch_policy
 from connector.app.wiring.flow_guard import approval_requests
+from connector.app.wiring.import_jobs import build_tracker
 from connector.config import Audience, Segment
 from connector.domain.errors import Problem
-from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneKind, Millis
+from connector.domain.lanes import LIST_MEMBERS, PROFILES, LaneKind, Millis
 from connector.domain.memberships import Group, GroupType, Link, MembershipWrite
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.records import State
-from connector.klaviyo.sink.jobs import ImportJobs
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.rendering import MembershipRenderer
@@ -164,7 +164,10 @@ async def build_direction(
         for group in groups:
             await member_groups.set_problem(group.id, Problem.NOT_OFFERED, detail)
         return None
-    import_jobs = _import_jobs(context, lane) if kind is LIST_MEMBERS else None
+    import_jobs: ImportJobTracker | None = None
+    if kind is LIST_MEMBERS:
+        wake = partial(context.signals.wake, LIST_MEMBERS)
+        import_jobs = build_tracker(context, lane, wake)
     dispatcher = await _dispatcher(context, kind, sink, import_jobs)
 
     async def resume(now: Millis) -> int:
@@ -182,19 +185,6 @@ async def build_direction(
 
 def _group_types(kind: LaneKind) -> tuple[GroupType, GroupType]:
     return ("audience", "list") if kind is LIST_MEMBERS else ("segment", "tag")
-
-
-def _import_jobs(context: ConnectionContext, lane: Lane) -> ImportJobTracker:
-    services = context.services
-    return ImportJobTracker(
-        lane,
-        services.store.membership_receipts,
-        ImportJobs(context.api),
-        context.lease,
-        services.clock,
-        services.metrics,
-        on_settled=lambda: context.signals.wake(LIST_MEMBERS),
-    )
 
 
 async def _dispatcher(

@@ -9,14 +9,13 @@ from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.flow_guard import build_flow_guard
+from connector.app.wiring.import_jobs import build_tracker
 from connector.domain.lanes import EVENTS, PROFILES, READS, Millis
 from connector.domain.outcomes import Observed, Outcome, Pending
 from connector.domain.profiles import ProfileWrite
-from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.profiles import ProfileSink
 from connector.pipeline.attach_wait import AttachWait
 from connector.pipeline.dispatch import Dispatcher
-from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.profile_reads import PassThrough, ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.ports import Reader, Renderer
@@ -88,15 +87,7 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
 
     if not context.shadow:
         context.resumptions.append(resume)
-    tracker = ImportJobTracker(
-        writes.lane,
-        services.store.profile_receipts,
-        ImportJobs(context.api),
-        context.lease,
-        services.clock,
-        services.metrics,
-        on_settled=writes.wake,
-    )
+    tracker = build_tracker(context, writes.lane, writes.wake)
     reads = await _build_reads(context, context.reader, writes) if context.reader else None
     return ProfileParts(writes, context.supervise("import_jobs", tracker), mass_unset, reads)
 

@@ -67,9 +67,12 @@ async def running(
     platforms: Mapping[str, Any],
     environ: Mapping[str, str],
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    job_delay: float = 1.0,
 ) -> AsyncIterator[Running]:
-    """`config` is the text of connector.toml; `{NAME}_URL` and KLAVIYO_BASE_URL are set."""
-    klaviyo = KlaviyoSandbox(limits=False)
+    """`config` is the text of connector.toml; `{NAME}_URL` and KLAVIYO_BASE_URL are set. Import
+    jobs take `job_delay` seconds, unless the test runs them."""
+    klaviyo = KlaviyoSandbox(limits=False, job_delay=job_delay)
     apps = {"klaviyo": (klaviyo.app, 0)} | {name: (app, 0) for name, app in platforms.items()}
     servers = await serve(apps)
     urls = {name: servers.url(name) for name in servers.ports}
