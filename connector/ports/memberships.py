@@ -51,6 +51,11 @@ class MembershipQueue(Queue, Protocol):
         """Make the rows in these states ready again; returns how many there were."""
         ...
 
+    async def release_linked(self, lane: LaneId, *, now: Millis) -> int:
+        """The same for changes that waited because their target was not linked (NOT_LIVE), and is
+        linked again."""
+        ...
+
 
 class MemberGroups(Protocol):
     """The groups of people of all connections, and which source is kept as which target."""

@@ -1,4 +1,4 @@
-"""People whom an import job holds in flight when its lane stops running: what is written about them
+"""People that an import job holds in flight when its lane stops running: what is written about them
 by other lanes of the same Klaviyo account follows once the job has ended (guarantee 1)."""
 
 from __future__ import annotations

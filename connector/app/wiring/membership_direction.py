@@ -171,7 +171,9 @@ async def build_direction(
     dispatcher = await _dispatcher(context, kind, sink, import_jobs)
 
     async def resume(now: Millis) -> int:
-        count = await services.store.memberships.requeue(lane.id, [State.SKIPPED], now=now)
+        memberships = services.store.memberships
+        count = await memberships.release_linked(lane.id, now=now)
+        count += await memberships.requeue(lane.id, [State.SKIPPED], now=now)
         dispatcher.wake()
         return count
 

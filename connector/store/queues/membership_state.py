@@ -9,7 +9,8 @@ that the connector added, or for every one where the target's link removes forei
     READY     a change waits for its lane
     CLAIMED   a change is in flight: in a request, or in an import job (`receipt`)
     HELD      FIRST_SYNC: the target receives no writes yet; REMOVED_BY_HAND: the member was removed
-              on the remote side; KLAVIYO_TARGET: the remote side does not know the target
+              on the remote side; KLAVIYO_TARGET: the remote side does not know the target;
+              NOT_LIVE: the target is not linked any more
     DEAD      refused, or the retries are exhausted
     SKIPPED   not sent in shadow mode
 
@@ -18,7 +19,7 @@ that the connector added, or for every one where the target's link removes forei
     (no row)               ACCEPTED               the target lists a foreign member: save_listed
     all but CLAIMED        READY, HELD, ACCEPTED  a source has the person (again): add_wanted
     all but CLAIMED        READY, ACCEPTED        no source has the person any more: remove_wanted
-    READY                  CLAIMED                SqlMembershipQueue.claim
+    READY                  CLAIMED, HELD          SqlMembershipQueue.claim
     CLAIMED                CLAIMED                an import job holds the change: after_outcome
     CLAIMED                ACCEPTED, READY, HELD  confirmed; READY, HELD: `wanted` changed meanwhile
     CLAIMED                READY                  not sent, retried or ambiguous: after_outcome

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.memberships import Change
-from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Ambiguous, Dead, Outcome, Unsent
+from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Ambiguous, Dead, Held, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
 from connector.ports import RetryPolicy, Settled
 from connector.store.database import Database
@@ -32,6 +32,7 @@ from connector.store.queues import queue
 from connector.store.queues.membership_rows import (
     MOST_REQUEUED,
     ROWS,
+    held_for,
     lock,
     requeue,
     requeue_stuck,
@@ -76,10 +77,16 @@ class SqlMembershipQueue(ReceiptedQueue):
                 total += await requeue(self._requeued, now, *at_rest)
         return total
 
+    async def release_linked(self, lane: LaneId, *, now: Millis) -> int:
+        linked = select(groups.c.id).where(groups.c.lane == lane, groups.c.active == 1)
+        of_linked = _M.lane == lane, _M.target.in_(linked)
+        return await requeue(self._requeued, now, *of_linked, held_for(Problem.NOT_LIVE))
+
     def _claim_entries(
         self, c: Connection, spec: queue.ClaimSpec, before: Sequence[Entry]
-    ) -> list[Entry]:
-        """Changes of one target, those that wait longest first."""
+    ) -> list[Entry] | None:
+        """Changes of one target, those that wait longest first. Those of a target that is no longer
+        linked are held on the way."""
         if before:
             same = select(_M.target).where(_M.id == before[0].seq)
             target: int | None = c.execute(same).scalar()
@@ -88,8 +95,13 @@ class SqlMembershipQueue(ReceiptedQueue):
         if target is None:
             return []
         rows = _CLAIMS[spec.mode].run(c, spec, target=target)
+        claimed = [_ClaimedRow._make(row) for row in rows]
         group = group_rows.get(c, target)
-        return [_entry(_ClaimedRow._make(row), group.remote_id or group.name) for row in rows]
+        if not group.active:
+            found = lock(c, _M.id.in_([row.id for row in claimed]))
+            save(c, [after_outcome(row, _unlinked(row), spec.now, NO_HORIZON) for row in found])
+            return None
+        return [_entry(row, group.remote_id or group.name) for row in claimed]
 
     def _settle(
         self,
@@ -160,6 +172,10 @@ class SqlMembershipQueue(ReceiptedQueue):
 
 
 # ── claims ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _unlinked(row: MembershipRow) -> Held:
+    return Held(row.id, Problem.NOT_LIVE, "its target is not linked any more")
 
 
 class _ClaimedRow(NamedTuple):

@@ -513,6 +513,22 @@ class MembershipsContract:
         assert await store.memberships.requeue(env.lane.id, [State.SKIPPED], now=env.later()) == 1
         assert await env.deliver() == (["ada"], [])
 
+    async def test_changes_of_an_unlinked_list_wait_until_it_is_linked_again(
+        self, store: Store
+    ) -> None:
+        env = await make_harness(store)
+        await env.sync(VIP, "ada", "bob")
+        await env.deliver()
+        await env.sync(VIP, "ada", "cyd")
+        groups, queue = store.member_groups, store.memberships
+        await groups.set_links(env.lane, [Link(GOLD, "other")], account="acc")
+        assert await env.claim() is None
+        assert await queue.release_linked(env.lane.id, now=env.later()) == 0
+        assert await env.deliver() == ([], [])
+        await groups.set_links(env.lane, [Link(VIP, "list")], account="acc")
+        assert await queue.release_linked(env.lane.id, now=env.later()) == 2
+        assert await env.deliver() == (["cyd"], ["bob"])
+
     async def test_one_write_per_person_is_in_flight_across_lists(self, store: Store) -> None:
         env = await make_harness(store)
         await store.member_groups.set_links(

@@ -636,3 +636,37 @@ def test_joins_fit_the_size_limit_of_a_request() -> None:
     body = orjson.loads(envelope.body([b"1", b"2"]))
     assert body["data"]["attributes"]["profiles"]["data"] == [1, 2]
     assert [job_size(envelope.max_items, n) for n in (0, 1, 4, 5)] == [10_000, 1_000, 1, 1]
+
+
+GOLD = '[[connections.audiences]]\naudience = "gold"\nlist = "Gold"\n'
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["join", "leave"])
+async def test_a_change_of_a_list_that_is_no_longer_linked_waits_until_it_is_linked_again(
+    start: Start, configs: Configs, joined: bool
+) -> None:
+    """Whoever removes a link stops what waits for it, also where other links remain."""
+    before, after = (["ada"], ["ada", "bob"]) if joined else (["ada", "bob"], ["ada"])
+    env = await start(VIP + GOLD, people={"vip": before, "gold": ["cyd"]})
+    await env.start()
+    await env.run_for(20)
+    assert env.members_of() == before
+    env.fault_transport.fail_with = lambda request: (
+        httpx.ConnectError("down") if request.method != "GET" else None
+    )
+    await env.membership_event("bob", joined)
+    await env.run_for(1)
+    await env.kill()
+    env.config = configs(GOLD)
+    await env.start()
+    env.fault_transport.fail_with = lambda request: None
+    env.toy.audiences["vip"] = after
+    await env.membership_event("dan", True, audience="gold")
+    await env.run_for(300)
+    assert env.members_of("Gold") == ["cyd", "dan"]
+    assert env.members_of() == before
+    await env.kill()
+    env.config = configs(VIP + GOLD)
+    await env.start()
+    await env.run_for(300)
+    assert env.members_of() == after
