@@ -57,9 +57,9 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
             tracker.wake()
 
     renderer: Renderer[ProfileWrite] = ProfileRenderer()
-    asks = not context.shadow and context.connection.klaviyo.flow_guard != "off"
     mass_unset: SupervisedWorker | None = None
-    if asks:
+    if not context.shadow:
+        # Also where the guard is off: removals may wait from before it was switched off.
         lane = await context.lane(PROFILES)
         worker = MassUnsetWorker(
             lane.id,
@@ -70,9 +70,10 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
             on_released=lambda: context.signals.wake(PROFILES),
         )
         mass_unset = context.supervise("mass_unset", worker)
-        renderer = CountingRenderer(
-            renderer, lane.id, services.store.unset_fields, services.clock, on_held=worker.wake
-        )
+        if context.connection.klaviyo.flow_guard != "off":
+            renderer = CountingRenderer(
+                renderer, lane.id, services.store.unset_fields, services.clock, on_held=worker.wake
+            )
     writes: Dispatcher[ProfileWrite] = await context.dispatcher(
         PROFILES,
         ProfileSink(context.api),

@@ -115,3 +115,22 @@ async def test_a_few_removals_among_many_writes_ask_no_one(configs: Configs, peo
     assert with_tier(env) == PEOPLE - people // 5
     assert await env.store.approvals.find(pending=False) == []
     await env.kill()
+
+
+async def test_what_waits_is_removed_once_the_flow_guard_is_switched_off(configs: Configs) -> None:
+    env = await start(configs)
+    env.clock.move(1.0)
+    await observe(env, range(PEOPLE), tier=None, balance=1)
+    await env.clock.advance(300.0)
+    assert with_tier(env) >= PEOPLE - 80
+    await env.kill()
+    klaviyo = env.config.connections[0].klaviyo.model_copy(update={"flow_guard": "off"})
+    connection = env.config.connections[0].model_copy(update={"klaviyo": klaviyo})
+    env.config = env.config.model_copy(update={"connections": (connection,)})
+    await env.start()
+    await env.run_until_idle()
+    await env.clock.advance(120.0)
+    await env.run_until_idle()
+    assert with_tier(env) == 0
+    assert await env.store.approvals.find() == []
+    await env.kill()
