@@ -201,7 +201,7 @@ class AccountControl:
         return found
 
     def _addresses(self, members: MemberList) -> list[str]:
-        people = (self._account.memory.by_number(number) for number in members.members)
+        people = (self._account.memory.by_number(number) for number in list(members.members))
         return [person.identifiers.get("email", "") for person in people]
 
     def _fill(self, members: MemberList, emails: Sequence[str], at: float | None = None) -> str:

@@ -222,8 +222,8 @@ class Memory:
         return len(self._numbers(unique_id))
 
     def unique_ids(self) -> Iterator[tuple[str, int]]:
-        """(unique id, number of recorded events with it) of all events."""
-        for unique_id, at in self._by_unique.items():
+        """(unique id, number of recorded events with it) of all events until now."""
+        for unique_id, at in self._by_unique.copy().items():
             yield unique_id, 1 if isinstance(at, int) else len(at)
 
     def with_unique_id(self, unique_id: str) -> list[Event]:
