@@ -26,6 +26,7 @@ from connector.pipeline import breaker
 from connector.pipeline.breaker import LaneBreaker
 from connector.pipeline.claims import Claimer
 from connector.pipeline.dispatch import Dispatcher
+from connector.pipeline.import_jobs import UntrackedJobs
 from connector.pipeline.lease import ResourceLease
 from connector.pipeline.outcome_writer import OutcomeWriter
 from connector.pipeline.rendering import GatedRenderer
@@ -338,6 +339,10 @@ def refused_import_jobs_are_given_up(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LaneBreaker, "_fail_bulk", never)
 
 
+def no_one_follows_the_jobs_of_a_module_that_is_off(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(UntrackedJobs, "_current", lambda self: [])
+
+
 PLANTED: dict[str, tuple[Plant, str]] = {
     plant.__name__: (plant, act)
     for plant, act in (
@@ -374,6 +379,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         (retention_empties_what_waits, "night"),
         (retention_deletes_what_waits, "night"),
         (refused_import_jobs_are_given_up, "bulk_away"),
+        (no_one_follows_the_jobs_of_a_module_that_is_off, "burst"),
     )
 }
 """By name: what plants it, and the act that is in every life in which it is searched for."""

@@ -38,6 +38,8 @@ SWITCHES = ("events", "profiles", "audiences", "actions", "shadow")
 STEPS = 20
 _CROWDS = 0.2
 """The share of lives in which many people may take part: these cost twice as much."""
+_ENDS_WITHOUT = (None, None, None, None, "profiles", "audiences")
+"""The module that is off in the end."""
 _QUIET = 12.0
 _MOST_QUIET_MINUTES = 25
 _LIVES_KEPT = 20
@@ -335,7 +337,9 @@ class Scenario(AimedActs):
         world.traps.clear()
         world.klaviyo.faults.clear()
         world.wll.faults.clear()
-        world.config = configs.config(**self.fixed)
+        world.ends_without = self.rng.choice(_ENDS_WITHOUT)
+        modules = tuple(m for m in configs.MODULES if m != world.ends_without)
+        world.config = configs.config(**self.fixed, modules=modules)
         for process in world.alive():
             if process.condition == "frozen":
                 process.thaw()
