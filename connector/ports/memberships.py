@@ -136,9 +136,10 @@ class GroupScans(Protocol):
         """What `apply` would remove from the source's target."""
         ...
 
-    async def apply(self, source: int, *, now: Millis) -> int:
+    async def apply(self, source: int, *, now: Millis, scan: int | None = None) -> int:
         """People that the last complete scan did not find are no longer wanted. Returns how many
-        are removed from the target."""
+        are removed from the target. `scan`: the one that was decided about; nothing is done where
+        another one has been completed since."""
         ...
 
 
@@ -155,8 +156,10 @@ class TargetMembers(Protocol):
         are added again with `re_add`, else held. Returns how many there are now."""
         ...
 
-    async def remove_foreign(self, target: int, *, now: Millis) -> int:
-        """Queue the removal of members that others added, where the target's link allows it."""
+    async def remove_foreign(self, target: int, *, now: Millis, scan: int | None = None) -> int:
+        """Queue the removal of members that others added, where the target's link allows it.
+        `scan`: the read-back that was decided about; nothing is done where another one has begun
+        since."""
         ...
 
     async def resend_unconfirmed(self, target: int, *, now: Millis) -> int:

@@ -94,11 +94,14 @@ class SqlGroupScans:
 
         return await self._database.read(work)
 
-    async def apply(self, source: int, *, now: Millis) -> int:
+    async def apply(self, source: int, *, now: Millis, scan: int | None = None) -> int:
         def mark_applied(c: Connection) -> int | None:
             row = group_rows.lock(c, source)
             if not row.active:
                 # Another process has replaced the links: no member of it counts as one.
+                return None
+            if scan not in (None, row.completed_scan):
+                # Of another process, by which more people may be removed than were allowed.
                 return None
             group_rows.change(c, source, applied_scan=row.completed_scan)
             return row.target

@@ -50,8 +50,10 @@ class SqlTargetMembers:
 
         return await in_ranges(self._manual, target, work)
 
-    async def remove_foreign(self, target: int, *, now: Millis) -> int:
+    async def remove_foreign(self, target: int, *, now: Millis, scan: int | None = None) -> int:
         def work(c: Connection, row: GroupRow, where: ColumnElement[bool]) -> int:
+            if scan not in (None, row.scan):
+                return 0
             return changes.remove_foreign(c, row, where, now)
 
         return await in_ranges(self._foreign, target, work)

@@ -113,7 +113,8 @@ class TargetSync:
             )
             await self._groups.set_problem(source.id, Problem.TOO_MANY_REMOVALS, detail)
             return
-        removed = await self._scans.apply(source.id, now=self._clock.now())
+        now, scan = self._clock.now(), source.completed_scan
+        removed = await self._scans.apply(source.id, now=now, scan=scan)
         await self._removals.close(subject)
         await self._groups.set_problem(source.id, None)
         if removed:
@@ -175,6 +176,8 @@ class TargetSync:
 
     async def _remove_foreign(self) -> None:
         target = await self._groups.get(self._target)
+        if target.scan_started_at is not None:
+            return  # it has not found all of them yet, and evaluates them when it ends
         counts = await self._members.counts(target.id)
         removals = PendingRemovals(counts.foreign, counts.actual)
         subject = _foreign_members_of(target)
@@ -183,7 +186,8 @@ class TargetSync:
         limit = self._policy.foreign_limit
         if await self._removals.allows(subject, target, removals, limit) != "allowed":
             return
-        if await self._members.remove_foreign(target.id, now=self._clock.now()):
+        now, scan = self._clock.now(), target.completed_scan
+        if await self._members.remove_foreign(target.id, now=now, scan=scan):
             await self._removals.close(subject)
         self.notify_lane()
 

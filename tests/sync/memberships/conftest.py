@@ -112,6 +112,7 @@ class Environment:
         self.starts = 0
         self.running = False
         self.events = 0
+        self.fence: Fence
         self.runtime: ConnectionRuntime
         self.store: SqlStore
         self.commands: Commands
@@ -143,6 +144,7 @@ class Environment:
             dead_holder=f"holder{self.starts - 1}",
         )
         assert isinstance(fence, Fence)
+        self.fence = fence
         for queue in (self.store.outbox, self.store.memberships, self.store.actions):
             await queue.recover(fence, now=now)
         self.metrics = Metrics("test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 import orjson
@@ -18,7 +19,9 @@ from connector.domain.errors import (
 )
 from connector.domain.profiles import job_size
 from connector.klaviyo.sink.members import envelope_for
+from connector.ports import Member, MembersPage
 from connector.store.queues import membership_rows
+from connector.sync.memberships.removals import RemovalGuard
 
 from .conftest import VIP, Configs, Start
 from .toy import address
@@ -670,3 +673,49 @@ async def test_a_change_of_a_list_that_is_no_longer_linked_waits_until_it_is_lin
     await env.start()
     await env.run_for(300)
     assert env.members_of() == after
+
+
+async def test_no_one_is_removed_by_a_scan_that_was_completed_after_the_decision(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a replica that took the lease while this one was frozen."""
+    names = [f"p{n:02}" for n in range(10)]
+    env = await start(VIP + "max_leave_floor = 2\n", people={"vip": names})
+    await env.start()
+    await env.run_for(20)
+    allows, decided = RemovalGuard.allows, []
+
+    async def allow_and_freeze(*args: Any) -> Any:
+        decided.append(await allows(*args))
+        source, scans = await env.group("vip"), env.store.group_scans
+        now, no_one = env.clock.now(), MembersPage([], None, False)
+        await scans.begin(source.id, env.fence, now=now)
+        await scans.save_source_page(source.id, no_one, env.fence, requested_at=now, now=now)
+        return decided[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemovalGuard, "allows", allow_and_freeze)
+        env.toy.audiences["vip"] = names[1:]
+        await env.sync()
+    assert decided == ["allowed"]
+    assert env.members_of() == names
+
+
+async def test_no_foreign_member_is_removed_before_the_list_was_read_to_its_end(
+    start: Start,
+) -> None:
+    """Those found so far may be few enough, and all of them too many."""
+    entries = VIP + 'foreign_members = "remove"\nmax_leave_floor = 2\n'
+    env = await start(entries, people={"vip": ["ada"]})
+    await env.start()
+    await env.run_for(20)
+    env.add_to_list("eve", "fay", "guy")
+    target, scans = await env.group("VIP"), env.store.group_scans
+    now = env.clock.now()
+    await scans.begin(target.id, env.fence, now=now)
+    found = MembersPage([Member(None, address("eve"))], "next", True)
+    await scans.save_target_page(target.id, found, env.fence, requested_at=now, now=now)
+    workers: Any = env.runtime.workers
+    next(w for w in workers if w.name == "scan" and "audience" in w._subject)._loop.trigger()
+    await env.run_for(1)
+    assert env.members_of() == ["ada", "eve", "fay", "guy"]
