@@ -190,9 +190,10 @@ def unhandled_joins(c: Connection, source: int, limit: int) -> list[Member]:
     ]
 
 
-def mark_joins_handled(c: Connection, source: int, emails: Sequence[str]) -> None:
-    one = and_(_S.source == source, _S.email == bindparam("address"))
+def mark_joins_handled(c: Connection, source: int, joined: Sequence[Member]) -> None:
+    same = func.coalesce(_S.joined_at, 0) <= bindparam("joined")
+    one = and_(_S.source == source, _S.email == bindparam("address"), same)
     c.execute(
         update(source_members).where(one).values(join_pending=0),
-        [{"address": email} for email in emails],
+        [{"address": member.email, "joined": member.joined_at} for member in joined],
     )

@@ -132,5 +132,5 @@ class SqlSegmentJoins:
     async def unhandled(self, source: int, *, limit: int) -> Sequence[Member]:
         return await self._database.read(lambda c: source_members.unhandled_joins(c, source, limit))
 
-    async def mark_handled(self, source: int, emails: Sequence[str]) -> None:
-        await self._database.write(lambda c: source_members.mark_joins_handled(c, source, emails))
+    async def mark_handled(self, source: int, joined: Sequence[Member]) -> None:
+        await self._database.write(lambda c: source_members.mark_joins_handled(c, source, joined))

@@ -82,8 +82,7 @@ class JoinActionsWorker:
                 # Other actions were configured when this join was queued: once is enough.
                 self._log.info("join_action_conflict_ignored")
         if people:
-            emails = [person.email for person in people if person.email]
-            await self._joins.mark_handled(self._source, emails)
+            await self._joins.mark_handled(self._source, people)
         return 0 if people else None
 
     def _requests_for(self, person: Member) -> list[ActionRequest]:

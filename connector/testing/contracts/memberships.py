@@ -475,11 +475,11 @@ class MembershipsContract:
         assert await scan(person("ada", 1), person("bob", 5), track_joins=True) == [
             "bob@example.com"
         ]
-        await store.segment_joins.mark_handled(seg.id, ["bob@example.com"])
+        await store.segment_joins.mark_handled(seg.id, [person("bob", 5)])
         assert await scan(person("ada", 9), person("bob", 5), track_joins=True) == [
             "ada@example.com"
         ]
-        await store.segment_joins.mark_handled(seg.id, ["ada@example.com"])
+        await store.segment_joins.mark_handled(seg.id, [person("ada", 9)])
         assert await scan(person("ada", 9), track_joins=True) == []
         assert await scan(person("ada", 9), person("bob", 12), track_joins=True) == [
             "bob@example.com"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from connector.domain.errors import AmbiguousError, ConfigError, Problem, Rejected, StoreError
-from connector.ports import MembershipResult
+from connector.domain.lanes import Millis
+from connector.ports import Member, MembershipResult, MembersPage
 from connector.store.queues.action_intake import SqlActionIntake
 
 from .conftest import Environment, Start
@@ -243,6 +244,32 @@ async def test_each_join_triggers_one_join_action_despite_crashes(
     members(env, "ada")
     await env.sync("segments", "Winback")
     members(env, "ada", "bob", after=1.0)
+    await env.sync("segments", "Winback")
+    assert await queued_actions(env) == ["increase bob", "increase bob", "push bob", "push bob"]
+
+
+async def test_a_join_that_is_found_while_an_earlier_one_is_handled_triggers_its_own_action(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = await start(WITH_JOIN_ACTIONS)
+    members(env, "ada")
+    await env.start()
+    await env.run_for(20)
+    mark_handled, scans = env.store.segment_joins.mark_handled, env.store.group_scans
+    segment, later = await env.group("Winback"), Millis(env.clock.now() + 60_000)
+
+    async def find_another(*args: Any) -> None:
+        monkeypatch.undo()
+        again = MembersPage([Member(None, address("bob"), "P", later)], "next", True)
+        now = env.clock.now()
+        await scans.begin(segment.id, env.fence, now=now)
+        await scans.save_source_page(
+            segment.id, again, env.fence, requested_at=now, now=now, track_joins=True
+        )
+        await mark_handled(*args)
+
+    monkeypatch.setattr(env.store.segment_joins, "mark_handled", find_another)
+    members(env, "ada", "bob")
     await env.sync("segments", "Winback")
     assert await queued_actions(env) == ["increase bob", "increase bob", "push bob", "push bob"]
 
