@@ -201,28 +201,39 @@ def main() -> None:
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     if options.only != "drain":
-        _log("intake: creating webhooks")
-        requests = signed_requests(intake.requests_needed(options.seconds))
-        ours, floor = _alternate(
-            "intake",
-            options.repeats,
-            lambda: intake.ours(requests, options.seconds),
-            lambda: intake.floor(requests, options.seconds),
-        )
-        rows += _intake(ours, floor)
-        runs["intake"] = {"ours": [asdict(r) for r in ours], "floor": [asdict(r) for r in floor]}
-        del requests
+        found, runs["intake"] = _run_intake(options)
+        rows += found
     if options.only != "intake":
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            _log("drain: filling a backlog")
-            bench = drain.Bench(options.events, Path(folder))
-            ours, floor = _alternate("drain", options.repeats, bench.ours, bench.floor)
-        rows += _drain(ours, floor)
-        runs["drain"] = {"ours": [asdict(r) for r in ours], "floor": [asdict(r) for r in floor]}
+        found, runs["drain"] = _run_drain(options)
+        rows += found
     if options.json:
         print(json.dumps({"goals": [asdict(row) for row in rows], "runs": runs}, indent=2))
     else:
         _show(rows)
+
+
+def _run_intake(options: argparse.Namespace) -> tuple[list[Row], Any]:
+    _log("intake: creating webhooks")
+    requests = signed_requests(intake.requests_needed(options.seconds))
+    ours, floor = _alternate(
+        "intake",
+        options.repeats,
+        lambda: intake.ours(requests, options.seconds),
+        lambda: intake.floor(requests, options.seconds),
+    )
+    return _intake(ours, floor), _documents(ours, floor)
+
+
+def _run_drain(options: argparse.Namespace) -> tuple[list[Row], Any]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        _log("drain: filling a backlog")
+        bench = drain.Bench(options.events, Path(folder))
+        ours, floor = _alternate("drain", options.repeats, bench.ours, bench.floor)
+    return _drain(ours, floor), _documents(ours, floor)
+
+
+def _documents(ours: Sequence[Any], floor: Sequence[Any]) -> dict[str, Any]:
+    return {"ours": [asdict(run) for run in ours], "floor": [asdict(run) for run in floor]}
 
 
 def _alternate(

@@ -43,7 +43,7 @@ from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.rendering import MembershipRenderer
-from connector.ports import Fence, Lease, Member, MembershipCounts, MembersPage
+from connector.ports import Fence, Member, MembershipCounts, MembersPage
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
@@ -53,6 +53,7 @@ from connector.sync.memberships.remote_groups import KlaviyoLists, PlatformAudie
 from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
 from connector.sync.memberships.scans import GroupScan, ScanServices, SourceScan, TargetReadBack
 from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
+from connector.testing.fakes.lease import FakeLease
 
 PAGE = 200
 """Members per page of the platform."""
@@ -101,18 +102,6 @@ class Audience:
         ]
         found = [Member(f"id-{n}", f"person{n}@example.com") for n in people]
         return MembersPage(found, str(end), end < last)
-
-
-class _StaticLease(Lease):
-    def __init__(self, fence: Fence) -> None:
-        self._fence = fence
-
-    @property
-    def fence(self) -> Fence:
-        return self._fence
-
-    def valid(self) -> bool:
-        return True
 
 
 @dataclass
@@ -232,7 +221,7 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     key = private_key(SecretStr("pk_sandbox"))
     http = Http(url, vendor="klaviyo", clock=clock, credential=key, headers=headers("2026-10-15"))
     api = KlaviyoApi(http, limiter, clock, store.facts.save_usage)
-    groups, audience, lease = KlaviyoGroups(api), Audience(size), _StaticLease(fence)
+    groups, audience, lease = KlaviyoGroups(api), Audience(size), FakeLease(fence)
     dispatcher: Dispatcher[Any] = Dispatcher(
         lane,
         LaneState(),

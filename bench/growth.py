@@ -152,8 +152,8 @@ def people_sql(count: int, connections: int = _CONNECTIONS) -> str:
 
 async def _lanes(store: SqlStore) -> list[Lane]:
     """The lanes of the connections: of events, reads, profiles, lists and actions in turn."""
-    kinds = (("klaviyo", "event"), ("yotpo", "profile"), ("klaviyo", "profile"))
-    kinds += (("klaviyo", "membership"), ("yotpo", "action"))
+    kinds = [("klaviyo", "event"), ("yotpo", "profile"), ("klaviyo", "profile")]
+    kinds += [("klaviyo", "membership"), ("yotpo", "action")]
     return [
         await store.lanes.ensure(f"c{n}", side, cast(Any, kind))
         for n in range(_CONNECTIONS)
@@ -446,8 +446,8 @@ async def _longest(call: Callable[[], Awaitable[Any]]) -> float:
 
 def text(runs: Sequence[Run]) -> str:
     """A table."""
-    heads = (("s", 9), ("CPU s", 9), ("commit ms", 11), ("freeze ms", 11), ("work ms", 9))
-    heads = (*heads, ("> 50 ms", 14), ("MiB", 6), ("  longest work", 14))
+    heads = [("s", 9), ("CPU s", 9), ("commit ms", 11), ("freeze ms", 11), ("work ms", 9)]
+    heads += [("> 50 ms", 14), ("MiB", 6), ("  longest work", 14)]
     lines = [" " * 22 + "".join(f"{head:>{width}}" for head, width in heads)]
     lines += map(_line, runs)
     return "\n".join(lines)

