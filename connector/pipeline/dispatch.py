@@ -394,8 +394,9 @@ class Dispatcher(Generic[M]):
                 meaning=problem.meaning,
                 detail=failure.detail,
             )
-        elif change == "closed":
-            self._log.info("destination_recovered", problem=failing.value if failing else None)
+        elif change == "closed" and failing:
+            # A probe of a stopped lane opens it too: there `lane_resumed` is the line.
+            self._log.info("destination_recovered", problem=failing.value)
         return self._breaker.with_waits(outcomes, lambda seq: entries[seq].attempts, held=held)
 
     async def _update_lane(self, delivery: Delivery) -> None:

@@ -476,7 +476,9 @@ async def test_a_probe_of_one_record_resumes_a_blocked_lane(rig: Rig) -> None:
     await rig.after(2.0)
     assert [len(r.ids) for r in rig.sink.sent] == [1, 1]
     assert rig.dispatcher.state.mode == "blocked"
-    await rig.after(30.0)
+    with structlog.testing.capture_logs() as logs:
+        await rig.after(30.0)
+    assert errors(logs, "info") == ["lane_resumed"]
     assert rig.dispatcher.state.mode == "running"
     assert rig.states() == {State.ACCEPTED: 10}
     [(_, stored)] = await rig.store.lanes.all()
