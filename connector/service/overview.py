@@ -295,12 +295,15 @@ class _Connection:
         advice = item.advice if item else problem.advice if problem else ""
         activity = self._facts.report.lanes.get(int(b.lane.id), _NO_LANE)
         per_second = activity.per_second if self._facts.running else 0.0
-        waiting = b.ready + b.claimed
+        state = self._state(name, degraded=item is not None)
+        # The rate of the last minute outlives the moment in which a lane stops.
+        moves = state == "running" or (state == "degraded" and problem in _THROTTLED)
+        waiting = b.ready + b.claimed if moves else 0
         return views.LaneStatus(
             lane=b.lane.lane_kind.title(b.lane.destination),
             destination=b.lane.destination,
             kind=b.lane.kind,
-            state=self._state(name, degraded=item is not None),
+            state=state,
             problem=problem.value if problem else None,
             reason=reason,
             remedy=at_command_line(advice),
@@ -351,7 +354,8 @@ class _Connection:
             return None
         counted_people = self._facts.report.people.get(self._name)
         known = counted_people.get("known", 0) if counted_people is not None else None
-        unsynced = waiting["profiles"] + sum(
+        # Of those who wait to be read it is not known what is wanted.
+        unsynced = sum(waiting.values()) + sum(
             count for code, count in skipped.items() if code != Problem.NO_IDENTITY
         )
         return views.PeopleStatus(

@@ -140,7 +140,9 @@ class ActionsStatus(View):
 class PeopleStatus(View):
     """Null where people were not counted yet; 10,000 and more are counted every five minutes."""
 
-    synced: int | None = Field(description="Their profile at Klaviyo is as wanted.")
+    synced: int | None = Field(
+        description="Their profile at Klaviyo is as wanted, and they do not wait to be read."
+    )
     to_read: int = Field(description="Wait to be read at the platform.")
     to_write: int = Field(description="Wait to be written to Klaviyo.")
     without_email: int | None

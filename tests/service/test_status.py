@@ -305,6 +305,31 @@ async def test_the_document_shows_intake_rates_people_and_quota(rig: Rig) -> Non
     assert [use.text for use in acme.quota] == ["Klaviyo events: 12 of 2,100 this minute"]
 
 
+async def test_a_lane_that_is_stopped_or_finds_its_remote_side_away_has_no_eta(rig: Rig) -> None:
+    lanes = {int(rig.lane.id): LaneReport(per_second=1.5)}
+    await rig.run(lanes=lanes, attention=(slow(rig.clock.now()),))
+    [lane] = (await rig.status()).connections["acme"].lanes
+    assert (lane.state, lane.per_second, lane.eta_seconds) == ("degraded", 1.5, None)
+    blocked = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", rig.clock.now())
+    await rig.store.lanes.set_state(rig.lane.id, blocked)
+    [lane] = (await rig.status()).connections["acme"].lanes
+    assert (lane.state, lane.per_second, lane.eta_seconds) == ("blocked", 1.5, None)
+
+
+async def test_people_who_wait_to_be_read_are_not_called_synced(rig: Rig) -> None:
+    reads = await rig.store.lanes.ensure("acme", "yotpo", "profile")
+    now = rig.clock.now()
+    record = Record(
+        "new", "u:new", "Balance changed", now, b"{}", email="new@example.com", refresh=True
+    )
+    page = Page(rig.lane, "webhook", [record], now, read_lane=reads.id)
+    await rig.store.outbox.append([page])
+    await rig.run(people={"acme": {"known": 4}})
+    people = (await rig.status()).connections["acme"].people
+    assert people is not None
+    assert (people.synced, people.to_read) == (3, 1)
+
+
 async def test_the_json_is_what_the_schema_says(rig: Rig) -> None:
     await rig.run(attention=(slow(rig.clock.now()),))
     document = (await rig.status()).model_dump_json()
