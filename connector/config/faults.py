@@ -84,7 +84,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     if close:
-        return f'found an unknown key, allowed: did you mean "{close[0]}"?'
+        return f'found an unknown key; did you mean "{close[0]}"?'
     return "found an unknown key, allowed " + (", ".join(names) or "none")
 
 

@@ -55,7 +55,7 @@ EXPECTED = {
     "server.public_url": "admin_port",
     "server.shutdown_timeout": "found 20, allowed a duration",
     "security.encryption_key": "Fernet",
-    "delivry": 'did you mean "delivery"',
+    "delivry": 'found an unknown key; did you mean "delivery"?',
     "log.level": 'found "loud", allowed "debug" | "info" | "warning" | "error"',
     "log.colour": "unknown key, allowed format, level",
     "connections.acme.modes": 'did you mean "mode"',
