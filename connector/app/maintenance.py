@@ -14,7 +14,7 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.records import State
-from connector.domain.wording import format_size
+from connector.domain.wording import low_disk
 from connector.pipeline.intake import Intake
 from connector.ports import Clock, Store
 from connector.runtime import log
@@ -114,12 +114,8 @@ class Maintenance:
         if not low or free is None:
             self._problems.clear("disk")
             return
-        path = file_of(settings.url)
-        where = f"the disk of {path}" if path else "the disk"
-        text = (
-            f"{where} has {format_size(free)} free and needs {format_size(settings.min_free)} "
-            "([store] min_free): webhooks are answered 503, deliveries continue"
-        )
+        measured = low_disk(file_of(settings.url), free, settings.min_free)
+        text = f"{measured}: webhooks are answered 503, deliveries continue"
         self._problems.set("disk", Problem.DISK_LOW, text)
 
     async def _show_people(self) -> None:

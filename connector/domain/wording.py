@@ -19,6 +19,14 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def low_disk(path: object, free: int, needed: int) -> str:
+    """How much is free and needed, in bytes, on the disk of `path`, where it is a file's."""
+    where = f"the disk of {path}" if path else "the disk"
+    return (
+        f"{where} has {format_size(free)} free and needs {format_size(needed)} ([store] min_free)"
+    )
+
+
 def format_size(size: int) -> str:
     """`312 MB`, `1.5 GB`: powers of 1,000, as disks are sold and `df -H` counts."""
     if round(size / 1e6) < 1000:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from connector.app.wiring import accounts
 from connector.app.wiring.credentials import klaviyo_limiter, open_klaviyo, open_platform
 from connector.app.wiring.faults import faults_beside
 from connector.app.wiring.oauth import klaviyo_token
-from connector.config import Config, Connection, Reward, Tier
+from connector.config import Config, Connection, Reward, Store, Tier
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.config.shipped import shipped_mappings
 from connector.domain.attention import Check
@@ -24,7 +25,7 @@ from connector.domain.errors import ConfigError, DeliveryError, Problem, StoreEr
 from connector.domain.hosts import is_loopback
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.remedies import at_command_line
-from connector.domain.wording import counted
+from connector.domain.wording import counted, low_disk
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.mapping import Writer, find_conflicts, run_examples, warnings
@@ -176,6 +177,7 @@ async def check(config: Config, *, offline: bool = False, retry_for: float = 0.0
 async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> list[Check]:
     found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
     found += await asyncio.to_thread(_durability, config.store.url)
+    found += await asyncio.to_thread(_disk, config.store)
     found += _readable_by_others(config)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         unreachable = (
@@ -243,9 +245,28 @@ def _store(url: str, auto_migrates: bool) -> list[Check]:
         return [Check("store", "ok", f"{path} will be created at the first run")]
     faults = integrity.check(url)
     return [
-        Check("store", "warning" if auto_migrates and UPGRADE in fault else "fault", fault)
+        Check("store", "warning", fault) if auto_migrates and UPGRADE in fault else _faulty(fault)
         for fault in faults
     ] or [Check("store", "ok")]
+
+
+def _faulty(fault: str) -> Check:
+    """`fault`: `S50: detail`."""
+    code, _, detail = fault.partition(": ")
+    return Check("store", "fault", detail, Problem.from_code(code))
+
+
+def _disk(settings: Store) -> list[Check]:
+    """Whether intake would be closed. The folder of a file may not exist yet."""
+    path = file_of(settings.url)
+    if path is None:
+        return []
+    folder = next(above for above in path.absolute().parents if above.exists())
+    free = shutil.disk_usage(folder).free
+    if free >= settings.min_free:
+        return []
+    detail = f"{low_disk(path, free, settings.min_free)}: webhooks would be answered 503"
+    return [Check("store", "fault", detail, Problem.DISK_LOW)]
 
 
 def _durability(url: str) -> list[Check]:

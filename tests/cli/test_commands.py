@@ -474,6 +474,11 @@ def test_store_upgrade_creates_a_store_and_store_check_finds_damage(
     intact = call("store", "check")
     assert (intact.code, intact.out) == (0, "the store is ok\n")
     folder.store.write_bytes(b"no database at all" * 100)
+    checked = call("check", "--offline")
+    assert checked.code == 1
+    assert re.search(
+        r"^FAULT   store S50: .*not a database\n +→ stop the daemon, ", checked.out, re.M
+    )
     broken = call("store", "check")
     assert broken.code == 1
     assert broken.out.startswith("S50")

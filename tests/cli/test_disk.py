@@ -14,7 +14,7 @@ from connector.domain.lanes import Millis
 from connector.ports import ProcessState
 from tests.waiting import async_until
 
-from .conftest import Folder
+from .conftest import Call, Folder
 
 
 async def test_a_full_disk_closes_intake_and_deliveries_continue(
@@ -50,6 +50,21 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
         assert (await asyncio.to_thread(folder.request, "GET", "/healthz"))[0] == 200
     finally:
         await app.stop()
+
+
+def test_check_reports_a_disk_that_would_close_intake(call: Call, folder: Folder) -> None:
+    text = folder.config.read_text()
+    assert call("check", "--offline", at=folder).code == 0
+    folder.config.write_text(re.sub(r'min_free = "\w+"', 'min_free = "1000000GB"', text))
+    result = call("check", "--offline", at=folder)
+    assert result.code == 1
+    assert re.search(
+        r"^FAULT   store S20: the disk of \S+/cli\.db has [\d.]+ GB free and needs "
+        r"1000000\.0 GB \(\[store\] min_free\): webhooks would be answered 503\n"
+        r" +→ free disk space, or lower `\[store\] min_free`$",
+        result.out,
+        re.M,
+    )
 
 
 async def test_space_that_comes_and_goes_is_logged_once_a_minute(
