@@ -82,9 +82,7 @@ class AttentionItem:
 def store_item(error: StoreError) -> AttentionItem:
     """A failure of the store. Where its file is damaged or gone, the text names the file."""
     text = error.problem.meaning
-    if error.problem is Problem.STORE_REPLACED:
-        text = error.detail
-    elif error.problem is Problem.STORE_DAMAGED:
+    if error.problem in (Problem.STORE_REPLACED, Problem.STORE_DAMAGED):
         # What to do follows in the error's text, and in that of the problem.
         text = error.detail.partition("; ")[0]
     elif isinstance(error, StoreLocked):

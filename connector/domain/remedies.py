@@ -151,7 +151,8 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "S70": Advice(
         "webhooks and flow calls are answered 503, so that their senders repeat them",
-        "move the same file back; if it was deleted, rescue it from the daemon before you stop it",
+        "move the same file back; if it was deleted, rescue it from the daemon before you stop it "
+        "(`connector problem S70`)",
     ),
     "S80": Advice(
         "the connection that needs the secret is blocked and probed; intake continues",

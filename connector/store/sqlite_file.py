@@ -14,8 +14,8 @@ from connector.domain.errors import Problem, StoreError, StoreOutage
 LOG = "-wal"
 SIDE_FILES = (LOG, "-shm", "-journal")
 _FILE_BACK = (
-    "move the same file back and work continues, or stop the daemon, restore a backup with "
-    "`connector store restore` and start it"
+    "move the same file back and work continues; if it was deleted, rescue it from the daemon "
+    "before you stop it"
 )
 _LOG_BACK = (
     "move the same file back and work continues, or stop the daemon with SIGTERM, which moves what "
