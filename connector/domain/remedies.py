@@ -252,7 +252,9 @@ ADVICE: Final[dict[str, Advice]] = {
     "K300": Advice(_BLOCKED, "correct `[connections.klaviyo] base_url`, then `connector reload`"),
     "K400": Advice(
         "the record is a dead letter; the others of its request are sent",
-        "read which field Klaviyo names, fix it, retry the cause",
+        "read which field Klaviyo names "
+        + by(Page.FAILED, "with `connector dead-letters show ID`")
+        + ", fix it, retry the cause",
     ),
     "K401": Advice(_BLOCKED, f"enter a valid private key {_ENTER}"),
     "K403": Advice(_BLOCKED, f"create a key with the missing scope and enter it {_ENTER}"),
