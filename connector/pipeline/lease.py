@@ -179,7 +179,8 @@ class ProcessLeases:
 
 def held_by(holder: str) -> StoreError:
     """The error of a process that needs a lease which another one has."""
+    host, _, rest = holder.partition("/")
+    who = f"process {rest.partition('/')[0]} on {host}" if rest else holder
     return StoreError(
-        Problem.STORE_HELD,
-        f"{holder} holds this store; stop it, or give this one a store of its own",
+        Problem.STORE_HELD, f"{who} holds this store; stop it, or give this one a store of its own"
     )

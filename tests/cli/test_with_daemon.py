@@ -250,7 +250,7 @@ async def test_a_second_run_on_the_store_exits_and_names_the_first(
     ):
         await app.start(lease_timeout=0.0)
     assert found.value.problem == "S40"
-    first = f"/{daemon.processes[0].pid}/"
+    first = f"process {daemon.processes[0].pid} on "
     assert first in found.value.detail
     # At once, not only when it gives up.
     [waits] = [entry for entry in logs if entry["event"] == "lease_awaited"]
