@@ -164,7 +164,8 @@ class AccountLookups:
                 self._log.warning(
                     "klaviyo_account_unreadable",
                     connection=name,
-                    error=str(error),
+                    problem=error.problem.value,
+                    detail=error.detail,
                     assumed=account.id or "unknown",
                 )
                 self._problems.clear(f"account {name}")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import select
 
 from connector.app import accounts
@@ -15,6 +16,7 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.profile_state import address_hash
 from connector.domain.records import State
+from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox
 from connector.store.tables import outbox
 from tests.waiting import async_until, free_port
@@ -77,8 +79,15 @@ async def test_an_account_that_was_named_before_is_assumed(
         await async_until("it is named", lambda: world.app.connections.running)
     world.silence()
     monkeypatch.setattr(accounts, "_TIMEOUT", 0.1)
+    log.configure(level="warning")
+    with structlog.testing.capture_logs() as logs:
+        async with world.running() as app:
+            assert app.runtimes["acme"].account == "SANDBX"
+            await async_until("its lanes start", lambda: world.app.connections.running)
+    [line] = [line for line in logs if line["event"] == "klaviyo_account_unreadable"]
+    assert (line["problem"], line["assumed"]) == ("N30", "SANDBX")
+    assert "N30" not in line["detail"]
     async with world.running() as app:
-        assert app.runtimes["acme"].account == "SANDBX"
         id = await world.post()
         await async_until("it is sent", lambda: "/api/events" in world.klaviyo_gate.waiting)
         world.answer()
