@@ -188,7 +188,11 @@ def healthcheck(
 
     server = session.read_server(context.obj)
     answer = loopback.get(server.host, server.port, "/readyz" if ready else "/livez")
-    print(answer.body.decode(errors="replace").strip() if answer else "no answer")
+    no_answer = (
+        f"no answer on {server.host} port {server.port}; `connector status` says whether the "
+        "daemon runs"
+    )
+    print(answer.body.decode(errors="replace").strip() if answer else no_answer)
     raise typer.Exit(0 if answer and answer.status == 200 else 1)
 
 
