@@ -28,6 +28,7 @@ from connector.cli.demo_shop import Shop, both_accounts
 from connector.config import Config, Connection
 from connector.config.shipped import shipped_mappings
 from connector.domain.outcomes import Request
+from connector.domain.wording import counted
 from connector.platforms import registry
 from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
@@ -283,7 +284,8 @@ async def print_summary(
     state = klaviyo.state()
     stale = [email for platform in platforms for email in _stale_profiles(klaviyo, platform)]
     redeliveries = sum(platform.traffic.redeliveries for platform in platforms)
-    console.print(f"\nreceived   {len(ids):,}   ({redeliveries} redeliveries recognised)")
+    repeats = counted(redeliveries, "redelivery", "redeliveries")
+    console.print(f"\nreceived   {len(ids):,}   ({repeats} recognised)")
     console.print(f"accepted   {len(ids) - len(missing):,}")
     console.print(f"missing    {len(missing)}   duplicated {len(duplicated)}   held {held}")
     console.print(f"throttled  {state['throttled']}   rules broken {_violations(state)}")

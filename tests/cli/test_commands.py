@@ -662,10 +662,11 @@ async def test_the_demo_fails_when_an_event_is_missing_or_duplicated() -> None:
             state=lambda: {"throttled": 0, "violations": {}, "profiles": 0},
         )
         double = SimpleNamespace(people=[], state=lambda: {"throttled": 0, "violations": {}})
-        traffic = SimpleNamespace(acknowledged={"a", "b", ""}, redeliveries=0)
+        traffic = SimpleNamespace(acknowledged={"a", "b", ""}, redeliveries=1)
         platforms = [demo.RunningPlatform(DEMO_PLATFORMS[0], double, traffic)]
-        console = Console(file=io.StringIO())
+        console = Console(file=(printed := io.StringIO()))
         assert await demo.print_summary(console, app, klaviyo, platforms) == code
+        assert "received   2   (1 redelivery recognised)" in printed.getvalue()
 
 
 def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> None:
