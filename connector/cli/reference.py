@@ -20,7 +20,7 @@ Generated from the commands in `connector/cli`. The option `--help` of each comm
   of the store and does the work itself.
 - Results are printed to stdout. Logs and progress are printed to stderr.
 - Commands that delete or overwrite data ask for confirmation, unless `--yes` is given.
-- The options of `connector` itself go before the command: `connector --config PATH status`.
+- `--config PATH` may stand before or after the command: `connector --config PATH status`.
 
 | exit code | meaning |
 |---|---|
