@@ -63,6 +63,8 @@ def _sections(path: Path) -> tuple[dict[str, Any], set[str]]:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, ValueError):
+            if file is path:
+                unreadable.add("store")
             continue
         for name, table in _chunks(text):
             if table is None:

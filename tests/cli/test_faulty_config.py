@@ -62,6 +62,23 @@ def test_what_needs_all_of_the_file_reports_its_faults(call: Call, broken: Folde
         assert "connector.toml: line 14" in result.err
 
 
+@pytest.mark.parametrize("kind", ["a folder", "other bytes"])
+def test_no_default_store_is_used_where_the_file_cannot_be_read(
+    call: Call, folder: Folder, kind: str
+) -> None:
+    folder.config.unlink()
+    if kind == "a folder":
+        folder.config.mkdir()
+    else:
+        folder.config.write_bytes(b"\xff\xfe[store]")
+    for words in (["status"], ["pause", "acme"], ["healthcheck"]):
+        result = call(*words, at=folder)
+        assert result.code == 2
+        assert result.out == ""
+        assert result.err.count("\n") == 1
+        assert "connector.toml: " in result.err
+
+
 def test_a_running_daemon_is_asked_with_a_faulty_file(call: Call, folder: Folder) -> None:
     folder.start()
     until("it has reported", lambda: json.loads(call("status", "--json", at=folder).out)["version"])
