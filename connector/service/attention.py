@@ -76,7 +76,9 @@ def _as_one(key: str, items: Sequence[AttentionItem]) -> AttentionItem:
         works = list(dict.fromkeys(x.work for x in affected if x.work))
         waits = f"; {listed(works)} wait" if works else ""
         why = f": {', '.join(details)}" if details else ""
-        text = f"{affected[0].connection}: {first.problem.meaning}{waits}{why}"
+        # The meaning of what waits for a remote side does not name it.
+        sides = [affected[0].connection, *([first.remote] if first.waits and first.remote else [])]
+        text = f"{listed(sides)}: {first.problem.meaning}{waits}{why}"
         first = replace(
             first,
             text=text,

@@ -190,7 +190,7 @@ async def test_a_lane_and_a_poll_that_wait_for_one_platform_are_one_item(rig: Ri
         )
     )
     assert [item.text for item in (await rig.status()).degraded] == [
-        f"acme: {Problem.NOT_CONNECTED.meaning}; reads of people and polls wait: refused",
+        f"acme and yotpo: {Problem.NOT_CONNECTED.meaning}; reads of people and polls wait: refused",
         "other",
     ]
 
