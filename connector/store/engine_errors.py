@@ -36,7 +36,9 @@ def to_store_error(error: Exception) -> StoreError:
     named = cause.__cause__ if getattr(cause, "sqlstate", None) and cause.__cause__ else cause
     detail = f"{type(named).__name__} {message}".strip()
     if is_busy(cause):
-        return StoreLocked(Problem.STORE_UNAVAILABLE, detail)
+        return StoreLocked(
+            Problem.STORE_UNAVAILABLE, f"another program has locked the file ({detail})"
+        )
     return StoreError(_problem(error, cause), detail)
 
 
