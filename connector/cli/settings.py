@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -159,14 +160,18 @@ async def _entries(config: Config, connection: str | None, limit: int) -> list[A
 
 
 def _line(entry: AuditEntry) -> str:
-    from datetime import UTC, datetime
-
-    at = datetime.fromtimestamp(entry.at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     change = ""
     if entry.before is not None or entry.after is not None:
         change = f": {json.dumps(entry.before)} -> {json.dumps(entry.after)}"
     failed = f"failed: {entry.error}" if entry.error else ""
-    words = [at, entry.by or "-", entry.what, entry.connection, entry.subject + change, failed]
+    words = [
+        format_time(entry.at),
+        entry.by or "-",
+        entry.what,
+        entry.connection,
+        entry.subject + change,
+        failed,
+    ]
     return "  ".join(word for word in words if word)
 
 

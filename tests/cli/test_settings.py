@@ -8,11 +8,13 @@ import json
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.cli.format import format_time
 from connector.config import load
 from connector.domain.errors import ConfigError
 from connector.mapping import load as load_mapping
@@ -69,6 +71,7 @@ def test_modules_are_switched_by_command(call: Call, folder: Folder, daemon: boo
     result = call("modules", "acme", "on", "actions", at=folder)
     assert result.out == "acme: events, profiles, audiences, actions\n"
     newest, older = audit(call, folder)
+    assert call("audit", at=folder).out.startswith(format_time(cast(int, newest["at"])))
     assert newest["before"] == ["events", "profiles", "audiences"]
     assert newest["after"] == ["events", "profiles", "audiences", "actions"]
     assert older["before"] == ["events", "profiles", "audiences", "segments", "actions"]
