@@ -18,5 +18,5 @@ async def build_confirmed(
     await unconfirmed.exit_stack.aclose()
     runtime = await builder.build(connection)
     for link in runtime.link:
-        await link()
+        await link(runtime.lease.fence)
     return runtime

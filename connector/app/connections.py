@@ -14,7 +14,7 @@ from connector.app.wiring import BuildResult, ConnectionBuilder
 from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config, Connection
-from connector.domain.errors import ConfigError, Problem
+from connector.domain.errors import ConfigError, Problem, StoreError
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
@@ -163,16 +163,28 @@ class Connections:
     async def _link_held(self, runtimes: Iterable[ConnectionRuntime]) -> None:
         """Put the links of those into use whose lease this process holds. Whoever takes another's
         does it then. Raises StoreError."""
+        for runtime in runtimes:
+            await self._link_again(runtime, runtime.lease.resource)
+
+    async def _link_again(self, runtime: ConnectionRuntime, *resources: str) -> None:
+        """`_link` where one that fails is repeated: renewal says whether a lease that was not
+        renewed in time is still ours. Raises StoreError."""
+        try:
+            await self._link(runtime, *resources)
+        except StoreError as error:
+            if error.problem is not Problem.STORE_HELD:
+                raise
+            raise StoreError(Problem.STORE_UNAVAILABLE, error.detail) from error
+
+    async def _link(self, runtime: ConnectionRuntime, *resources: str) -> None:
+        """Put its links into use under the first of these leases that this process has, unless it
+        was replaced meanwhile. Raises StoreError."""
         # Also of a lease that is not valid now: it may be handed over in vain, or be activated with
         # what ran before.
-        await self._link([r for r in runtimes if self._leases.of(r.lease.resource).acquired])
-
-    async def _link(self, runtimes: Iterable[ConnectionRuntime]) -> None:
-        """Put the links of those into use that were not replaced meanwhile. Raises StoreError."""
-        for runtime in runtimes:
-            for link in runtime.link:
-                if self.runtimes.get(runtime.name) is runtime:
-                    await link()
+        fences = [fence for name in resources if (fence := self._leases.of(name).acquired)]
+        for link in runtime.link:
+            if fences and self.runtimes.get(runtime.name) is runtime:
+                await link(fences[0])
 
     def _builder(self, config: Config) -> ConnectionBuilder:
         return ConnectionBuilder(
@@ -354,8 +366,9 @@ class Connections:
         self._assign_untracked()
         await old.exit_stack.aclose()
         # Not only once the lease of the account is taken: who joins a list is scoped as its link.
-        link = self._link if ours else self._link_held
-        await until_available(partial(link, [runtime]), self._clock)
+        earlier = [old.lease.resource] if ours else []
+        link = partial(self._link_again, runtime, *earlier, runtime.lease.resource)
+        await until_available(link, self._clock)
         scopes = self._store.address_scopes
         # After the last call that knew no account, as far as the endpoint is concerned.
         await until_available(lambda: scopes.move(name, account), self._clock)
@@ -438,7 +451,8 @@ class Connections:
         links of these connections into use. Raises StoreError."""
         runtimes = self._of(resource)
         if runtimes:
-            await self._link(runtimes)
+            for runtime in runtimes:
+                await self._link(runtime, resource)
             await self.limiters.reload({runtime.name for runtime in runtimes})
             await self._load_states(runtimes)
 

@@ -65,8 +65,17 @@ class MemberGroups(Protocol):
         and not in use before `set_links`. `account` is the scope of addresses, see address_hash."""
         ...
 
-    async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
-        """Replace the links of the lane."""
+    async def set_links(
+        self,
+        lane: Lane,
+        links: Sequence[Link],
+        *,
+        account: str,
+        fence: Fence | None = None,
+        now: Millis = Millis(0),
+    ) -> None:
+        """Replace the links of the lane. With a `fence` only under its lease: raises StoreError
+        (STORE_HELD) where another process may have put its own into use."""
         ...
 
     async def all(self, connection: str | None = None) -> Sequence[Group]:

@@ -16,7 +16,7 @@ from connector.domain.records import Entry
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.webhook_endpoint import WebhookEndpoint
-from connector.ports import Audiences, Flows, Lease, TargetGroups
+from connector.ports import Audiences, Fence, Flows, Lease, TargetGroups
 from connector.ports.workers import Worker
 
 _CANCEL_TIMEOUT = 1.0
@@ -78,7 +78,7 @@ class ConnectionRuntime:
     `commands` are those that name this connection, `render` tries events with its mapping,
     `person_now` reads one person (by number) at both sides, `directory` lists what can be linked.
     `signals` wakes its lanes, `exit_stack` closes what it has open. `link` puts its links
-    into use, for the process that holds the lease.
+    into use, under the fence of the lease.
     """
 
     name: str
@@ -105,7 +105,7 @@ class ConnectionRuntime:
     flow_endpoint: FlowEndpoint | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
     exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    link: tuple[Callable[[], Awaitable[None]], ...] = ()
+    link: tuple[Callable[[Fence], Awaitable[None]], ...] = ()
 
     @property
     def dispatchers(self) -> list[Dispatcher[Any]]:

@@ -171,6 +171,39 @@ async def test_a_regained_lease_puts_the_links_into_use_that_another_process_rep
         assert await linked(app) == {"ours"}
 
 
+async def test_a_lease_that_is_lost_before_the_links_are_stored_leaves_those_of_the_holder(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a process that is frozen between the two."""
+    world.configure(world.connection() + SEGMENT.format("ours"))
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        thief, groups, commands = Thief(app.store), app.store.member_groups, app.store.commands
+        await thief.take()
+        await async_until("the loss is noticed", lambda: not is_deliverable(app))
+        lane = await app.store.lanes.ensure("acme", "jericommerce", SEGMENT_MEMBERS.kind)
+        requeue, refresh = commands.requeue, app.connections.refresh
+        refreshed = asyncio.Event()
+
+        async def requeue_and_freeze(**options: Any) -> int:
+            count = await requeue(**options)
+            await thief.take()
+            await groups.set_links(lane, [Link("theirs", "theirs")], account="acme")
+            return count
+
+        async def refresh_once(resource: str) -> None:
+            try:
+                await refresh(resource)
+            finally:
+                refreshed.set()
+
+        monkeypatch.setattr(commands, "requeue", requeue_and_freeze)
+        monkeypatch.setattr(app.connections, "refresh", refresh_once)
+        await thief.give_back()
+        await async_until("it was taken and lost", refreshed.is_set)
+        assert await linked(app) == {"theirs"}
+
+
 async def test_a_reload_while_a_lease_is_regained_puts_its_links_into_use(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

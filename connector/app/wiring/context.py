@@ -27,7 +27,7 @@ from connector.pipeline.lane_queues import queue_of
 from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.resume import Resume
 from connector.platforms.kit import Kit
-from connector.ports import Client, Clock, Lease, Platform, Reader, Renderer, Sink, Store
+from connector.ports import Client, Clock, Fence, Lease, Platform, Reader, Renderer, Sink, Store
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
@@ -172,7 +172,7 @@ class ConnectionContext:
     token: StoredToken | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
     resumptions: list[Resume] = field(default_factory=list)
-    link: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    link: list[Callable[[Fence], Awaitable[None]]] = field(default_factory=list)
 
     def has(self, module: str) -> bool:
         """Whether the connection has this module switched on."""

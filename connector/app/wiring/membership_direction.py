@@ -13,14 +13,14 @@ from connector.app.wiring.flow_guard import approval_requests
 from connector.app.wiring.import_jobs import build_tracker
 from connector.config import Audience, Segment
 from connector.domain.errors import Problem
-from connector.domain.lanes import LIST_MEMBERS, PROFILES, LaneKind, Millis
+from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneKind, Millis
 from connector.domain.memberships import Group, GroupType, Link, MembershipWrite
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.rendering import MembershipRenderer
-from connector.ports import Renderer, Sink
+from connector.ports import Fence, Renderer, Sink
 from connector.ports.workers import Worker
 from connector.service import CommandHandler, CommandResult
 from connector.sync.flow_guard import FlowGuard
@@ -155,7 +155,7 @@ async def build_direction(
     member_groups, lane = services.store.member_groups, await context.lane(kind)
     account = context.address_scope if kind is LIST_MEMBERS else name
     # Also where there are none any more, but not now: another process may work with its own.
-    context.link.append(partial(member_groups.set_links, lane, links, account=account))
+    context.link.append(partial(_set_links, context, lane, links, account))
     if not links:
         return None
     groups = await member_groups.ensure(lane, links, account=account)
@@ -183,6 +183,15 @@ async def build_direction(
     if import_jobs is not None:
         workers.append(context.supervise("import_jobs", import_jobs, of="memberships"))
     return Direction(context, events, dispatcher, groups, workers)
+
+
+async def _set_links(
+    context: ConnectionContext, lane: Lane, links: Sequence[Link], account: str, fence: Fence
+) -> None:
+    services = context.services
+    await services.store.member_groups.set_links(
+        lane, links, account=account, fence=fence, now=services.clock.now()
+    )
 
 
 def _group_types(kind: LaneKind) -> tuple[GroupType, GroupType]:

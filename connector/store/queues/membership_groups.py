@@ -11,6 +11,8 @@ from sqlalchemy import Connection, Select, and_, delete, select, update
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, Millis
 from connector.domain.memberships import Group, Link
+from connector.ports import Fence
+from connector.store.admin import leases
 from connector.store.database import Database, on_request
 from connector.store.people import groups as group_rows
 from connector.store.pieces import Pieces
@@ -31,8 +33,21 @@ class SqlMemberGroups:
             lambda c: [row.group for row in group_rows.ensure(c, lane, links, account)]
         )
 
-    async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
-        await self._database.write(lambda c: group_rows.link(c, lane, links, account))
+    async def set_links(
+        self,
+        lane: Lane,
+        links: Sequence[Link],
+        *,
+        account: str,
+        fence: Fence | None = None,
+        now: Millis = Millis(0),
+    ) -> None:
+        def work(c: Connection) -> None:
+            if fence is not None:
+                leases.require_lease(c, fence, now)
+            group_rows.link(c, lane, links, account)
+
+        await self._database.write(work)
 
     async def all(self, connection: str | None = None) -> Sequence[Group]:
         return await self._database.read(

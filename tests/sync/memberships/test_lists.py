@@ -535,7 +535,7 @@ async def test_a_first_sync_waits_for_its_audiences_where_their_links_were_repla
     await env.run_for(900)
     assert env.members_of() == ["bob"]
     for link in env.runtime.link:
-        await link()
+        await link(env.fence)
     assert not (await env.group("VIP")).writes_enabled
 
 
