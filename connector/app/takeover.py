@@ -254,12 +254,14 @@ class Takeover:
         resource whose lease they run under. Without a lease, whoever takes it does so. Raises
         StoreError."""
         for resource, lanes in stopped.items():
-            lease = self._leases.of(resource)
-            if not (lease.usable and lanes):
+            # Also of a lease that is not active: it may be handed over in vain, or the lanes have
+            # replaced those for which it is being completed.
+            fence = self._leases.of(resource).acquired
+            if not (fence and lanes):
                 continue
             try:
                 for queue in all_queues(self._store):
-                    await queue.recover(lease.fence, now=self._clock.now(), lanes=lanes)
+                    await queue.recover(fence, now=self._clock.now(), lanes=lanes)
             except StoreError as error:
                 if error.problem is not Problem.STORE_HELD:
                     raise

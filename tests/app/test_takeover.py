@@ -435,3 +435,30 @@ async def test_a_late_answer_does_not_end_the_pause_that_another_process_has_sto
         await async_until("it was answered", lambda: not events.busy)
         states = {lane.id: state.mode for lane, state in await app.store.lanes.all()}
         assert states[events.lane.id] == "paused"
+
+
+async def test_a_reload_during_a_hand_over_releases_what_stopped_lanes_had_claimed(
+    world: World,
+) -> None:
+    """A lease that is handed over in vain is activated with what runs then."""
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        lease, reads = app.leases.of("store"), app.runtimes["acme"].reads
+        assert reads is not None
+        lane, queue = reads.lane, app.store.reads
+        assert (await app.commands.execute("pause", {"connection": "acme"}))[0]
+        await world.post()
+        claim = await queue.claim(
+            lane,
+            lease.fence,
+            now=app.clock.now(),
+            limit=1,
+            mode=DeliveryMode.BATCH,
+            mapping="",
+        )
+        assert claim
+        lease.suspend()
+        await app._takeover.recover({"store": {lane.id}})
+        lease.activate()
+        ready = await queue.ready(lane.id, now=app.clock.now(), limit=1)
+        assert ready.total == 1
