@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from connector.domain.errors import ConfigError, ConnectorError, Problem, StoreError
-from connector.domain.lanes import Lane, LaneState
+from connector.domain.lanes import PROFILES, Lane, LaneState
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_queues import queue_of
@@ -399,14 +399,15 @@ class Commands(Queries):
         if not lanes:
             return False, {"error": f"no connection `{connection}` has run on this store"}
         runtime = self._runtimes.get(connection)
+        adopted = False
         if kind == "resume" and runtime:
-            await self._adopt_account(runtime)
+            adopted = await self._adopt_account(runtime, [lane for lane, _ in lanes])
         for lane, state in lanes:
             running = [d for d in runtime.dispatchers if d.lane.id == lane.id] if runtime else []
             if runtime and running:
                 await self._switch_running(kind, runtime, running[0])
             else:
-                await self._switch_stored(kind, lane, state)
+                await self._switch_stored(kind, lane, state, adopted=adopted)
         return True, {f"{kind}d": connection}
 
     async def _switch_running(
@@ -417,25 +418,35 @@ class Commands(Queries):
             return
         await dispatcher.resume()
 
-    async def _adopt_account(self, runtime: ConnectionRuntime) -> None:
+    async def _adopt_account(self, runtime: ConnectionRuntime, lanes: Sequence[Lane]) -> bool:
         """Forget what is known of the earlier account, where lanes are blocked because there is
-        another one now. It is pinned last: of a process that dies meanwhile the lanes stay blocked,
-        and the command is repeated."""
+        another one now, also what lanes know that do not run. It is pinned last: of a process that
+        dies meanwhile the lanes stay blocked, and the command is repeated. False: the account is
+        still in question."""
         blocked = [d for d in runtime.dispatchers if d.state.problem is Problem.KLAVIYO_ACCOUNT]
-        if not blocked or not runtime.account:
-            return
+        if not blocked:
+            return True
+        if not runtime.account:
+            return False
         now = self._clock.now()
-        for dispatcher in blocked:
-            if dispatcher is runtime.writes:
-                await self._store.profiles.reset_confirmed(dispatcher.lane.id, now=now)
+        in_question = {d.lane.id for d in blocked}
+        if runtime.events in blocked:
+            running = {d.lane.id for d in runtime.dispatchers}
+            in_question |= {lane.id for lane in lanes if lane.id not in running}
+        for lane in lanes:
+            if lane.lane_kind == PROFILES and lane.id in in_question:
+                await self._store.profiles.reset_confirmed(lane.id, now=now)
                 await self._store.address_scopes.move(runtime.name, runtime.account)
-            elif dispatcher is runtime.events:
-                await self._store.member_groups.reset_account(runtime.name, now=now)
+        if runtime.events in blocked:
+            await self._store.member_groups.reset_account(runtime.name, now=now)
         await self._store.facts.pin_account(runtime.name, runtime.account, force=True)
+        return True
 
-    async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
+    async def _switch_stored(
+        self, kind: str, lane: Lane, state: LaneState, *, adopted: bool
+    ) -> None:
         now = self._clock.now()
-        if state.problem is Problem.KLAVIYO_ACCOUNT:
+        if state.problem is Problem.KLAVIYO_ACCOUNT and not adopted:
             raise StoreError(
                 Problem.KLAVIYO_ACCOUNT, f"{state.detail} (only while the daemon runs)"
             )
