@@ -101,8 +101,8 @@ class Backfills(Protocol):
         detail: str = "",
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        """Change the state; `counts` replace those of the same name. `stopped` and `failed`
-        withdraw the run's reads that have not begun; `start` makes them ready again."""
+        """Change the state; `counts` replace those of the same name. All but `running` and
+        `done` withdraw the run's reads that have not begun; `start` makes them ready again."""
         ...
 
     async def append_page(

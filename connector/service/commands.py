@@ -420,9 +420,9 @@ class Commands(Queries):
 
     async def _adopt_account(self, runtime: ConnectionRuntime, lanes: Sequence[Lane]) -> bool:
         """Forget what is known of the earlier account, where lanes are blocked because there is
-        another one now, also what lanes know that do not run. It is pinned last: of a process that
-        dies meanwhile the lanes stay blocked, and the command is repeated. False: the account is
-        still in question."""
+        another one now, also what lanes know that do not run. A backfill that runs asks again. The
+        account is pinned last: of a process that dies meanwhile the lanes stay blocked, and the
+        command is repeated. False: the account is still in question."""
         blocked = [d for d in runtime.dispatchers if d.state.problem is Problem.KLAVIYO_ACCOUNT]
         if not blocked:
             return True
@@ -439,6 +439,9 @@ class Commands(Queries):
                 await self._store.address_scopes.move(runtime.name, runtime.account)
         if runtime.events in blocked:
             await self._store.member_groups.reset_account(runtime.name, now=now)
+            for run in await self._store.backfills.find(runtime.name, limit=1):
+                if run.state == "running":
+                    await self._store.backfills.set_state(run.id, "waiting", now=now)
         await self._store.facts.pin_account(runtime.name, runtime.account, force=True)
         return True
 

@@ -10,6 +10,7 @@ from typing import Any
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.flow_guard import build_flow_guard
 from connector.app.wiring.profiles import ReadParts
+from connector.domain.errors import Problem
 from connector.domain.lanes import PROFILES, READS
 from connector.domain.profiles import ProfileWrite
 from connector.domain.records import Appended, Page, Record
@@ -79,6 +80,7 @@ def build_backfills(
         lease=context.lease,
         clock=services.clock,
         metrics=services.metrics,
+        is_blocked=lambda: events.state.problem is Problem.KLAVIYO_ACCOUNT,
         history_import=history_import,
     )
     commands = BackfillCommands(

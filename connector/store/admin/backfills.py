@@ -41,7 +41,8 @@ _MOST_KEYS = 200
 """People without what is known about them that one transaction stores."""
 _MOST_CHANGED = 500
 """Reads that one transaction withdraws or resumes."""
-_ENDED_EARLY = ("stopped", "failed")
+_ENDED = ("done", "stopped", "failed")
+_NOT_RUNNING = ("waiting", "stopped", "failed")
 _NOT_NEEDED = and_(in_state(State.READY, reads_table), reads_table.c.priority == 1)
 _WITHDRAWN = and_(in_state(State.HELD, reads_table), reads_table.c.problem == Problem.PAUSED.value)
 
@@ -117,7 +118,7 @@ class SqlBackfills:
     ) -> None:
         def work(c: Connection) -> None:
             run = _load(c, id)
-            ended = state in ("done", *_ENDED_EARLY)
+            ended = state in _ENDED
             c.execute(
                 update(table)
                 .where(table.c.id == id)
@@ -133,7 +134,7 @@ class SqlBackfills:
         # The run first: nothing more is added to it. What is not in flight and no live event needs
         # is held; what a process leaves that dies meanwhile is read like what was in flight.
         await self._database.write(work)
-        if state in _ENDED_EARLY:
+        if state in _NOT_RUNNING:
             held = {"state": State.HELD, "problem": Problem.PAUSED.value}
             await self._change_reads(id, _NOT_NEEDED, held)
 

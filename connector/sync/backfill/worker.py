@@ -62,7 +62,11 @@ class BackfillLanes:
 
 
 class BackfillWorker:
-    """connector.ports.workers.Loop that carries out a connection's runs, one after another."""
+    """connector.ports.workers.Loop that carries out a connection's runs, one after another.
+
+    `is_blocked`: no one may be read for Klaviyo now, because the connection's account is in
+    question.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class BackfillWorker:
         lease: Lease,
         clock: Clock,
         metrics: Metrics,
+        is_blocked: Callable[[], bool],
         history_import: HistoryImport | None = None,
     ) -> None:
         self._connection = connection
@@ -91,6 +96,7 @@ class BackfillWorker:
         self._lease = lease
         self._clock = clock
         self._metrics = metrics
+        self._is_blocked = is_blocked
         self._history_import = history_import
         self.wakeup = asyncio.Event()
         self._source: tuple[int, Source] | None = None
@@ -105,7 +111,9 @@ class BackfillWorker:
         self.wakeup.set()
 
     async def idle(self) -> bool:
-        """Whether no run is running. A run that waits for an approval does not count."""
+        """Whether no run is running. A run that waits for a person does not count."""
+        if self._is_blocked():
+            return True
         last = await self.latest_run()
         return last is None or last.state != "running"
 
@@ -138,7 +146,7 @@ class BackfillWorker:
 
     async def run_once(self) -> float | None:
         """One step of the current run. Seconds until the next one; None: not before `wake`."""
-        if not self._lease.valid():
+        if not self._lease.valid() or self._is_blocked():
             return _POLL_LATER
         run = await self.latest_run()
         if run is None or run.state not in ("waiting", "running"):
