@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
@@ -17,7 +17,12 @@ from connector.domain.lanes import SEGMENT_MEMBERS
 from connector.domain.memberships import Group, Link
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.pipeline.dispatch import Dispatcher
-from connector.sync.memberships.join_actions import JoinAction, JoinActionsWorker, SubmitActions
+from connector.sync.memberships.join_actions import (
+    JoinAction,
+    JoinActionsWorker,
+    SubmitActions,
+    number_actions,
+)
 from connector.sync.memberships.platform_sink import PlatformMembershipSink
 from connector.sync.memberships.remote_groups import KlaviyoSegments
 from connector.sync.memberships.scans import SourceScan
@@ -34,8 +39,9 @@ async def build_segments(
     direction = await build_direction(context, events, SEGMENT_MEMBERS, links, sink)
     if direction is None:
         return MembershipParts()
+    joins = _numbered_joins(entries)
     for name in dict.fromkeys(entry.target for entry in entries):
-        _add_tag(direction, name, [e for e in entries if e.target == name], submit)
+        _add_tag(direction, name, [e for e in entries if e.target == name], submit, joins)
     return direction.parts("segments-sync")
 
 
@@ -49,7 +55,11 @@ def _platform_sink(context: ConnectionContext) -> PlatformMembershipSink | None:
 
 
 def _add_tag(
-    direction: Direction, name: str, entries: Sequence[Segment], submit: SubmitActions | None
+    direction: Direction,
+    name: str,
+    entries: Sequence[Segment],
+    submit: SubmitActions | None,
+    joins: Mapping[tuple[str, str], Sequence[tuple[int, JoinAction]]],
 ) -> None:
     target = direction.target(name)
     limits = removal_limits((entry.segment, entry) for entry in entries)
@@ -64,21 +74,39 @@ def _add_tag(
                 target_sync,
                 direction.scan_services,
                 every=entry.every,
-                join_actions=_join_actions(direction, entry, source, submit),
+                join_actions=_join_actions(
+                    direction, entry, source, submit, joins[entry.segment, entry.target]
+                ),
             )
         )
 
 
+def _numbered_joins(
+    entries: Sequence[Segment],
+) -> dict[tuple[str, str], Sequence[tuple[int, JoinAction]]]:
+    """(segment, tag) → its actions with their numbers."""
+    found: dict[tuple[str, str], Sequence[tuple[int, JoinAction]]] = {}
+    for segment in dict.fromkeys(entry.segment for entry in entries):
+        links = [entry for entry in entries if entry.segment == segment]
+        numbered = number_actions([[_join_action(j) for j in link.on_join] for link in links])
+        found |= {(segment, link.target): n for link, n in zip(links, numbered, strict=True)}
+    return found
+
+
 def _join_actions(
-    direction: Direction, entry: Segment, source: Group, submit: SubmitActions | None
+    direction: Direction,
+    entry: Segment,
+    source: Group,
+    submit: SubmitActions | None,
+    join_actions: Sequence[tuple[int, JoinAction]],
 ) -> JoinActionsWorker | None:
     context = direction.context
-    if not entry.on_join or submit is None:
+    if not join_actions or submit is None:
         return None
     worker = JoinActionsWorker(
         source.id,
         entry.segment,
-        [_join_action(join) for join in entry.on_join],
+        join_actions,
         submit,
         context.services.store.segment_joins,
         include_existing=entry.on_join_existing,

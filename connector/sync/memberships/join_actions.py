@@ -8,6 +8,7 @@ repeat after a crash has the same keys, so the action queue takes it for the sam
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,15 +40,31 @@ class JoinAction:
     url: str = ""
 
 
+def number_actions(links: Sequence[Sequence[JoinAction]]) -> list[list[tuple[int, JoinAction]]]:
+    """The number of each action in the keys, for all links of one segment. The same action of
+    another link has the same number: it is sent once per person and join."""
+    numbers: dict[tuple[JoinAction, int], int] = {}
+    numbered = []
+    for join_actions in links:
+        seen: Counter[JoinAction] = Counter()
+        of_link = []
+        for each in join_actions:
+            of_link.append((numbers.setdefault((each, seen[each]), len(numbers)), each))
+            seen[each] += 1
+        numbered.append(of_link)
+    return numbered
+
+
 class JoinActionsWorker:
-    """connector.ports.workers.Loop for one segment. The people that its first complete scan finds
-    are the baseline and get no action, unless `include_existing`."""
+    """connector.ports.workers.Loop for one link of a segment. The people that its first complete
+    scan finds are the baseline and get no action, unless `include_existing`. `join_actions` are
+    numbered within the segment."""
 
     def __init__(
         self,
         source: int,
         segment: str,
-        join_actions: Sequence[JoinAction],
+        join_actions: Sequence[tuple[int, JoinAction]],
         submit: SubmitActions,
         joins: SegmentJoins,
         *,
@@ -100,5 +117,5 @@ class JoinActionsWorker:
                 route=f"segment/{join_action.action}",
                 key=f"{self._segment}:{person.joined_at}:{number}",
             )
-            for number, join_action in enumerate(self._join_actions)
+            for number, join_action in self._join_actions
         ]

@@ -384,3 +384,28 @@ async def test_the_first_scan_of_a_segment_waits_until_it_is_computed(start: Sta
     await env.run_for(70)
     assert segment_members(env) == ["ada", "bob"]
     assert await queued_actions(env) == []
+
+
+async def test_join_actions_of_one_segment_with_two_tags_are_all_queued(start: Start) -> None:
+    entry = '[[connections.segments]]\nsegment = "Winback"\ntarget = "{}"\n'
+    entry += 'on_join = [{{ action = "increase", amount = {} }}]\n'
+    env = await start(entry.format("spring", 5) + entry.format("summer", 7))
+    members(env)
+    await env.start()
+    await env.run_for(20)
+    members(env, "ada", after=30)
+    await env.sync("segments", "Winback")
+    await env.run_for(20)
+    assert await queued_actions(env) == ["increase ada", "increase ada"]
+
+
+async def test_the_same_join_action_of_two_tags_is_queued_once(start: Start) -> None:
+    entry = SEGMENT + 'on_join = [{ action = "increase", amount = 5 }]\n'
+    env = await start(entry + entry.replace("spring", "summer"))
+    members(env)
+    await env.start()
+    await env.run_for(20)
+    members(env, "ada", after=30)
+    await env.sync("segments", "Winback")
+    await env.run_for(20)
+    assert await queued_actions(env) == ["increase ada"]
