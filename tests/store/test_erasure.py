@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, insert, select
 
+from connector.domain.actions import Action, ActionBatch, ActionReceipt, ActionRequest, Caps
 from connector.domain.errors import StoreError
 from connector.domain.lanes import Millis
 from connector.domain.memberships import Link
@@ -227,6 +228,25 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
         (b"1a", State.READY, b"{}"),  # it was sent, and its outcome is still looked up
         (b"1b", State.READY, b"bo@example.com"),
     ]
+
+
+async def test_a_person_whom_only_actions_name_is_erased_by_that_id(store: SqlStore) -> None:
+    lane = await store.lanes.ensure("acme", "jericommerce", "action")
+
+    async def submit(name: str) -> object:
+        action = Action("push", customer=name, message=f"Hello {name}")
+        request = ActionRequest(action, route="push", key="k")
+        batch = ActionBatch(lane, "flow", [request], received_at=NOW, caps=Caps(None, None))
+        return (await store.action_intake.add([batch]))[0]
+
+    await submit("adeline")
+    await submit("bo")
+    assert await store.erasure.find("other", "adeline") == ErasureResult(0)
+    assert await store.erasure.forget("acme", "adeline", now=NOW) == ErasureResult(1, (), 1)
+    assert await submit("adeline") == ActionReceipt(0, 1, 0)
+    dump = await dump_tables(store)
+    assert "adeline" not in dump
+    assert "hello bo" in dump
 
 
 async def test_an_audience_scan_does_not_restore_an_erased_person(store: SqlStore) -> None:

@@ -45,8 +45,8 @@ class _Identifiers:
 
     @property
     def people(self) -> int:
-        """How many people; one known only by groups counts as one."""
-        return len(self.rows) or int(bool(self.emails))
+        """How many people; one known only by groups or actions counts as one."""
+        return len(self.rows) or int(bool(self.emails or self.ids))
 
     @property
     def names(self) -> list[tuple[str, str]]:
@@ -123,6 +123,7 @@ def _find(c: Connection, connection: str, identifier: str) -> _Identifiers:
         ids, emails = identifiers.ids, identifiers.emails
         new = _with_identifier(c, connection, ids | emails) - identifiers.rows
     identifiers.emails |= _member_addresses(c, connection, ids, emails)
+    identifiers.ids |= _customers(c, connection, ids)
     return identifiers
 
 
@@ -143,6 +144,14 @@ def _member_addresses(c: Connection, connection: str, ids: set[str], emails: set
     found = set(c.execute(select(source_members.c.email).where(of_groups, matches)).scalars())
     kept = select(memberships.c.email).where(on_targets, memberships.c.email.in_(emails | found))
     return found | set(c.execute(kept).scalars())
+
+
+def _customers(c: Connection, connection: str, ids: set[str]) -> set[str]:
+    """Ids under which only actions may know the person."""
+    query = select(actions.c.customer).where(
+        actions.c.person.is_(None), actions.c.customer.in_(ids), _within(actions, connection)
+    )
+    return set(c.execute(query).scalars())
 
 
 def _groups(connection: str) -> Select[tuple[int]]:
