@@ -68,6 +68,9 @@ async def test_an_erased_person_is_in_no_table_and_others_remain(store: SqlStore
     await store.commands.submit(
         "refresh", {"connection": "acme", "person": "Adeline@example.com"}, by="x", now=NOW
     )
+    # A search for dead letters of all connections.
+    search = {"q": "adeline@example.com", "connection": None}
+    await store.commands.submit("retry", search, by="x", now=NOW)
     gone = await store.erasure.forget("acme", "adeline@example.com", now=NOW)
     assert (gone.people, gone.emails) == (1, ("adeline@example.com",))
     assert gone.rows > 3
