@@ -133,9 +133,21 @@ class StoredToken:
         self._log.error("oauth_access_ended", problem=problem.value, detail=detail)
 
     async def aclose(self) -> None:
-        """Waits for a refresh under way: its answer may hold the only valid refresh token."""
+        """Waits for a refresh under way, and up to 10 s for a store that does not take its answer:
+        it may hold the only valid refresh token."""
         if self._renewal is not None:
             await asyncio.wait([self._renewal])
+        deadline = self._clock.monotonic() + _MAX_WAIT
+        while self._unsaved is not None:
+            try:
+                await self._save_unsaved()
+            except StoreError as error:
+                if self._clock.monotonic() >= deadline:
+                    self._log.error(
+                        "oauth_token_lost", problem=error.problem.value, detail=error.detail
+                    )
+                    break
+                await self._clock.sleep(_POLL)
         await self._endpoint.aclose()
 
     def _renewed(self, task: asyncio.Task[Mapping[str, str]]) -> None:

@@ -17,6 +17,7 @@ from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.net.stored_token import CLAIM_TTL, StoredToken
 from connector.net.token_record import MAX_PER_MINUTE
 from connector.runtime.clock import SystemClock
+from connector.runtime.encryption import Cipher
 from connector.sandbox import KlaviyoSandbox, serve
 from connector.store.sql import SqlStore, open_store
 from connector.testing.fakes.clock import FakeClock
@@ -132,6 +133,30 @@ async def test_the_new_pair_is_stored_before_it_is_used(bench: Bench) -> None:
     used = await access_token(token)
     assert bench.klaviyo.oauth.refreshes == 1, "the pair that was received is stored later"
     assert await access_token(bench.token()) == used
+
+
+async def test_a_token_that_is_closed_while_the_store_is_locked_loses_no_refresh_token(
+    bench: Bench,
+) -> None:
+    """A reload closes the token of a connection that it builds again."""
+    await bench.connect()
+    token, put, failures = bench.token(), bench.store.secrets.put, [0]
+
+    async def failing(*args: object, **kwargs: object) -> int | None:
+        failures[0] += 1
+        if failures[0] <= 3:
+            raise StoreError(Problem.STORE_UNAVAILABLE)
+        return await put(*args, **kwargs)  # type: ignore[arg-type]
+
+    bench.store.secrets.put = failing  # type: ignore[method-assign]
+    with pytest.raises(RetryLater):
+        await token()
+    closing = asyncio.create_task(token.aclose())
+    await bench.clock.advance(1)
+    await closing
+    stored = await bench.store.secrets.get("acme", KLAVIYO_OAUTH)
+    assert stored
+    assert Cipher([SECRET]).open(stored)[1] != "refresh-0", "the old one is not valid any more"
 
 
 async def test_a_caller_that_is_cancelled_loses_no_refresh_token(bench: Bench) -> None:
