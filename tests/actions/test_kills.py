@@ -139,6 +139,23 @@ async def run_with_kills(
     return campaign, sum(action.state == "uncertain" for action in all_actions)
 
 
+async def test_with_lookups_disabled_an_action_that_was_killed_is_parked(
+    make_rig: Callable[..., Rig],
+) -> None:
+    """One look right after the start proves nothing: the platform may still apply it."""
+    rig = make_rig(look_ups=())
+    killer = KillSwitch("left", 1)
+    await rig.start(killer.at_point)
+    await rig.send("k")
+    assert killer.triggered.is_set()
+    await rig.kill()
+    await rig.start()
+    await rig.after(601.0)
+    [action] = await rig.all_actions()
+    assert (action.state, action.problem) == ("uncertain", "A10")
+    assert not rig.platform.ledger
+
+
 @pytest.mark.parametrize("supports_lookup", [True, False], ids=["looks up", "cannot look up"])
 async def test_after_a_kill_anywhere_every_action_is_applied_once_or_parked(
     make_rig: Callable[..., Rig], supports_lookup: bool

@@ -73,6 +73,8 @@ class ActionRow(NamedTuple):
     decided_by: str | None
 
 
+_NO_LOOK_UPS = "[connections.actions] look_ups is empty"
+
 COLUMNS = tuple(actions.c[name] for name in ActionRow._fields)
 
 
@@ -158,13 +160,16 @@ def _mark_ambiguous(
 ) -> Values:
     why = {"problem": outcome.problem.value, "detail": outcome.detail, "request": outcome.request}
     if not look_ups:
-        return _parked(now, f"{outcome.problem.meaning}; [connections.actions] look_ups is empty")
+        return _parked(now, f"{outcome.problem.meaning}; {_NO_LOOK_UPS}")
     if row.step == Step.LOOK_UP:  # the look-up itself was interrupted
         return {"state": State.READY, "claim": None, "due": now + round(outcome.after * 1000)}
     return _schedule_look_up(row, 0, now, look_ups) | why
 
 
 def _absent(row: ActionRow, now: Millis, look_ups: Sequence[int]) -> Values:
+    if not look_ups:
+        # Looked up once all the same: it was interrupted, or they were configured until now.
+        return _parked(now, f"not found at the platform; {_NO_LOOK_UPS}")
     lookups = row.lookups + 1
     if lookups < len(look_ups):
         return _schedule_look_up(row, lookups, now, look_ups)
