@@ -104,14 +104,7 @@ class Dispatcher(Generic[M]):
             ready_again=self.wake_at,
         )
         self._switch = LaneSwitch(
-            lane,
-            state,
-            lanes=lanes,
-            queue=queue,
-            lease=lease,
-            clock=clock,
-            metrics=metrics,
-            log=self._log,
+            lane, state, lanes=lanes, queue=queue, clock=clock, metrics=metrics, log=self._log
         )
         self._breaker = LaneBreaker(
             Backoff(policy.retry_base, policy.retry_max), probe_every=policy.probe_every

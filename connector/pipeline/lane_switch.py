@@ -6,14 +6,13 @@ from structlog.typing import FilteringBoundLogger
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneMode, LaneState
-from connector.ports import Clock, Lanes, Lease, Queue
+from connector.ports import Clock, Lanes, Queue
 from connector.runtime.metrics import Metrics
 
 
 class LaneSwitch:
     """Stops a lane and lets it run again. Time that it did not run does not count against the retry
-    horizon of its records. `stop` and `run` raise StoreError, also where the lease was lost: an
-    answer that comes after that must not undo what another process, or a person, has decided."""
+    horizon of its records."""
 
     def __init__(
         self,
@@ -22,7 +21,6 @@ class LaneSwitch:
         *,
         lanes: Lanes,
         queue: Queue,
-        lease: Lease,
         clock: Clock,
         metrics: Metrics,
         log: FilteringBoundLogger,
@@ -31,7 +29,6 @@ class LaneSwitch:
         self._lane = lane
         self._lanes = lanes
         self._queue = queue
-        self._lease = lease
         self._clock = clock
         self._metrics = metrics
         self._log = log
@@ -53,7 +50,7 @@ class LaneSwitch:
             await self._queue.extend_horizon(self._lane.id, stopped)
         self.state = LaneState(mode, problem, detail, self._clock.now())
         self._metrics.record_lane_state(self._lane, mode)
-        await self._lanes.set_state(self._lane.id, self.state, self._lease.fence)
+        await self._lanes.set_state(self._lane.id, self.state)
         log = self._log.info if problem is Problem.PAUSED else self._log.error
         log(f"lane_{mode}", problem=problem.value, meaning=problem.meaning, detail=detail)
 
@@ -62,7 +59,7 @@ class LaneSwitch:
         before, stopped = self.state, self.stopped_for
         state = LaneState("running", None, "", self._clock.now())
         await self._queue.extend_horizon(self._lane.id, stopped)
-        await self._lanes.set_state(self._lane.id, state, self._lease.fence)
+        await self._lanes.set_state(self._lane.id, state)
         self.state = state
         self._metrics.record_lane_state(self._lane, "running")
         problem = before.problem.value if before.problem else None
