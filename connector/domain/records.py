@@ -43,6 +43,12 @@ class Record:
         return replace(self, unique_id=f"{self.unique_id}:{received_at}")
 
 
+FIRST_POLL_STREAM = "people, first poll"
+"""The stream with the cursor of a first poll that has not ended: the people after it are still
+those of a backfill. It is a stream of its own for replicas of an earlier version, which begin such
+a poll again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """How far a stream has been read. `cursor` is opaque to everyone but the source."""

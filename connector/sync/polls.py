@@ -11,7 +11,7 @@ from connector.domain.approvals import FIRST_SYNC
 from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
-from connector.domain.records import Appended, Checkpoint
+from connector.domain.records import FIRST_POLL_STREAM, Appended, Checkpoint
 from connector.domain.remedies import Page, by
 from connector.pipeline.profile_reads import ProfileReadSink, listed_people
 from connector.ports import (
@@ -29,8 +29,8 @@ from connector.runtime.metrics import Metrics
 from connector.sync.flow_guard import FlowGuard
 
 PEOPLE_STREAM = "people"
-_TEST = "test the credentials " + by(Page.SETTINGS, "with `connector check`")
 """Name of the stream in the table of checkpoints."""
+_TEST = "test the credentials " + by(Page.SETTINGS, "with `connector check`")
 _RETRY_DELAY = 30.0
 """Seconds until a failed poll is repeated, unless the next one is due sooner."""
 
@@ -133,16 +133,21 @@ class Poll:
         The first poll may return every person of the platform. It is a backfill: it needs an
         approval as one (guarantee 9), and its people are sent after live traffic.
         """
-        saved = await self._checkpoints.load(self._lane.connection, PEOPLE_STREAM)
-        if saved is None and not await self._may_start():
-            return 0
-        total = 0
-        async for page in self._pages(saved.cursor if saved else None, backfill=saved is None):
-            await self._store_page(page, backfill=saved is None)
+        connection = self._lane.connection
+        saved = await self._checkpoints.load(connection, PEOPLE_STREAM)
+        is_first = saved is None
+        if is_first:
+            saved = await self._checkpoints.load(connection, FIRST_POLL_STREAM)
+            if saved is None and not await self._may_start():
+                return 0
+        cursor, total = saved.cursor if saved else None, 0
+        async for page in self._pages(cursor, backfill=is_first):
+            cursor = cursor if page.cursor is None else page.cursor
+            await self._store_page(page, cursor, is_first=is_first)
             total += len(page.people)
             if not self._lease.valid():
                 return total
-        if saved is None:
+        if is_first:
             await self._guard.close_request(FIRST_SYNC, self._subject)
         return total
 
@@ -172,10 +177,12 @@ class Poll:
                 return
             cursor = page.cursor
 
-    async def _store_page(self, page: PeoplePage, *, backfill: bool) -> None:
+    async def _store_page(self, page: PeoplePage, cursor: str | None, *, is_first: bool) -> None:
+        """Store a page, and the cursor after it."""
         now = self._clock.now()
-        checkpoint = Checkpoint(PEOPLE_STREAM, page.cursor) if page.cursor is not None else None
-        observed = listed_people(self._profile_reads, page, now, backfill=backfill)
+        stream = FIRST_POLL_STREAM if is_first and page.more else PEOPLE_STREAM
+        checkpoint = None if cursor is None else Checkpoint(stream, cursor)
+        observed = listed_people(self._profile_reads, page, now, backfill=is_first)
         await self._reads.bulk_observe(self._lane, observed, now=now, checkpoint=checkpoint)
         self._metrics.record_received(self._lane, "poll", Appended(len(observed), 0), now)
         if observed:

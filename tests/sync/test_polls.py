@@ -193,6 +193,30 @@ async def test_people_of_a_first_poll_have_backfill_priority_and_later_ones_do_n
     assert (ready.batch, ready.backfill_batch) == (1, 1)
 
 
+async def test_a_first_poll_that_was_cut_off_continues_as_a_first_poll(make: Any) -> None:
+    harness = make(Pages(6))
+    harness.flows.names = ["Winback"]
+    await harness.poll.poll()
+    [approval] = await harness.store.approvals.find()
+    await harness.store.approvals.decide(
+        approval.id, approved=True, by="ana", now=harness.clock.now()
+    )
+    harness.lease.held = False
+    assert await harness.poll.poll() == 2
+    harness.lease.held = True
+    harness.pages.requested_cursors.clear()
+    assert await harness.poll.poll() == 4
+    assert harness.pages.requested_cursors == ["2", "4"]
+    ready = await harness.store.profiles.ready(harness.writes.id, now=harness.clock.now(), limit=9)
+    assert (ready.batch, ready.backfill_batch) == (0, 6)
+    assert await harness.store.approvals.find(pending=False) == []
+    assert [found[1] for found in await harness.store.reports.streams()] == [PEOPLE_STREAM]
+    harness.pages.people += ["late"]
+    assert await harness.poll.poll() == 1
+    ready = await harness.store.profiles.ready(harness.writes.id, now=harness.clock.now(), limit=9)
+    assert (ready.batch, ready.backfill_batch) == (1, 6)
+
+
 async def test_a_repeated_cursor_ends_the_poll_and_loses_no_one(make: Any) -> None:
     harness = make(Pages(2))
     harness.pages.stuck = True

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from connector.domain.lanes import Lane, LaneId, Millis, QueueName
 from connector.domain.outcomes import Request
-from connector.domain.records import State
+from connector.domain.records import FIRST_POLL_STREAM, State
 from connector.ports import Backlog
 from connector.store import counters
 from connector.store.admin import requests as request_rows
@@ -86,6 +86,8 @@ class SqlReports:
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         t = checkpoints.c
         query = select(t.connection, t.stream, t.cursor, t.saved_at)
+        # Its row stays, and would be shown as a stream that lags ever more.
+        query = query.where(t.stream != FIRST_POLL_STREAM)
         ordered = query.order_by(t.connection, t.stream)
         return await self._database.read(
             lambda c: [
