@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from connector.domain.approvals import FIRST_SYNC
 from connector.domain.attention import Affected, AttentionItem
-from connector.domain.errors import DeliveryError, Problem
+from connector.domain.errors import DeliveryError, Problem, Rejected
 from connector.domain.lanes import Lane
 from connector.domain.records import FIRST_POLL_STREAM, Appended, Checkpoint
 from connector.domain.remedies import Page, by
@@ -74,6 +74,7 @@ class Poll:
         self._first_poll_done = asyncio.Event()
         self._people_count: int | None = None
         self._subject = f"people of {lane.destination}"
+        self._begin_again = False
         self._problem: Problem | None = None
         self._log = log.get("polls").bind(connection=lane.connection)
         self._failures = FailureStreak(self._log, "poll_failed", "poll_recovered")
@@ -114,6 +115,8 @@ class Poll:
         try:
             await self.poll()
         except DeliveryError as error:
+            # Most likely the cursor has expired.
+            self._begin_again = isinstance(error, Rejected)
             self._problem = error.problem
             self._failures.record(error.detail, problem=error.problem.value)
             return min(self._every, _RETRY_DELAY)
@@ -131,7 +134,8 @@ class Poll:
         and StoreError.
 
         The first poll may return every person of the platform. It is a backfill: it needs an
-        approval as one (guarantee 9), and its people are sent after live traffic.
+        approval as one (guarantee 9), and its people are sent after live traffic, as are those of a
+        poll that begins again because its cursor was refused.
         """
         connection = self._lane.connection
         saved = await self._checkpoints.load(connection, PEOPLE_STREAM)
@@ -140,13 +144,15 @@ class Poll:
             saved = await self._checkpoints.load(connection, FIRST_POLL_STREAM)
             if saved is None and not await self._may_start():
                 return 0
-        cursor, total = saved.cursor if saved else None, 0
-        async for page in self._pages(cursor, backfill=is_first):
+        cursor, total = saved.cursor if saved and not self._begin_again else None, 0
+        backfill = is_first or self._begin_again
+        async for page in self._pages(cursor, backfill=backfill):
             cursor = cursor if page.cursor is None else page.cursor
-            await self._store_page(page, cursor, is_first=is_first)
+            await self._store_page(page, cursor, backfill=backfill)
             total += len(page.people)
             if not self._lease.valid():
                 return total
+        self._begin_again = False
         if is_first:
             await self._guard.close_request(FIRST_SYNC, self._subject)
         return total
@@ -177,12 +183,12 @@ class Poll:
                 return
             cursor = page.cursor
 
-    async def _store_page(self, page: PeoplePage, cursor: str | None, *, is_first: bool) -> None:
+    async def _store_page(self, page: PeoplePage, cursor: str | None, *, backfill: bool) -> None:
         """Store a page, and the cursor after it."""
         now = self._clock.now()
-        stream = FIRST_POLL_STREAM if is_first and page.more else PEOPLE_STREAM
+        stream = FIRST_POLL_STREAM if backfill and page.more else PEOPLE_STREAM
         checkpoint = None if cursor is None else Checkpoint(stream, cursor)
-        observed = listed_people(self._profile_reads, page, now, backfill=is_first)
+        observed = listed_people(self._profile_reads, page, now, backfill=backfill)
         await self._reads.bulk_observe(self._lane, observed, now=now, checkpoint=checkpoint)
         self._metrics.record_received(self._lane, "poll", Appended(len(observed), 0), now)
         if observed:

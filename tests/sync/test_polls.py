@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connector.domain.attention import Check
-from connector.domain.errors import AmbiguousError, Problem, StoreError
+from connector.domain.errors import AmbiguousError, Problem, Rejected, StoreError
 from connector.domain.lanes import Lane, Millis
 from connector.domain.records import Checkpoint
 from connector.mapping import load
@@ -59,6 +59,7 @@ class Pages:
         self.requested_cursors: list[str | None] = []
         self.fail: Callable[[], Exception] | None = None
         self.stuck = False
+        self.refused: str | None = None
 
     async def page(
         self, cursor: str | None, fields: frozenset[str], *, backfill: bool = False
@@ -66,6 +67,8 @@ class Pages:
         self.requested_cursors.append(cursor)
         if self.fail:
             raise self.fail()
+        if cursor is not None and cursor == self.refused:
+            raise Rejected(Problem.PLATFORM_REFUSED, "page_info is not known")
         start = int(cursor or 0)
         names = self.people[start : start + self.size]
         end = start + len(names)
@@ -234,6 +237,21 @@ async def test_a_page_that_fails_leaves_the_cursor_where_it_was(make: Any) -> No
     assert await harness.cursor() == Checkpoint(PEOPLE_STREAM, "4")
     harness.pages.fail = None
     assert await harness.poll.poll() == 1
+
+
+async def test_a_cursor_that_the_platform_refuses_is_given_up(make: Any) -> None:
+    harness = make(Pages(4))
+    await harness.poll.poll()
+    harness.pages.refused, harness.pages.size = "4", 5
+    harness.pages.people += ["late"]
+    assert await harness.poll.run_once() == 30.0
+    assert await harness.poll.attention()
+    assert await harness.poll.run_once() == 300.0
+    assert not await harness.poll.attention()
+    assert await harness.store.timelines.find("acme", "late")
+    ready = await harness.store.profiles.ready(harness.writes.id, now=harness.clock.now(), limit=9)
+    assert (ready.batch, ready.backfill_batch) == (0, 5)
+    assert await harness.cursor() == Checkpoint(PEOPLE_STREAM, "5")
 
 
 async def test_without_the_lease_it_stops_after_the_current_page(make: Any) -> None:
