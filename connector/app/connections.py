@@ -15,7 +15,7 @@ from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem, StoreError
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneId, Millis
 from connector.klaviyo.limits import endpoint_label
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
@@ -91,7 +91,7 @@ class Connections:
         self.changing = asyncio.Lock()
         self.unconfirmed = asyncio.Event()
         self._writers: dict[str, Writer] = {}
-        self._import_lanes: Sequence[tuple[Lane, str | None]] = ()
+        self._stored_lanes: Sequence[tuple[Lane, str | None]] = ()
         self._untracked: dict[str, list[Lane]] = {}
         self._config = Config()
         self._store = store
@@ -223,13 +223,15 @@ class Connections:
         return [r for r in list(self.runtimes.values()) if r.lease.resource == resource]
 
     def lanes_of(self, resource: str) -> list[LaneId] | None:
-        """The lanes whose claims are its holder's, also those that do not run any more; None: all
-        there are."""
+        """The lanes whose claims are its holder's, also those that do not run any more, such as
+        those to a platform that was replaced; None: all there are."""
         if not self._shared:
             return None
         mine = self._of(resource)
-        running = [dispatcher.lane.id for r in mine for dispatcher in r.dispatchers]
-        return running + [lane.id for r in mine for lane in self._untracked.get(r.name, ())]
+        names = {r.name for r in mine}
+        lanes = {dispatcher.lane.id for r in mine for dispatcher in r.dispatchers}
+        lanes |= {lane.id for lane, _ in self._stored_lanes if lane.connection in names}
+        return sorted(lanes | {lane.id for name in names for lane in self._untracked.get(name, ())})
 
     def command_scope(self, resources: Collection[str]) -> CommandScope:
         """The commands that the holder of these resources carries out."""
@@ -297,7 +299,7 @@ class Connections:
         _replace(self.accounts, accounts, candidate)
         _replace(self.broken, result.broken, candidate)
         _replace(self._writers, result.writers, candidate)
-        self._import_lanes = result.import_lanes
+        self._stored_lanes = result.stored_lanes
         self._assign_untracked()
         self._report_broken(self.broken)
 
@@ -311,7 +313,9 @@ class Connections:
             if (id := self.accounts[name].id) is not None:
                 first.setdefault(id, name)
         self._untracked = {}
-        for lane, account in self._import_lanes:
+        for lane, account in self._stored_lanes:
+            if lane.lane_kind not in (PROFILES, LIST_MEMBERS):
+                continue
             follower = lane.connection if account is None else first.get(account)
             if lane.id not in running and follower in enabled:
                 self._untracked.setdefault(follower, []).append(lane)

@@ -12,6 +12,7 @@ import pytest
 
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.domain.actions import Action, ActionBatch, ActionRequest, Caps
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import SEGMENT_MEMBERS, DeliveryMode, LaneId, Millis, QuotaUsage
 from connector.domain.memberships import Link
@@ -441,3 +442,33 @@ async def test_a_reload_during_a_hand_over_releases_what_stopped_lanes_had_claim
         lease.activate()
         ready = await queue.ready(lane.id, now=app.clock.now(), limit=1)
         assert ready.total == 1
+
+
+async def test_an_action_whose_platform_was_replaced_waits_for_a_persons_decision(
+    tmp_path: Path, silenced_logs: None, postgres_url: str, holder: SqlStore
+) -> None:
+    """A process was killed while it sent the action, and the connection has another platform by
+    now."""
+    async with opened(tmp_path, postgres_url) as world:
+        world.answer()
+        clock = SystemClock()
+        lane = await holder.lanes.ensure("acme", "yotpo", "action")
+        action = Action("adjust", email="ana@example.com", amount=5, reason="r")
+        request = ActionRequest(action, "points/adjust", "k")
+        batch = ActionBatch(lane, "flow", [request], clock.now(), Caps(3))
+        await holder.action_intake.add([batch])
+        account = world.klaviyo.account_id
+        fence = await holder.leases.acquire(account, "killed", now=clock.now(), ttl=_TTL)
+        assert isinstance(fence, Fence)
+        assert await holder.actions.claim(
+            lane, fence, now=clock.now(), limit=1, mode=DeliveryMode.BATCH, mapping=""
+        )
+        await holder.leases.release([fence])
+        async with world.running() as app:
+            await async_until("its lease is taken", lambda: app.leases.of(account).valid())
+            [found] = await app.store.action_views.find()
+            assert found.state == "uncertain"
+            decided = await app.store.action_decisions.decide(
+                found.id, "applied", by="ana", now=clock.now()
+            )
+            assert not isinstance(decided, str), decided

@@ -73,15 +73,14 @@ async def _close(client: Client, connection: str) -> None:
 @dataclass(frozen=True, slots=True)
 class BuildResult:
     """Runtimes by connection with the accounts that they were built for, why enabled connections
-    without one have none, and what each connection writes at Klaviyo. `import_lanes`: every stored
-    lane whose writes import jobs may hold, also of connections that are not configured, with the
-    account of its connection."""
+    without one have none, and what each connection writes at Klaviyo. `stored_lanes`: all of the
+    store, also of connections that are not configured, with the account of their connection."""
 
     runtimes: dict[str, ConnectionRuntime]
     broken: dict[str, str]
     accounts: Mapping[str, Account]
     writers: Mapping[str, Writer]
-    import_lanes: Sequence[tuple[Lane, str | None]]
+    stored_lanes: Sequence[tuple[Lane, str | None]]
 
 
 class ConnectionBuilder:
@@ -133,9 +132,9 @@ class ConnectionBuilder:
                 return await self._build(connection)
 
         built = await asyncio.gather(*map(build, connections), return_exceptions=True)
-        import_lanes = self._stored.import_lanes()
+        stored_lanes = self._stored.lanes()
         self._stored.clear()
-        result = BuildResult({}, {}, self.accounts, self.writers, import_lanes)
+        result = BuildResult({}, {}, self.accounts, self.writers, stored_lanes)
         failed: list[BaseException] = []
         for connection, found in zip(connections, built, strict=True):
             if isinstance(found, ConnectionRuntime):

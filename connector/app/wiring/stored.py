@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from connector.domain.lanes import LIST_MEMBERS, PROFILES, Kind, Lane, LaneId, LaneState
+from connector.domain.lanes import Kind, Lane, LaneId, LaneState
 from connector.domain.memberships import Group
 from connector.mapping import CompiledMapping
 from connector.ports import Clock, Store
@@ -47,13 +47,9 @@ class StoredFacts:
         """The Klaviyo account of the connection; None before its first contact."""
         return self._accounts.get(connection)
 
-    def import_lanes(self) -> list[tuple[Lane, str | None]]:
-        """The lanes whose writes import jobs may hold, with the account of their connection."""
-        return [
-            (lane, self._accounts.get(lane.connection))
-            for lane in self._lanes.values()
-            if lane.lane_kind in (PROFILES, LIST_MEMBERS)
-        ]
+    def lanes(self) -> list[tuple[Lane, str | None]]:
+        """All lanes, with the account of their connection."""
+        return [(lane, self._accounts.get(lane.connection)) for lane in self._lanes.values()]
 
     def groups(self, connection: str) -> Sequence[Group]:
         """The groups that its links named before it was built."""
