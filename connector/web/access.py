@@ -157,8 +157,9 @@ class Access:
         session = self.sessions.read(request.cookies.get(SESSION_COOKIE, ""))
         if session is None:
             raise AccessDenied(401, "sign in, or send a bearer token")
-        known = {self.sessions.digest(password) for _, password in self._current().passwords}
-        if session.password not in known:
+        passwords = self._current().passwords
+        known = {(role, self.sessions.digest(password)) for role, password in passwords}
+        if (session.role, session.password) not in known:
             raise AccessDenied(401, "the password has changed: sign in again")
         return Principal(session.role, session.role, "session", session)
 

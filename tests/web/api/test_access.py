@@ -148,6 +148,15 @@ def test_a_session_ends_by_time_and_with_its_password() -> None:
         guard.identify(request(cookie))
 
 
+def test_a_session_ends_when_its_password_becomes_that_of_a_viewer() -> None:
+    clock, key = FakeClock(), "A" * 43 + "="
+    signed_in = access(clock, Console(password=["shared"]), key).sign_in(request(), "shared")
+    assert signed_in
+    lowered = access(clock, Console(password=["new"], viewer_password=["shared"]), key)
+    with pytest.raises(Exception, match="sign in"):
+        lowered.identify(request(signed_in[1]))
+
+
 def test_wrong_passwords_are_throttled_by_address() -> None:
     clock = FakeClock()
     guard = access(clock, Console(password=["open"]))
