@@ -233,7 +233,7 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
     ]
 
 
-async def test_a_person_whom_only_actions_name_is_erased_by_that_id(store: SqlStore) -> None:
+async def test_a_person_that_only_actions_name_is_erased_by_that_id(store: SqlStore) -> None:
     lane = await store.lanes.ensure("acme", "jericommerce", "action")
 
     async def submit(name: str) -> object:
