@@ -173,5 +173,5 @@ def test_a_second_run_on_one_sqlite_file_waits_and_then_names_the_holder(
     )
     assert second.returncode == 1
     assert second.stderr.splitlines()[-2].startswith("S40 ")
-    assert f"/{daemon.process.pid}/" in second.stderr.splitlines()[-2]
+    assert f"process {daemon.process.pid} on " in second.stderr.splitlines()[-2]
     assert daemon.ready()

@@ -351,6 +351,6 @@ def test_a_second_daemon_on_one_store_waits_for_the_live_one(
     )
     *logged, last = second.stdout.splitlines()
     assert last.startswith("S40")
-    assert f"/{daemon.process.pid}/" in last
+    assert f"process {daemon.process.pid} on " in last
     assert any("lease_awaited" in line for line in logged)
     assert daemon.ready()
