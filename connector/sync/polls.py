@@ -115,8 +115,8 @@ class Poll:
         try:
             await self.poll()
         except DeliveryError as error:
-            # Most likely the cursor has expired.
-            self._begin_again = isinstance(error, Rejected)
+            # The cursor may have expired (docs/unverified.md).
+            self._begin_again |= isinstance(error, Rejected)
             self._problem = error.problem
             self._failures.record(error.detail, problem=error.problem.value)
             return min(self._every, _RETRY_DELAY)
