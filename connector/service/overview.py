@@ -298,7 +298,7 @@ class _Connection:
         state = self._state(name, degraded=item is not None)
         # The rate of the last minute outlives the moment in which a lane stops.
         moves = state == "running" or (state == "degraded" and problem in _THROTTLED)
-        waiting = b.ready + b.claimed if moves else 0
+        left = b.ready + b.claimed if moves else 0
         return views.LaneStatus(
             lane=b.lane.lane_kind.title(b.lane.destination),
             destination=b.lane.destination,
@@ -316,7 +316,7 @@ class _Connection:
             dead=b.dead,
             oldest_seconds=_age(b.oldest, self._facts.now),
             per_second=round(per_second, 2),
-            eta_seconds=round(waiting / per_second, 1) if waiting and per_second else None,
+            eta_seconds=round(left / per_second, 1) if left and per_second else None,
             last_delivered=activity.delivered_at,
         )
 
