@@ -26,6 +26,7 @@ from connector.pipeline.outcome_writer import OutcomeWriter, StoreOutage
 from connector.ports import (
     BatchMode,
     Clock,
+    Fence,
     Lanes,
     Lease,
     Queue,
@@ -104,7 +105,13 @@ class Dispatcher(Generic[M]):
             ready_again=self.wake_at,
         )
         self._switch = LaneSwitch(
-            lane, state, lanes=lanes, queue=queue, clock=clock, metrics=metrics, log=self._log
+            lane,
+            state,
+            lanes=lanes,
+            queue=queue,
+            clock=clock,
+            metrics=metrics,
+            log=self._log,
         )
         self._breaker = LaneBreaker(
             Backoff(policy.retry_base, policy.retry_max), probe_every=policy.probe_every
@@ -276,8 +283,8 @@ class Dispatcher(Generic[M]):
         self._breaker.probe_now()
         self.wake()
 
-    async def _run_again(self) -> None:
-        await self._switch.run()
+    async def _run_again(self, fence: Fence | None = None) -> None:
+        await self._switch.run(fence=fence)
         self._breaker.reset()
         self.wake()
 
@@ -318,7 +325,7 @@ class Dispatcher(Generic[M]):
         if self.state.mode == "blocked":
             checks = await self._sink.check()
             if all(check.level == "ok" for check in checks):
-                await self._run_again()
+                await self._run_again(self._lease.fence)
                 return 0
         return self._policy.probe_every
 
@@ -398,20 +405,20 @@ class Dispatcher(Generic[M]):
             await self._apply_stop(delivery.stop)
         elif self.state.mode in ("held", "blocked"):
             if any(is_success(o) for o in delivery.outcomes):
-                await self._run_again()
+                await self._run_again(self._lease.fence)
         elif self.state.mode == "running" and (dead := self._breaker.dead_rate(delivery.outcomes)):
             cause, count = dead
             self._breaker.schedule_probe(self._clock.monotonic())
             detail = (
                 f"{count} of the last {DEAD_RATE_WINDOW} records died of {cause}: {cause.meaning}"
             )
-            await self._switch.stop("held", Problem.HIGH_DEAD_RATE, detail)
+            await self._switch.stop("held", Problem.HIGH_DEAD_RATE, detail, fence=self._lease.fence)
 
     async def _apply_stop(self, stop: Stop) -> None:
         self._breaker.schedule_probe(self._clock.monotonic())
         if self.state.mode == "running":
             mode: LaneMode = "held" if stop.scope == "target" else "blocked"
-            await self._switch.stop(mode, stop.problem, stop.detail)
+            await self._switch.stop(mode, stop.problem, stop.detail, fence=self._lease.fence)
 
 
 class _Passes:

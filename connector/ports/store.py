@@ -53,7 +53,10 @@ class Lanes(Protocol):
 
     async def all(self) -> Sequence[tuple[Lane, LaneState]]: ...
 
-    async def set_state(self, lane: LaneId, state: LaneState) -> None: ...
+    async def set_state(self, lane: LaneId, state: LaneState, fence: Fence | None = None) -> None:
+        """With a `fence` only under its lease: raises StoreError (STORE_HELD) where another process
+        may have stored a newer state."""
+        ...
 
     async def due(self, lanes: Collection[Lane], *, now: Millis) -> frozenset[LaneId]:
         """Which of these lanes have an entry that may be claimed now."""

@@ -471,3 +471,24 @@ async def test_an_action_whose_platform_was_replaced_waits_for_a_persons_decisio
                 found.id, "applied", by="ana", now=clock.now()
             )
             assert not isinstance(decided, str), decided
+
+
+async def test_a_late_answer_does_not_end_the_pause_that_another_process_has_stored(
+    world: World,
+) -> None:
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        events, thief = app.runtimes["acme"].events, Thief(app.store)
+        await events._switch.stop("blocked", Problem.KLAVIYO_KEY)
+        world.klaviyo_gate.open.clear()
+        await world.post()
+        events.probe_now()
+        await async_until("a probe waits for its answer", lambda: events.busy)
+        await async_until("it was sent", lambda: "/api/events" in world.klaviyo_gate.waiting)
+        await thief.take()
+        await async_until("the loss is noticed", lambda: not is_deliverable(app))
+        await thief.pause()
+        world.answer()
+        await async_until("it was answered", lambda: not events.busy)
+        states = {lane.id: state.mode for lane, state in await app.store.lanes.all()}
+        assert states[events.lane.id] == "paused"

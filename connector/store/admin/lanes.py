@@ -20,6 +20,8 @@ from connector.domain.lanes import (
     QueueName,
 )
 from connector.domain.records import State
+from connector.ports import Fence
+from connector.store.admin import leases
 from connector.store.database import Database
 from connector.store.prepared import Prepared, param
 from connector.store.statements import upsert
@@ -141,13 +143,17 @@ class SqlLanes:
 
         return await self._database.read(work)
 
-    async def set_state(self, lane: LaneId, state: LaneState) -> None:
+    async def set_state(self, lane: LaneId, state: LaneState, fence: Fence | None = None) -> None:
         values = {
             "mode": state.mode,
             "problem": state.problem.value if state.problem else None,
             "detail": state.detail,
             "since": state.since,
         }
-        await self._database.write(
-            lambda c: c.execute(update(lanes).where(lanes.c.id == lane).values(values))
-        )
+
+        def work(c: Connection) -> None:
+            if fence is not None:
+                leases.require_lease(c, fence, state.since)
+            c.execute(update(lanes).where(lanes.c.id == lane).values(values))
+
+        await self._database.write(work)

@@ -572,6 +572,16 @@ class StoreContract:
         await store.lanes.set_state(lane.id, state)
         assert await store.lanes.all() == [(lane, state)]
 
+    async def test_a_lost_lease_stores_no_state(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
+        paused = LaneState("paused", Problem.PAUSED, "", NOW)
+        await store.lanes.set_state(lane.id, paused, fence)
+        await store.leases.release([fence])
+        with pytest.raises(StoreError) as caught:
+            await store.lanes.set_state(lane.id, LaneState("running", None, "", NOW), fence)
+        assert caught.value.problem is Problem.STORE_HELD
+        assert await store.lanes.all() == [(lane, paused)]
+
     async def test_spend_adds_up_and_is_saved_with_the_claim(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
         spend = QuotaUsage("acc", "events", 100, 2)

@@ -166,5 +166,5 @@ class MemoryQueue:
     async def due(self, lanes: Collection[Lane], *, now: Millis) -> frozenset[LaneId]:
         return frozenset()
 
-    async def set_state(self, lane: LaneId, state: LaneState) -> None:
+    async def set_state(self, lane: LaneId, state: LaneState, fence: Fence | None = None) -> None:
         self.state = state
