@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -145,7 +146,7 @@ async def test_a_person_is_found_without_an_address_in_the_url(console: ConsoleH
     await console.api.dead_letters("ana")
     answer = await console.browser().submit("/people", "/people", who="ANA@example.com")
     assert "<h1>ana@example.com</h1>" in answer.text
-    assert "ana" not in str(answer.url)
+    assert "ana@" not in unquote(str(answer.url))
     assert "Balance changed" in answer.text
     unknown = await console.browser().submit("/people", "/people", who="else@example.com")
     assert "No person has this address or id." in unknown.text
