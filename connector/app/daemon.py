@@ -212,6 +212,7 @@ class App:
             public_url=self.config.server.public_url,
             patience=patience(self.config),
             runtimes=self.connections.runtimes,
+            running=self.connections.running,
             problems=self._problems.items,
             workers=self._all_workers,
             quota=self.connections.quota,

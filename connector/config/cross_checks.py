@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, SecretStr
 
 from connector.config.connections import Connection, Join
-from connector.config.expand import variable
-from connector.config.faults import Faults, Loc, without_password
+from connector.config.faults import Faults, Loc, set_variable, without_password
 from connector.config.models import Config
 from connector.config.values import Section, field_option
 from connector.domain.hosts import is_loopback
@@ -20,8 +19,8 @@ from connector.domain.hosts import is_loopback
 STORE_SCHEMES = ("sqlite", "postgresql", "postgres")
 
 
-def check(config: Config, written: dict[str, Any], faults: Faults) -> None:
-    """Add every fault between keys to `faults`. `written`: the tree before expansion."""
+def check(config: Config, faults: Faults) -> None:
+    """Add every fault between keys to `faults`."""
     _server(config, faults)
     _store(config, faults)
     _encryption(config, faults)
@@ -31,10 +30,10 @@ def check(config: Config, written: dict[str, Any], faults: Faults) -> None:
     _lists(config, faults)
     for index, connection in enumerate(config.connections):
         loc: Loc = ("connections", index)
-        _credentials(config, connection, loc, written, faults)
-        _actions(connection, loc, written, faults)
+        _credentials(config, connection, loc, faults)
+        _actions(connection, loc, faults)
         _joins(connection, loc, faults)
-    _tls(config, written, faults)
+    _tls(config, faults)
 
 
 def _host(url: str) -> str | None:
@@ -43,15 +42,6 @@ def _host(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-def _value_at(tree: Any, loc: Loc) -> Any:
-    for part in loc:
-        try:
-            tree = tree[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return tree
 
 
 def _server(config: Config, faults: Faults) -> None:
@@ -169,21 +159,18 @@ def _lists(config: Config, faults: Faults) -> None:
                     )
 
 
-def _how_to_set(written: Any, suggestion: str) -> str:
+def _how_to_set(faults: Faults, loc: Loc, suggestion: str) -> str:
     """How to fill an empty secret: through the variable that the file names, if any."""
-    name = variable(written)
-    if name:
-        return f"set {name} in the environment or in .env"
-    return f'write "${{{suggestion}}}" here and set {suggestion} in the environment or in .env'
+    if name := faults.variable_at(loc):
+        return set_variable(name)
+    return f'write "${{{suggestion}}}" here and {set_variable(suggestion)}'
 
 
 def _prefix(connection: Connection) -> str:
     return connection.name.upper().replace("-", "_")
 
 
-def _credentials(
-    config: Config, connection: Connection, loc: Loc, written: dict[str, Any], faults: Faults
-) -> None:
+def _credentials(config: Config, connection: Connection, loc: Loc, faults: Faults) -> None:
     if not connection.enabled:
         return
     if connection.klaviyo.auth == "oauth":
@@ -191,11 +178,11 @@ def _credentials(
             value = getattr(config.klaviyo_app, name)
             if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
                 key: Loc = ("klaviyo_app", name)
-                how = _how_to_set(_value_at(written, key), f"KLAVIYO_{name.upper()}")
+                how = _how_to_set(faults, key, f"KLAVIYO_{name.upper()}")
                 faults.add(key, f'found "", allowed the app\'s {name} for OAuth: {how}')
         if not config.security.encryption_key:
             key = ("security", "encryption_key")
-            how = _how_to_set(_value_at(written, key), "CONNECTOR_ENCRYPTION_KEY")
+            how = _how_to_set(faults, key, "CONNECTOR_ENCRYPTION_KEY")
             faults.add(
                 key,
                 "found no key, allowed a Fernet key, which OAuth needs to store its tokens (make "
@@ -203,7 +190,7 @@ def _credentials(
             )
     elif not connection.klaviyo.private_key.get_secret_value():
         key = (*loc, "klaviyo", "private_key")
-        how = _how_to_set(_value_at(written, key), "KLAVIYO_PRIVATE_KEY")
+        how = _how_to_set(faults, key, "KLAVIYO_PRIVATE_KEY")
         faults.add(key, f'found "", allowed a private key: {how}')
     if not isinstance(connection.settings, BaseModel):
         return
@@ -212,14 +199,14 @@ def _credentials(
         plain = value.get_secret_value() if isinstance(value, SecretStr) else value
         if field_option(field, "needed") and not plain:
             key = (*loc, "settings", name)
-            how = _how_to_set(_value_at(written, key), f"{_prefix(connection)}_{name.upper()}")
+            how = _how_to_set(faults, key, f"{_prefix(connection)}_{name.upper()}")
             faults.add(key, f'found "", allowed a value that is not empty: {how}')
 
 
-def _actions(connection: Connection, loc: Loc, written: dict[str, Any], faults: Faults) -> None:
+def _actions(connection: Connection, loc: Loc, faults: Faults) -> None:
     if connection.actions is not None and not connection.actions.secret:
         key = (*loc, "actions", "secret")
-        how = _how_to_set(_value_at(written, key), f"{_prefix(connection)}_FLOW_SECRET")
+        how = _how_to_set(faults, key, f"{_prefix(connection)}_FLOW_SECRET")
         faults.add(key, f"found no secret, allowed one or a list of them: {how}")
 
 
@@ -255,7 +242,7 @@ def _addresses(config: Config) -> Iterator[tuple[Loc, str]]:
                     yield ("connections", index, name, key), value
 
 
-def _tls(config: Config, written: dict[str, Any], faults: Faults) -> None:
+def _tls(config: Config, faults: Faults) -> None:
     allowed = {host.lower() for host in config.security.allow_http}
     seen: set[tuple[Loc, str]] = set()
     for loc, url in _addresses(config):
@@ -266,7 +253,7 @@ def _tls(config: Config, written: dict[str, Any], faults: Faults) -> None:
             faults.add(loc, "found text that is not a URL, allowed https:// and a host")
         elif url.lower().startswith("http://") and not is_loopback(host) and host not in allowed:
             # A default that is derived from a faulty base_url is fixed with it.
-            if _value_at(written, loc) is None and (loc[:-1], host) in seen:
+            if faults.written_at(loc) is None and (loc[:-1], host) in seen:
                 continue
             seen.add((loc[:-1], host))
             faults.add(

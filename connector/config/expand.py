@@ -12,7 +12,6 @@ from connector.config.faults import Faults, Loc
 _TOKEN = re.compile(r"\$\$|\$\{([^}]*)(\})?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SECRET_NAME = re.compile(r"secret|password|passwd|token|key|credential", re.IGNORECASE)
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
 
 class ExpansionError(ValueError):
@@ -22,12 +21,6 @@ class ExpansionError(ValueError):
 def escaped(text: str) -> str:
     """Escape `text` so that expansion returns it unchanged."""
     return text.replace("$", "$$")
-
-
-def variable(written: object) -> str | None:
-    """The first variable in an unexpanded string, or None."""
-    match = _VARIABLE.search(written.replace("$$", "")) if isinstance(written, str) else None
-    return match[1] if match else None
 
 
 class Expander:

@@ -21,6 +21,7 @@ Loc: TypeAlias = tuple[str | int, ...]
 
 NAME = re.compile(r"[a-z0-9-]+", re.ASCII)
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 _PASSWORD = re.compile(r"(://[^\s:/@]*):.*@|(password=)[^&\s]*", re.DOTALL)
 
 
@@ -29,15 +30,38 @@ def without_password(text: str) -> str:
     return _PASSWORD.sub(lambda m: f"{m[2]}***" if m[2] else f"{m[1]}:***@", text)
 
 
+def set_variable(name: str) -> str:
+    """How to fill a value that the file takes from this variable."""
+    return f"set {name} in the environment or in .env"
+
+
 class Faults:
     """Faults by key, in the order found. Only the first fault of a key is kept."""
 
     def __init__(self) -> None:
         self._found: dict[Loc, str] = {}
         self.sensitive: Collection[str] = ()
+        self.written: Any = {}
+        """The tree before expansion."""
 
     def __bool__(self) -> bool:
         return bool(self._found)
+
+    def written_at(self, loc: Loc) -> Any:
+        """What the file says for a key, None where nothing."""
+        found = self.written
+        for part in loc:
+            try:
+                found = found[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return found
+
+    def variable_at(self, loc: Loc) -> str | None:
+        """The first variable that the file names for a key, if any."""
+        written = self.written_at(loc)
+        match = _VARIABLE.search(written.replace("$$", "")) if isinstance(written, str) else None
+        return match[1] if match else None
 
     def add(self, loc: Loc, message: str) -> None:
         if not any(loc[: len(known)] == known for known in self._found):
@@ -50,7 +74,10 @@ class Faults:
     def add_errors(self, error: ValidationError, model: type[BaseModel], prefix: Loc = ()) -> None:
         """Add what pydantic found in a table of `model` at `prefix`."""
         for item in error.errors(include_url=False):
-            self.add((*prefix, *item["loc"]), self._message(item, model))
+            loc: Loc = (*prefix, *item["loc"])
+            name = self.variable_at(loc) if item["input"] == "" else None
+            text = self._message(item, model)
+            self.add(loc, f"{text}: {set_variable(name)}" if name else text)
 
     def _message(self, item: Any, model: type[BaseModel]) -> str:
         loc: Loc = item["loc"]

@@ -67,7 +67,7 @@ def load(
     expander = Expander(environment(path.parent, real))
     faults.sensitive = expander.sensitive
     merged = read(path, expander, faults)
-    written = copy.deepcopy(merged.tree)
+    written = faults.written = copy.deepcopy(merged.tree)
     applied = apply(written, overrides, lambda name: _expanded(expander, str(name), path.parent))
     exported = copy.deepcopy(written)
     _fill(Config, written, settings_models or {})
@@ -77,7 +77,7 @@ def load(
     _read_settings(tree, settings_models, faults)
     config = _validated(Config, tree, (), faults)
     if config is not None:
-        check(config, written, faults)
+        check(config, faults)
     lines = merged.unreadable + _with_origin(faults.lines(labels), applied)
     needed = complete or merged.unreadable or any(x.startswith(_BOOTSTRAP) for x in lines)
     if config is None or (lines and needed):

@@ -127,7 +127,8 @@ ADVICE: Final[dict[str, Advice]] = {
     "S10": Advice(
         "webhooks are answered 503, so that platforms repeat them; nothing is sent",
         "bring the database or its disk back, or end the program that locks the store's file "
-        "(`fuser -v FILE`); the connector reconnects by itself",
+        "(`fuser -v state/connector.db`, or as `[store] url` says); the connector reconnects by "
+        "itself",
     ),
     "S20": Advice(
         "webhooks are answered 503, so that platforms repeat them; deliveries continue",

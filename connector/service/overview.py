@@ -44,14 +44,16 @@ _NO_LANE = LaneReport(per_second=0.0)
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a status is made of. `report` is that of the process that runs, or of the last one,
-    saved at `seen_at`, `holders` are by the resource of their lease. `items` are of single lanes
-    and other things, `attention` and `degraded` are of causes, ready to be shown."""
+    saved at `seen_at`; `killed`: that process ended without a stop. `holders` are by the resource
+    of their lease. `items` are of single lanes and other things, `attention` and `degraded` are of
+    causes, ready to be shown."""
 
     now: Millis
     version: str
     holders: Mapping[str, str]
     report: ProcessReport
     seen_at: Millis | None
+    killed: bool
     items: Sequence[AttentionItem]
     attention: Sequence[AttentionItem]
     degraded: Sequence[AttentionItem]
@@ -148,7 +150,8 @@ def verdict(facts: Facts) -> views.Verdict:
         if facts.seen_at is None:
             since = "Not started yet"
         else:
-            since = f"Stopped {format_age((facts.now - facts.seen_at) / 1000)} ago"
+            how = "Killed or crashed" if facts.killed else "Stopped"
+            since = f"{how} {format_age((facts.now - facts.seen_at) / 1000)} ago"
         return views.Verdict(
             level="stopped", text=f"{since}, {waits if waiting else 'nothing waits'}"
         )
@@ -168,7 +171,9 @@ def verdict(facts: Facts) -> views.Verdict:
         text = f"{' and '.join(away)} {verb} {_how(facts.degraded)}, {waits}{retry}"
         return views.Verdict(level="degraded", text=text)
     paused = [b.lane.connection for b in facts.backlogs if b.state.problem is Problem.PAUSED]
-    well = "All well" + (f", {waits}" if waiting else ", nothing waits")
+    starting = [name for name, c in facts.report.connections.items() if c.starting]
+    well = f"Starting: {', '.join(starting)}" if starting else "All well"
+    well += f", {waits}" if waiting else ", nothing waits"
     if paused:
         names = dict.fromkeys(paused)
         well += f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} paused"

@@ -7,7 +7,7 @@ and says when the process was last alive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -60,14 +60,16 @@ class RefusedCalls(_Report):
 
 
 class ConnectionReport(_Report):
-    """One connection as configured in the process, and what arrived. `lease` is the resource whose
-    lease it needs. Times in ms since 1970."""
+    """One connection as configured in the process, and what arrived. `starting`: it is enabled, and
+    its lanes do not run yet. `lease` is the resource whose lease it needs. Times in ms since
+    1970."""
 
     title: str
     source: str
     mode: str
     enabled: bool
     modules: tuple[str, ...]
+    starting: bool = False
     lease: str = ""
     received: dict[str, int] = {}
     refused: dict[str, RefusedCalls] = {}
@@ -97,11 +99,11 @@ class ProcessReport(_Report):
 
 @dataclass(slots=True, kw_only=True)
 class Process:
-    """This process. The callables and the mapping are read at every report.
+    """This process. The callables and the collections are read at every report.
 
-    `people`: (connection, state) → number of people, as last counted. `holder` is its name as a
-    holder of leases, `resources` those whose lease it can use. `since`: key of an item →
-    when it was first seen, in ms.
+    `people`: (connection, state) → number of people, as last counted. `running`: names of the
+    connections whose lanes run. `holder` is its name as a holder of leases, `resources` those whose
+    lease it can use. `since`: key of an item → when it was first seen, in ms.
     """
 
     clock: Clock
@@ -109,6 +111,7 @@ class Process:
     public_url: str = ""
     patience: float = DEFAULT_PATIENCE
     runtimes: Mapping[str, ConnectionRuntime] = field(default_factory=dict)
+    running: Collection[str] = ()
     problems: Callable[[], Sequence[AttentionItem]] = tuple
     workers: Callable[[], Sequence[Worker]] = tuple
     quota: Callable[[], Sequence[QuotaUse]] = tuple
@@ -190,6 +193,7 @@ class Process:
             mode=runtime.mode,
             enabled=runtime.enabled,
             modules=runtime.modules,
+            starting=runtime.enabled and runtime.name not in self.running,
             lease=runtime.lease.resource,
             received={via: at for (c, via), at in activity.received.items() if c == name},
             refused={

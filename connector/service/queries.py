@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from connector import __version__
 from connector.domain.attention import AttentionItem
@@ -59,6 +59,17 @@ def _first(holders: Mapping[str, str]) -> str | None:
     return holders.get(STORE_RESOURCE) or next(iter(holders.values()), None)
 
 
+class _Known(NamedTuple):
+    """`report`: of the processes that run as one, or of the one that ran last. `holders`: who holds
+    which lease now. `at`: when the newest report was made. `killed`: none runs, and the last one
+    has not announced its end."""
+
+    report: ProcessReport
+    holders: dict[str, str]
+    at: Millis | None = None
+    killed: bool = False
+
+
 class Queries:
     """Queries of the store. `process` is None where no connection runs in this process."""
 
@@ -91,7 +102,7 @@ class Queries:
 
     async def connection_names(self) -> Sequence[str]:
         """Connections that run, or have run on this store."""
-        report, _, _ = await self._known()
+        report = (await self._known()).report
         lanes = [lane.connection for lane, _ in await self._store.lanes.all()]
         return sorted({*report.connections, *lanes})
 
@@ -101,7 +112,8 @@ class Queries:
         With `mappings` (connection → version in use) it also counts the people who were rendered
         with another version: a changed mapping re-sends no one by itself.
         """
-        report, seen_at, holders = await self._known()
+        known = await self._known()
+        report, holders = known.report, known.holders
         backlogs = await self._store.reports.backlog()
         # A process that cannot write loses its lease and lives on.
         if not holders and (silent := await self._silent_holder()):
@@ -110,15 +122,16 @@ class Queries:
         alive = holder is not None or self._process is not None
         items = await self._all_attention(backlogs, report if alive else None)
         now = self._clock.now()
-        if holder and seen_at is not None and self._process is None:
-            items += await self._silence(holder, now - seen_at)
+        if holder and known.at is not None and self._process is None:
+            items += await self._silence(holder, now - known.at)
         shown = attention.by_cause(items)
         facts = Facts(
             now=now,
             version=__version__,
             holders=holders,
             report=report,
-            seen_at=seen_at,
+            seen_at=known.at,
+            killed=known.killed,
             items=items,
             attention=[i for i in shown if i.needs_person(now, report.patience)],
             degraded=[i for i in shown if not i.needs_person(now, report.patience)],
@@ -140,23 +153,21 @@ class Queries:
             return [attention.locked(holder, millis)]
         return [attention.silent(holder, millis)] if millis > _SILENT_AFTER_MS else []
 
-    async def _known(self) -> tuple[ProcessReport, Millis | None, dict[str, str]]:
-        """The reports of the processes that run as one, or that of the one that ran last; when the
-        newest was made; who holds which lease now."""
+    async def _known(self) -> _Known:
         now, holders = await self._now(), await self.holders()
         states = await self._store.process_reports.since(Millis(now - ALIVE_MS))
         if not states and (latest := await self._store.process_reports.latest()):
             states = [latest]
         reports = {s.holder: read_report(s.document, age=(now - s.saved_at) / 1000) for s in states}
-        seen_at = states[0].saved_at if states else None
         if self._process is not None:
             own = {self._process.holder: await self._process.report()}
             others = {s.holder: reports[s.holder] for s in states if not has_ended(s, now)}
-            return merge({**own, **others, **own}, holders), self._clock.now(), holders
-        if not reports:
-            return ProcessReport(version="", public_url=""), None, holders
+            return _Known(merge({**own, **others, **own}, holders), holders, self._clock.now())
+        if not states:
+            return _Known(ProcessReport(version="", public_url=""), holders)
         running = {s.holder: reports[s.holder] for s in states if not has_ended(s, now)}
-        return merge(running or dict([next(iter(reports.items()))]), holders), seen_at, holders
+        report = merge(running or dict([next(iter(reports.items()))]), holders)
+        return _Known(report, holders, states[0].saved_at, killed=bool(states[0].offers))
 
     async def _now(self) -> Millis:
         """By the clock that the processes' reports are dated with."""
@@ -300,7 +311,8 @@ class Queries:
     async def attention(self, patience: float | None = None) -> list[AttentionItem]:
         """What needs a person now. A remote side that is away does so once that has lasted for
         `patience` seconds; by default those of the configuration."""
-        report, _, holders = await self._known()
+        known = await self._known()
+        report, holders = known.report, known.holders
         alive = bool(holders) or self._process is not None
         items = await self._all_attention(
             await self._store.reports.backlog(), report if alive else None

@@ -183,6 +183,14 @@ def test_oauth_needs_the_app_an_encryption_key_and_no_private_key(faults: Faults
     assert "set KLAVIYO_CLIENT_ID" in found[0]
 
 
+def test_an_empty_value_names_the_variable_that_the_file_takes_it_from(faults: Faults) -> None:
+    text = ACME.replace('program = "acme"', 'program = "${ACME_PROGRAM:-}"')
+    assert faults(text) == [
+        'connections.acme.settings.program: found "", allowed the program\'s slug or UUID: set '
+        "ACME_PROGRAM in the environment or in .env"
+    ]
+
+
 def test_a_syntax_error_names_file_line_and_column(tmp_path: Path, faults: Faults) -> None:
     (fault,) = faults("[log]\nlevel = loud\n")
     assert fault == f"{tmp_path / 'connector.toml'}: line 2, column 9: Invalid value"

@@ -104,6 +104,12 @@ async def test_all_is_well_in_one_line(rig: Rig) -> None:
     assert (found.verdict.level, found.verdict.text) == ("ok", "All well, 3 records wait")
 
 
+async def test_a_start_is_not_called_well_before_its_lanes_run(rig: Rig) -> None:
+    await rig.run(connections={"acme": ACME.model_copy(update={"starting": True}), "beta": ACME})
+    found = await rig.status()
+    assert (found.verdict.level, found.verdict.text) == ("ok", "Starting: acme, 3 records wait")
+
+
 async def test_a_pause_by_a_person_is_named_and_needs_no_one(rig: Rig) -> None:
     await rig.run()
     state = LaneState("paused", Problem.PAUSED, "", rig.clock.now())
@@ -236,7 +242,7 @@ async def test_nothing_runs_when_the_process_is_gone(rig: Rig) -> None:
     await rig.clock.advance(14 * 60.0)
     found = await rig.status()
     assert (found.running, found.holder, found.replicas) == (False, None, [])
-    assert found.verdict.text == "Stopped 14 min ago, 3 records wait"
+    assert found.verdict.text == "Killed or crashed 14 min ago, 3 records wait"
     assert found.stopped_since == rig.clock.now() - 14 * 60_000
     assert {lane.state for lane in found.connections["acme"].lanes} == {"stopped"}
     assert {lane.per_second for lane in found.connections["acme"].lanes} == {0.0}
@@ -244,6 +250,16 @@ async def test_nothing_runs_when_the_process_is_gone(rig: Rig) -> None:
     assert (found.attention, found.degraded) == ([], [])
     [backfill] = found.backfills
     assert (backfill.state, backfill.progressing, backfill.eta_seconds) == ("running", False, None)
+
+
+async def test_a_stop_does_not_look_like_a_kill(rig: Rig) -> None:
+    await rig.run()
+    document = rig.report.model_dump_json()
+    await rig.store.process_reports.withdraw(
+        ProcessState("host/1/-/a", rig.clock.now(), frozenset(), document)
+    )
+    await rig.clock.advance(60.0)
+    assert (await rig.status()).verdict.text == "Stopped 1 min ago, 3 records wait"
 
 
 async def test_a_process_that_holds_the_lease_and_reports_nothing_needs_a_person(rig: Rig) -> None:

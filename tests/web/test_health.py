@@ -132,8 +132,8 @@ async def test_healthz_reports_an_unavailable_store(
     assert (answer.status_code, answer.text) == (
         500,
         "S10 the store is unavailable; what to do: bring the database or its disk back, or end "
-        "the program that locks the store's file (`fuser -v FILE`); the connector reconnects by "
-        "itself\n",
+        "the program that locks the store's file (`fuser -v state/connector.db`, or as `[store] "
+        "url` says); the connector reconnects by itself\n",
     )
 
 
