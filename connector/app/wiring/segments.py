@@ -85,12 +85,8 @@ def _numbered_joins(
     entries: Sequence[Segment],
 ) -> dict[tuple[str, str], Sequence[tuple[int, JoinAction]]]:
     """(segment, tag) → its actions with their numbers."""
-    found: dict[tuple[str, str], Sequence[tuple[int, JoinAction]]] = {}
-    for segment in dict.fromkeys(entry.segment for entry in entries):
-        links = [entry for entry in entries if entry.segment == segment]
-        numbered = number_actions([[_join_action(j) for j in link.on_join] for link in links])
-        found |= {(segment, link.target): n for link, n in zip(links, numbered, strict=True)}
-    return found
+    numbered = number_actions([[_join_action(join) for join in e.on_join] for e in entries])
+    return {(e.segment, e.target): of for e, of in zip(entries, numbered, strict=True)}
 
 
 def _join_actions(
@@ -109,6 +105,7 @@ def _join_actions(
         join_actions,
         submit,
         context.services.store.segment_joins,
+        context.services.store.member_groups,
         include_existing=entry.on_join_existing,
     )
     direction.workers.append(

@@ -22,7 +22,7 @@ from connector.domain.actions import (
 )
 from connector.domain.attention import AttentionItem
 from connector.domain.memberships import Group
-from connector.ports import Member, SegmentJoins
+from connector.ports import Member, MemberGroups, SegmentJoins
 from connector.runtime import log
 
 SubmitActions = Callable[[Origin, Sequence[ActionRequest]], Awaitable[ActionReceipt | Conflict]]
@@ -41,8 +41,9 @@ class JoinAction:
 
 
 def number_actions(links: Sequence[Sequence[JoinAction]]) -> list[list[tuple[int, JoinAction]]]:
-    """The number of each action in the keys, for all links of one segment. The same action of
-    another link has the same number: it is sent once per person and join."""
+    """The number of each action in the keys, for all links: several may have the same segment, by
+    its name and by its id. The same action of another link has the same number: it is sent once
+    per person and join."""
     numbers: dict[tuple[JoinAction, int], int] = {}
     numbered = []
     for join_actions in links:
@@ -57,8 +58,12 @@ def number_actions(links: Sequence[Sequence[JoinAction]]) -> list[list[tuple[int
 
 class JoinActionsWorker:
     """connector.ports.workers.Loop for one link of a segment. The people that its first complete
-    scan finds are the baseline and get no action, unless `include_existing`. `join_actions` are
-    numbered within the segment."""
+    scan finds are the baseline and get no action, unless `include_existing`. `join_actions` have
+    their numbers among those of all links.
+
+    Keys have Klaviyo's id of the segment, so that one which is linked by its id instead of its name
+    triggers nothing twice. Until the id is known, joins wait.
+    """
 
     def __init__(
         self,
@@ -67,14 +72,15 @@ class JoinActionsWorker:
         join_actions: Sequence[tuple[int, JoinAction]],
         submit: SubmitActions,
         joins: SegmentJoins,
+        groups: MemberGroups,
         *,
         include_existing: bool,
     ) -> None:
         self._source = source
-        self._segment = segment
         self._join_actions = join_actions
         self._submit = submit
         self._joins = joins
+        self._groups = groups
         self._include_existing = include_existing
         self.wakeup = asyncio.Event()
         self._log = log.get("memberships").bind(segment=segment)
@@ -87,22 +93,28 @@ class JoinActionsWorker:
         self.wakeup.set()
 
     async def idle(self) -> bool:
-        return not self.wakeup.is_set() and not await self._joins.unhandled(self._source, limit=1)
+        return not self.wakeup.is_set() and not (await self._unhandled(limit=1))[1]
 
     async def attention(self) -> Sequence[AttentionItem]:
         return ()
 
     async def run_once(self) -> float | None:
-        people = await self._joins.unhandled(self._source, limit=_BATCH_SIZE)
+        id, people = await self._unhandled(limit=_BATCH_SIZE)
         for person in people:
-            if isinstance(await self._submit("segment", self._requests_for(person)), Conflict):
+            if isinstance(await self._submit("segment", self._requests_for(person, id)), Conflict):
                 # Other actions were configured when this join was queued: once is enough.
                 self._log.info("join_action_conflict_ignored")
         if people:
             await self._joins.mark_handled(self._source, people)
         return 0 if people else None
 
-    def _requests_for(self, person: Member) -> list[ActionRequest]:
+    async def _unhandled(self, *, limit: int) -> tuple[str, Sequence[Member]]:
+        """Klaviyo's id of the segment, and joins that can be handled."""
+        people = await self._joins.unhandled(self._source, limit=limit)
+        id = (await self._groups.get(self._source)).remote_id if people else None
+        return (id, people) if id is not None else ("", ())
+
+    def _requests_for(self, person: Member, segment_id: str) -> list[ActionRequest]:
         return [
             ActionRequest(
                 Action(
@@ -115,7 +127,7 @@ class JoinActionsWorker:
                     url=join_action.url,
                 ),
                 route=f"segment/{join_action.action}",
-                key=f"{self._segment}:{person.joined_at}:{number}",
+                key=f"{segment_id}:{person.joined_at}:{number}",
             )
             for number, join_action in self._join_actions
         ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from connector.domain.actions import ActionReceipt, ActionRequest, Origin
 from connector.domain.errors import AmbiguousError, ConfigError, Problem, Rejected, StoreError
 from connector.domain.lanes import Millis
 from connector.ports import Member, MembershipResult, MembersPage
 from connector.store.queues.action_intake import SqlActionIntake
+from connector.sync.memberships.join_actions import JoinAction, JoinActionsWorker
 
-from .conftest import Environment, Start
+from .conftest import Configs, Environment, Start
 from .toy import address
 
 SEGMENT = '[[connections.segments]]\nsegment = "Winback"\ntarget = "spring"\n'
@@ -409,3 +412,67 @@ async def test_the_same_join_action_of_two_tags_is_queued_once(start: Start) -> 
     await env.sync("segments", "Winback")
     await env.run_for(20)
     assert await queued_actions(env) == ["increase ada"]
+
+
+async def test_a_segment_that_is_linked_by_its_id_instead_triggers_nothing_twice(
+    start: Start, configs: Configs
+) -> None:
+    entry = WITH_JOIN_ACTIONS + "on_join_existing = true\n"
+    env = await start(entry)
+    members(env, "ada")
+    await env.start()
+    await env.run_for(20)
+    assert await queued_actions(env) == ["increase ada", "push ada"]
+    await env.kill()
+    env.config = configs(entry.replace("Winback", env.klaviyo.segment_ids()["Winback"]))
+    await env.start()
+    await env.run_for(20)
+    members(env, "ada", "bob")
+    await env.sync("segments", "S00000")
+    await env.run_for(20)
+    assert await queued_actions(env) == ["increase ada", "increase bob", "push ada", "push bob"]
+
+
+async def test_actions_of_one_segment_by_name_and_by_id_are_all_queued(start: Start) -> None:
+    entry = '[[connections.segments]]\nsegment = "{}"\ntarget = "{}"\n'
+    entry += 'on_join = [{{ action = "increase", amount = {} }}]\n'
+    env = await start(entry.format("Winback", "spring", 5) + entry.format("S00000", "summer", 7))
+    members(env)
+    await env.start()
+    await env.run_for(20)
+    members(env, "ada", after=30)
+    for name in ("Winback", "S00000"):
+        await env.sync("segments", name)
+    await env.run_for(20)
+    assert await queued_actions(env) == ["increase ada", "increase ada"]
+    assert sorted(action.amount for action in env.toy.applied) == [5, 7]
+
+
+async def test_joins_wait_until_the_id_of_their_segment_is_known(start: Start) -> None:
+    env = await start(WITH_JOIN_ACTIONS)
+    members(env)
+    await env.start()
+    await env.run_for(20)
+    segment, now = await env.group("Winback"), env.clock.now()
+    await env.kill()
+    env.database.dead = False
+    joins, groups, queued = env.store.segment_joins, env.store.member_groups, []
+
+    async def submit(origin: Origin, requests: Sequence[ActionRequest]) -> ActionReceipt:
+        queued.extend(request.key for request in requests)
+        return ActionReceipt(len(requests), 0, 0)
+
+    page = MembersPage([Member(None, address("ada"), "P", Millis(7))], None, False)
+    await env.store.group_scans.begin(segment.id, env.fence, now=now)
+    await env.store.group_scans.save_source_page(
+        segment.id, page, env.fence, requested_at=now, now=now, track_joins=True
+    )
+    await groups.clear_remote_id(segment.id)
+    action = JoinAction("increase", 5)
+    worker = JoinActionsWorker(
+        segment.id, "Winback", [(3, action)], submit, joins, groups, include_existing=False
+    )
+    assert (await worker.run_once(), await worker.idle(), queued) == (None, True, [])
+    await groups.set_remote_id(segment.id, "S00000", "Winback", now=now)
+    assert not await worker.idle()
+    assert (await worker.run_once(), await worker.idle(), queued) == (0, True, ["S00000:7:3"])
