@@ -40,8 +40,9 @@ def hold_previous_owners(c: Connection, o: Observation) -> set[str]:
     return names
 
 
-def transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis) -> bool:
-    """Whether the address that the next write cleans up or moves belongs to other people now.
+def transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis) -> set[int]:
+    """The other people who have the address that the next write cleans up or moves now.
+    Their rows are changed: what was read of them before is out of date.
 
     Their writes then correct the fields that the profile leaves there: a cleanup would unset
     fields of theirs, and a move would take their profile.
@@ -55,7 +56,7 @@ def transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis)
             for owner in owners
         ]
         profile_rows.save(c, changes)
-    return bool(owners)
+    return {owner.person for owner in owners}
 
 
 def is_in_flight(c: Connection, address: str, *, exclude: int) -> bool:
@@ -74,16 +75,19 @@ def is_in_flight(c: Connection, address: str, *, exclude: int) -> bool:
 
 
 def _owners(c: Connection, address: bytes, lane: LaneId, *, exclude: int) -> list[ProfileRow]:
-    """The people who have this address as their own."""
+    """The people who have this address as their own, locked because they are written back."""
     rows = map(ProfileRow._make, _OWNERS.rows(c, address=address, exclude=exclude, lane=lane))
     return [row for row in rows if row.profile.address == address.hex()]
 
 
 _OWNERS = Prepared(
-    select(*COLUMNS).where(
+    select(*COLUMNS)
+    .where(
         profiles.c.address == param("address"),
         profiles.c.person != param("exclude"),
         profiles.c.lane == param("lane"),
         profiles.c.problem.is_distinct_from(Problem.SHARED_ADDRESS.value),
     )
+    .order_by(profiles.c.person)
+    .with_for_update()
 )

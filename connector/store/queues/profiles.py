@@ -127,10 +127,15 @@ class SqlProfiles(ReceiptedQueue):
     ) -> list[Entry] | None:
         """People with nothing to write but what waits for approval are held on the way."""
         addresses: set[str] = set()
+        changed: set[int] = set()
         held = profile_unsets.held_fields(c, spec.lane)
-        rows = _CLAIM.run(c, spec)
-        claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
-        entries = [entry for entry in claimed if entry is not None]
+        rows = [ProfileRow._make(row) for row in _CLAIM.run(c, spec)]
+        entries = []
+        for row in rows:
+            if row.person in changed:
+                row = profile_rows.lock(c, [row.person], claim=spec.token)[row.person]
+            if entry := _claim_write(c, row, spec, addresses, changed, held):
+                entries.append(entry)
         return None if held and rows and not entries else entries
 
     def _settle(
@@ -252,10 +257,12 @@ def _claim_write(
     row: ProfileRow,
     spec: queue.ClaimSpec,
     addresses: set[str],
+    changed: set[int],
     held: frozenset[str],
 ) -> Entry | None:
     """The entry of a claimed row, or None after the row was released. `addresses` are those of the
-    claim so far, to which this one's are added; the removal of `held` fields is left out."""
+    claim so far, to which this one's are added, as are to `changed` the other people whose rows are
+    changed; the removal of `held` fields is left out."""
     profile = row.profile
     write = profile_state.next_write(profile)
     if write is None:
@@ -268,7 +275,8 @@ def _claim_write(
     address = profile_state.write_address(profile)
     is_other = address != profile.address
     both = {address, profile.address} - {""}
-    if is_other and transfer_address(c, profile, spec.lane, spec.now):
+    if is_other and (owners := transfer_address(c, profile, spec.lane, spec.now)):
+        changed |= owners
         left, _ = profile_state.abandon_address(profile)
         profile_rows.save(c, [ready_or_idle(row, left, spec.now)])
         return None

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.outcomes import Accepted, Gone, Retry
 from connector.domain.profile_state import write_from_json
-from connector.domain.profiles import OnLeave
+from connector.domain.profiles import EmailChange, OnLeave
 from connector.domain.records import Page
 from connector.ports import Fence, RetryPolicy, Store
 from connector.testing.contracts.profile_harness import (
@@ -163,6 +165,45 @@ class ProfileAddressesContract:
             person: {"balance": 1, "tier": "Gold"},
             new_owner: {"balance": 7, "tier": None},
         }
+
+    @pytest.mark.parametrize("email_change", ["new", "move"])
+    async def test_two_people_who_exchange_their_addresses_leave_each_other_no_fields(
+        self, store: Store, email_change: EmailChange
+    ) -> None:
+        fence = await acquire_lease(store)
+        events, reads, _ = await lanes(store)
+        ada, bob = "ada@example.com", "bob@example.com"
+        people: dict[str, int] = {}
+        at_klaviyo: dict[str, dict[str, Any]] = {
+            ada: {"balance": 1, "tier": "Gold"},
+            bob: {"balance": 2, "code": "X"},
+        }
+        for name in ("ada", "bob"):
+            await append_events(store, name)
+            people[name] = await read(store, fence, name, **at_klaviyo[f"{name}@example.com"])
+            claim = await claim_writes(store, fence)
+            assert claim
+            await settle(store, claim, Accepted(people[name], "r1", f"K{name}"))
+        for name, email in (("ada", bob), ("bob", ada)):
+            moved = record(email=email, person=name, refresh=True)
+            await store.outbox.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
+            changes: dict[str, Any] = {"tier" if name == "ada" else "code": None}
+            to = email.partition("@")[0]
+            found = await read(store, fence, to, LATER, email_change=email_change, **changes)
+            assert found == people[name]
+        for at in range(LATER + 1, LATER + 16):
+            mode = DeliveryMode.SINGLE if at % 2 else DeliveryMode.BATCH
+            claim = await claim_writes(store, fence, at, mode=mode)
+            for entry in claim.entries if claim else ():
+                write = write_from_json(entry.data)
+                assert not write.pending_move
+                fields = at_klaviyo[write.identity["email"]] | dict(write.sets)
+                at_klaviyo[write.identity["email"]] = {
+                    field: value for field, value in fields.items() if field not in write.unsets
+                }
+                assert claim
+                await settle(store, claim, Accepted(entry.seq, "r"), at=at)
+        assert at_klaviyo == {ada: {"balance": 2}, bob: {"balance": 1}}, at_klaviyo
 
     async def test_an_event_carries_no_fields_while_a_write_to_its_address_is_in_flight(
         self, store: Store

@@ -7,7 +7,7 @@ from typing import Any
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import Observed
 from connector.domain.profile_state import write_from_json
-from connector.domain.profiles import Observation
+from connector.domain.profiles import EmailChange, Observation
 from connector.domain.records import Claim, Page
 from connector.ports import Fence, RetryPolicy, Store
 from connector.testing.contracts.store import HORIZON, NOW, record
@@ -71,7 +71,14 @@ async def claim_writes(
     )
 
 
-def make_observation(person: int, name: str, at: int, lane: LaneId, **changes: Any) -> Observation:
+def make_observation(
+    person: int,
+    name: str,
+    at: int,
+    lane: LaneId,
+    email_change: EmailChange = "new",
+    **changes: Any,
+) -> Observation:
     email = f"{name}@example.com"
     return Observation(
         person=person,
@@ -82,6 +89,7 @@ def make_observation(person: int, name: str, at: int, lane: LaneId, **changes: A
         mapping="v1",
         lane=lane,
         address=email.encode(),
+        email_change=email_change,
     )
 
 
