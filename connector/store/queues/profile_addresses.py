@@ -41,8 +41,8 @@ def hold_previous_owners(c: Connection, o: Observation) -> set[str]:
 
 
 def transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis) -> set[int]:
-    """The other people who have the address that the next write cleans up or moves now.
-    Their rows are changed: what was read of them before is out of date.
+    """Give the address that the next write cleans up or moves to the other people who have it now.
+    Returns them: what was read of their rows before is out of date.
 
     Their writes then correct the fields that the profile leaves there: a cleanup would unset
     fields of theirs, and a move would take their profile.
