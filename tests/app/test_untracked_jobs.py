@@ -112,16 +112,16 @@ async def test_a_profile_follows_the_join_of_a_lane_that_no_longer_runs(
 async def test_a_join_follows_the_profile_of_a_lane_that_no_longer_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silenced_logs: None
 ) -> None:
-    delivery = '[delivery]\nbulk_threshold = 1\nretry_base = "20ms"\nretry_max = "100ms"\n'
-    head = _HEAD.replace("[delivery]\n", delivery)
+    head = _HEAD.replace("[delivery]\n", "[delivery]\nbulk_threshold = 1\n")
     config = head + connection("acme", "events", "profiles")
     async with with_a_member(tmp_path, monkeypatch, config) as (daemon, wll):
-        for endpoint in ("profile-import", "profile-bulk-import-jobs"):
-            daemon.klaviyo.faults.add(endpoint, "status", status=503, method="POST")
+        writes = daemon.app.runtimes["acme"].writes
+        assert writes
+        await writes.pause()
         for user in wll.users:
             await post_event(daemon, "acme", user)
         await until_profiles_wait(daemon, 2)
-        daemon.klaviyo.faults.clear()
+        await writes.resume()
         job = await job_starts(daemon)
         await reload(daemon, tmp_path, head + connection("acme", "audiences", link=_LINK))
         daemon.klaviyo.jobs.run(job)
