@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
 from sqlalchemy import Connection, case, select, update
 
 from connector.domain import profile_state
@@ -18,13 +17,14 @@ from connector.store.queues.profile_rows import COLUMNS, ProfileRow
 from connector.store.tables import in_state, profiles
 
 
-def hold_previous_owners(c: Connection, o: Observation) -> set[str]:
-    """Hold the other people with the address of this observation. Returns the fields that the
-    profile at the address may have from them."""
+def hold_previous_owners(c: Connection, o: Observation) -> tuple[set[int], set[str]]:
+    """Hold the other people with the address of this observation. Returns them, and the fields that
+    the profile at the address may have from them."""
     if o.address is None:
-        return set()
+        return set(), set()
     names: set[str] = set()
-    for row in _owners(c, o.address, o.lane, exclude=o.person):
+    owners = _owners(c, o.address, o.lane, exclude=o.person)
+    for row in owners:
         names |= profile_state.fields_at_address(row.profile)
         c.execute(
             update(profiles)
@@ -37,7 +37,7 @@ def hold_previous_owners(c: Connection, o: Observation) -> set[str]:
                 confirmed="{}",
             )
         )
-    return names
+    return {row.person for row in owners}, names
 
 
 def transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis) -> set[int]:
@@ -60,24 +60,24 @@ def transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis)
 
 
 def is_in_flight(c: Connection, address: str, *, exclude: int) -> bool:
-    """Whether another person's write to this address, or a move to it, is in flight. Slow, and
-    asked only for the few people who leave an address."""
-    raw = bytes.fromhex(address)
-    query = select(profiles.c.address, profiles.c.pending_move).where(
+    """Whether another person's write to this address is in flight, or one by which a person whose
+    own it is leaves another. Slow, and asked only for the few people who leave an address."""
+    query = select(*COLUMNS).where(
         in_state(State.CLAIMED, profiles),
         profiles.c.person != exclude,
-        (profiles.c.address == raw) | profiles.c.pending_move.is_not(None),
+        (profiles.c.address == bytes.fromhex(address))
+        | profiles.c.pending_move.is_not(None)
+        | profiles.c.address_cleanups.is_not(None),
     )
-    return any(
-        found == raw or orjson.loads(move)[profile_state.TO] == address
-        for found, move in c.execute(query)
-    )
+    found = [ProfileRow._make(row).profile for row in c.execute(query)]
+    return any(address in (p.address, profile_state.current_address(p)) for p in found)
 
 
 def _owners(c: Connection, address: bytes, lane: LaneId, *, exclude: int) -> list[ProfileRow]:
-    """The people who have this address as their own, locked because they are written back."""
+    """The people who have this address as their own, locked because they are written back. One who
+    is just leaving it has another one."""
     rows = map(ProfileRow._make, _OWNERS.rows(c, address=address, exclude=exclude, lane=lane))
-    return [row for row in rows if row.profile.address == address.hex()]
+    return [row for row in rows if profile_state.current_address(row.profile) == address.hex()]
 
 
 _OWNERS = Prepared(

@@ -38,15 +38,25 @@ def _observe(c: Connection, observations: Sequence[Observation], now: Millis) ->
     new = [o for o in observations if o.person not in rows]
     _create(c, new, now)
     rows |= profile_rows.lock(c, [o.person for o in new])
-    changes = []
+    changes: list[profile_rows.Values] = []
+    unsaved: set[str] = set()  # addresses of the people whose changes are not saved yet
+    held_people: set[int] = set()
     for observation in observations:
+        if observation.address and observation.address.hex() in unsaved:
+            profile_rows.save(c, changes)
+            changes, unsaved = [], set()
         row = rows[observation.person]
+        if observation.person in held_people:
+            row = profile_rows.lock(c, [observation.person])[observation.person]
         before, held = row.profile, row.state == State.HELD
         o = profile_state.without_identity_if_known(before, observation, held=held)
         profile = profile_state.observe(before, o)
         profile = profile_state.expire_confirmed(profile, now=now, after=o.reconfirm_after)
-        if names := hold_previous_owners(c, o):
+        owners, names = hold_previous_owners(c, o)
+        held_people |= owners
+        if names:
             profile = profile_state.adopt_fields(profile_state.apply_ambiguous(profile, now), names)
+        unsaved |= {before.address, profile.address}
         changes.append(after_observation(row, profile, o, now))
     profile_rows.save(c, changes)
     people_rows.record_addresses(c, observations, now)

@@ -9,7 +9,7 @@ import pytest
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Millis
-from connector.domain.outcomes import Accepted, Gone, Retry
+from connector.domain.outcomes import Accepted, Gone, Observed, Retry
 from connector.domain.profile_state import write_from_json
 from connector.domain.profiles import EmailChange, OnLeave
 from connector.domain.records import Page
@@ -20,6 +20,7 @@ from connector.testing.contracts.profile_harness import (
     claim_reads,
     claim_writes,
     lanes,
+    make_observation,
     read,
     settle,
     written_fields,
@@ -204,6 +205,47 @@ class ProfileAddressesContract:
                 assert claim
                 await settle(store, claim, Accepted(entry.seq, "r"), at=at)
         assert at_klaviyo == {ada: {"balance": 2}, bob: {"balance": 1}}, at_klaviyo
+
+    @pytest.mark.parametrize("order", [("ada", "bob"), ("bob", "ada")])
+    async def test_an_address_that_one_person_leaves_to_another_in_one_batch_of_reads(
+        self, store: Store, order: tuple[str, str]
+    ) -> None:
+        fence = await acquire_lease(store)
+        events, reads, profiles = await lanes(store)
+        people = {}
+        for name in ("ada", "bob"):
+            await append_events(store, name)
+            people[name] = await read(store, fence, name, balance=1)
+        moves = {"ada": "new", "bob": "ada"}
+        records = [
+            record(email=f"{to}@example.com", person=name, refresh=True)
+            for name, to in moves.items()
+        ]
+        await store.outbox.append([Page(events, "webhook", records, LATER, read_lane=reads.id)])
+        claim = await claim_reads(store, fence, LATER)
+        assert claim
+        outcomes = [
+            Observed(id := people[name], make_observation(id, moves[name], LATER, profiles.id))
+            for name in order
+        ]
+        policy = RetryPolicy(HORIZON)
+        await store.reads.settle(claim, outcomes, now=LATER, policy=policy)
+        written: dict[str, set[int]] = {}
+        for at in range(LATER + 1, LATER + 12):
+            mode = DeliveryMode.SINGLE if at % 2 else DeliveryMode.BATCH
+            writes = await claim_writes(store, fence, at, mode=mode)
+            for entry in writes.entries if writes else ():
+                write = write_from_json(entry.data)
+                if not write.is_cleanup:
+                    written.setdefault(write.identity["email"], set()).add(entry.seq)
+                assert writes
+                failed = at < LATER + 3
+                again = Retry(entry.seq, Problem.KLAVIYO_UNAVAILABLE, 0.0)
+                await settle(store, writes, again if failed else Accepted(entry.seq, "r"), at=at)
+        assert written == {
+            "new@example.com": {people["ada"]},
+            "ada@example.com": {people["bob"]},
+        }, written
 
     async def test_an_event_carries_no_fields_while_a_write_to_its_address_is_in_flight(
         self, store: Store

@@ -317,6 +317,12 @@ async def test_klaviyo_converges_to_the_platforms_state(seed: int, configs: Conf
     await run(seed, configs, steps=45)
 
 
+@pytest.mark.parametrize("seed", [1454, 2910])
+async def test_what_the_campaign_found_stays_fixed(seed: int, configs: Configs) -> None:
+    """People take over each other's addresses while a write of theirs is in flight."""
+    await run(seed, configs, steps=90)
+
+
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("start", range(1_000, 3_000, 100))
