@@ -150,7 +150,7 @@ def verdict(facts: Facts) -> views.Verdict:
         if facts.seen_at is None:
             since = "Not started yet"
         else:
-            how = "Killed or crashed" if facts.killed else "Stopped"
+            how = "Killed, crashed or cut off" if facts.killed else "Stopped"
             since = f"{how} {format_age((facts.now - facts.seen_at) / 1000)} ago"
         return views.Verdict(
             level="stopped", text=f"{since}, {waits if waiting else 'nothing waits'}"

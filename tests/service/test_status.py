@@ -242,7 +242,7 @@ async def test_nothing_runs_when_the_process_is_gone(rig: Rig) -> None:
     await rig.clock.advance(14 * 60.0)
     found = await rig.status()
     assert (found.running, found.holder, found.replicas) == (False, None, [])
-    assert found.verdict.text == "Killed or crashed 14 min ago, 3 records wait"
+    assert found.verdict.text == "Killed, crashed or cut off 14 min ago, 3 records wait"
     assert found.stopped_since == rig.clock.now() - 14 * 60_000
     assert {lane.state for lane in found.connections["acme"].lanes} == {"stopped"}
     assert {lane.per_second for lane in found.connections["acme"].lanes} == {0.0}

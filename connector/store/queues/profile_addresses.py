@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 from sqlalchemy import Connection, case, select, update
 
 from connector.domain import profile_state
@@ -60,24 +61,24 @@ def transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis)
 
 
 def is_in_flight(c: Connection, address: str, *, exclude: int) -> bool:
-    """Whether another person's write to this address is in flight, or one by which a person whose
-    own it is leaves another. Slow, and asked only for the few people who leave an address."""
-    query = select(*COLUMNS).where(
+    """Whether another person's write to this address, or a move to it, is in flight. Slow, and
+    asked only for the few people who leave an address."""
+    raw = bytes.fromhex(address)
+    query = select(profiles.c.address, profiles.c.pending_move).where(
         in_state(State.CLAIMED, profiles),
         profiles.c.person != exclude,
-        (profiles.c.address == bytes.fromhex(address))
-        | profiles.c.pending_move.is_not(None)
-        | profiles.c.address_cleanups.is_not(None),
+        (profiles.c.address == raw) | profiles.c.pending_move.is_not(None),
     )
-    found = [ProfileRow._make(row).profile for row in c.execute(query)]
-    return any(address in (p.address, profile_state.current_address(p)) for p in found)
+    return any(
+        found == raw or orjson.loads(move)[profile_state.TO] == address
+        for found, move in c.execute(query)
+    )
 
 
 def _owners(c: Connection, address: bytes, lane: LaneId, *, exclude: int) -> list[ProfileRow]:
-    """The people who have this address as their own, locked because they are written back. One who
-    is just leaving it has another one."""
+    """The people who have this address as their own, locked because they are written back."""
     rows = map(ProfileRow._make, _OWNERS.rows(c, address=address, exclude=exclude, lane=lane))
-    return [row for row in rows if profile_state.current_address(row.profile) == address.hex()]
+    return [row for row in rows if row.profile.address == address.hex()]
 
 
 _OWNERS = Prepared(

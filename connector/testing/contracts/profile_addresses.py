@@ -247,6 +247,30 @@ class ProfileAddressesContract:
             "ada@example.com": {people["bob"]},
         }, written
 
+    async def test_a_person_who_is_just_leaving_an_address_is_not_held_for_its_next_owner(
+        self, store: Store
+    ) -> None:
+        fence = await acquire_lease(store)
+        events, reads, _ = await lanes(store)
+        await append_events(store, "ada")
+        ada = await read(store, fence, "ada", balance=1)
+        first = await claim_writes(store, fence)
+        assert first
+        await settle(store, first, Accepted(ada, "r1"))
+        moved = record(email="new@example.com", person="ada", refresh=True)
+        await store.outbox.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
+        await read(store, fence, "new", LATER)
+        cleanup = await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        assert cleanup
+        bob = await _add_person_at(store, fence, "ada", LATER + 1, balance=7)
+        await settle(store, cleanup, Accepted(ada, "r2"), at=LATER + 2)
+        writes = await claim_writes(store, fence, LATER + 3)
+        assert writes
+        assert {e.seq: e.email for e in writes.entries} == {
+            ada: "new@example.com",
+            bob: "ada@example.com",
+        }
+
     async def test_an_event_carries_no_fields_while_a_write_to_its_address_is_in_flight(
         self, store: Store
     ) -> None:
