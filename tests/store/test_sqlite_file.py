@@ -202,7 +202,7 @@ async def test_a_commit_during_which_the_file_is_deleted_is_not_acknowledged(
 
 
 async def test_no_connection_is_opened_to_another_file(store: SqlStore, file: Path) -> None:
-    store.database.engine.dispose()
+    store.database.engine.pool.dispose()  # what is in use is returned to it
     replaced_by_a_copy(file)
     with pytest.raises(StoreOutage):
         await store.lanes.all()
@@ -211,7 +211,7 @@ async def test_no_connection_is_opened_to_another_file(store: SqlStore, file: Pa
 async def test_a_file_that_is_replaced_while_it_is_opened_is_not_written_to(
     store: SqlStore, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.database.engine.dispose()
+    store.database.engine.pool.dispose()  # what is in use is returned to it
     opened = sqlite3.connect
 
     def replaced_just_before(*args: Any, **options: Any) -> sqlite3.Connection:
