@@ -129,6 +129,8 @@ class Claimer:
         self, count: int, mode: DeliveryMode, *, backfill: bool, most: int = _NO_LIMIT
     ) -> tuple[float | None, int]:
         """The wait, and how many entries were claimed."""
+        if not self._lease.valid():
+            return None, 0  # whoever makes it valid wakes the lane
         batch_mode = self._batch_mode(count, mode, backfill=backfill)
         in_bulk = batch_mode == self._sink.bulk
         if in_bulk and (wait := self._breaker.bulk_wait(self._clock.monotonic())):

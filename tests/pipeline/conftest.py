@@ -56,6 +56,7 @@ class HookedQueue:
         self._inner = inner
         self.looked = 0
         """How often it was asked what is ready."""
+        self.after_ready: Callable[[], Awaitable[None]] = _nothing
         self.before_claim: Callable[[], Awaitable[None]] = _nothing
         self.after_claim: Callable[[], Awaitable[None]] = _nothing
         self.before_extend: Callable[[], Awaitable[None]] = _nothing
@@ -64,7 +65,9 @@ class HookedQueue:
 
     async def ready(self, lane: LaneId, **options: Any) -> ReadyCounts:
         self.looked += 1
-        return await self._inner.ready(lane, **options)
+        counts = await self._inner.ready(lane, **options)
+        await self.after_ready()
+        return counts
 
     async def claim(self, lane: Lane, fence: Fence, **options: Any) -> Claim | None:
         await self.before_claim()

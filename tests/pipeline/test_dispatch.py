@@ -655,6 +655,27 @@ async def test_without_the_lease_nothing_is_claimed(rig: Rig) -> None:
     assert rig.row("a").state == State.ACCEPTED
 
 
+async def test_a_lease_lost_before_the_claim_claims_nothing(rig: Rig) -> None:
+    """As at each hand-over to another replica: it is no failure of the store."""
+    claims = 0
+
+    async def lose() -> None:
+        rig.lease.held = False
+
+    async def count() -> None:
+        nonlocal claims
+        claims += 1
+
+    rig.queue.after_ready, rig.queue.before_claim = lose, count
+    await rig.append_records("a")
+    assert claims == 0
+    rig.queue.after_ready = count
+    rig.lease.held = True
+    rig.dispatcher.wake()
+    await rig.after(1.1)
+    assert rig.row("a").state == State.ACCEPTED
+
+
 async def test_a_lease_lost_after_the_claim_sends_nothing(rig: Rig) -> None:
     async def lose() -> None:
         rig.lease.held = False
