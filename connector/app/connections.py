@@ -466,9 +466,11 @@ class Connections:
             for dispatcher in runtime.dispatchers:
                 dispatcher.load_state(states[dispatcher.lane.id])
 
-    async def stop(self, timeout: float) -> None:
-        """Settle what is in flight within `timeout` seconds, and close everything."""
-        await self._stop(self.runtimes.values(), timeout)
+    async def stop(self, timeout: float, resource: str | None = None) -> None:
+        """Settle what is in flight within `timeout` seconds, and close everything; with a
+        `resource`, of the connections whose lease it is."""
+        runtimes = self.runtimes.values() if resource is None else self._of(resource)
+        await self._stop(runtimes, timeout)
 
     async def _stop(self, runtimes: Collection[ConnectionRuntime], timeout: float) -> None:
         await asyncio.gather(*(runtime.stop(timeout) for runtime in runtimes))

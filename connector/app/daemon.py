@@ -307,16 +307,22 @@ class App:
         return stopping or self.intake.refusal() is not None or "store" in self._problems
 
     async def _hand_everything_over(self) -> None:
-        """Other replicas need not wait until this process has ended. On SQLite the lease is kept:
-        it also says that a process runs."""
-        await self._stop_connections()
-        if self._shared:
-            await self.leases.aclose()
+        """Other replicas need not wait until this process has ended, nor for an account that is
+        slow to stop. On SQLite the lease is kept: it also says that a process runs."""
+        if not self._shared:
+            await self._stop_connections()
+            return
+        await asyncio.gather(*map(self._hand_over, self.connections.resources()))
+        await self.leases.aclose()
 
-    async def _stop_connections(self) -> None:
+    async def _hand_over(self, resource: str) -> None:
+        await self._stop_connections(resource)
+        await self.leases.give_back([self.leases.of(resource)])
+
+    async def _stop_connections(self, resource: str | None = None) -> None:
         """What is cut off at the end of `shutdown_timeout` is ambiguous, and sent again."""
         stop_at = self._stop_at or self.clock.monotonic()
-        await self.connections.stop(max(0.0, stop_at - self.clock.monotonic()))
+        await self.connections.stop(max(0.0, stop_at - self.clock.monotonic()), resource)
 
     @property
     def runtimes(self) -> Mapping[str, ConnectionRuntime]:
@@ -418,7 +424,9 @@ class App:
         release = Periodic(jobs.every(_RELEASE_EVERY), self.connections.wake_releasable)
         self._supervise("held_actions", release)
         if self._shared:
-            receiver = HintReceiver(self.store.hints, partial(self._note_hint, due))
+            receiver = HintReceiver(
+                self.store.hints, partial(self._note_hint, due), self._takeover.wakeup.set
+            )
             self._supervise("hints", self._hints)
             self._supervise("hints", receiver)
             self._supervise("replicas", Periodic(jobs.every(1.0), self._following.follow_replicas))

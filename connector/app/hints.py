@@ -1,6 +1,7 @@
-"""Hints to the replica that holds a connection's lease: something was stored for it here.
+"""Hints to other replicas: something was stored for a connection whose lease one of them holds, or
+leases were released that one of them can take.
 
-They save it the time until it looks by itself (connector.app.daemon).
+They save them the time until they look by themselves (connector.app.daemon).
 """
 
 from __future__ import annotations
@@ -44,16 +45,20 @@ class HintSender:
 
 
 class HintReceiver:
-    """connector.ports.workers.Loop that calls `on_hint` with the connection of every hint. One that
-    cannot listen is no problem for a person: lanes look by themselves."""
+    """connector.ports.workers.Loop that calls `on_hint` with the connection of every hint, and
+    `on_released` after leases were released. One that cannot listen is no problem for a person:
+    replicas look by themselves."""
 
-    def __init__(self, hints: Hints, on_hint: Callable[[str], None]) -> None:
+    def __init__(
+        self, hints: Hints, on_hint: Callable[[str], None], on_released: Callable[[], None]
+    ) -> None:
         self.wakeup = asyncio.Event()
         self._hints = hints
         self._on_hint = on_hint
+        self._on_released = on_released
 
     async def run_once(self) -> None:
-        await self._hints.receive(self._on_hint)
+        await self._hints.receive(self._on_hint, self._on_released)
 
     async def idle(self) -> bool:
         return True

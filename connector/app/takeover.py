@@ -27,6 +27,8 @@ _GRACE = 2.0
 """Seconds for which a free lease is left to the replica that is preferred for it."""
 _ALIVE_MS = round(1000 * (TTL + 2))
 """A replica that has reported within this time may be preferred."""
+_TAKEN_AT_ONCE = 4
+"""Leases whose claims and states are loaded at the same time."""
 _HANDED_OVER = 4
 """Accounts that are handed over in one pass."""
 _QUIET_TIMEOUT = 5.0
@@ -132,26 +134,39 @@ class Takeover:
         what this one should not keep. Returns who holds which resource."""
         held = await self._store.leases.holders(now=self._clock.now())
         preferred = await self._preferred(held) if self._shared and not hurry else {}
-        for resource in self._missing():
-            lease, holder = self._leases.of(resource), held.get(resource)
-            if lease.acquired is None and not (
-                self._may_take(resource, holder, preferred) and self._is_left(resource, held)
-            ):
-                continue
-            dead = holder.holder if holder and is_dead(holder.holder) else None
-            if lease.acquired is None and await self._leases.acquire(resource, dead_holder=dead):
-                continue
-            if dead and holder and holder.expires_at:
-                self._log.warning("lease_holder_died", holder=dead)
-            try:
-                await self._complete(lease)
-            except StoreError as error:
-                if error.problem is not Problem.STORE_HELD:
-                    raise
-                # It has expired meanwhile. Renewal says whether it is still ours.
+        at_once = asyncio.Semaphore(_TAKEN_AT_ONCE)
+
+        async def take(resource: str) -> None:
+            async with at_once:
+                await self._take(resource, held, preferred)
+
+        taking = [take(resource) for resource in self._missing()]
+        for failed in await asyncio.gather(*taking, return_exceptions=True):
+            if failed is not None:
+                raise failed
         if preferred:
             await self._hand_over(preferred)
         return held
+
+    async def _take(
+        self, resource: str, held: Mapping[str, Holder], preferred: Mapping[str, str]
+    ) -> None:
+        """Take one lease if it is free for this replica. Raises StoreError."""
+        lease, holder = self._leases.of(resource), held.get(resource)
+        if lease.acquired is None:
+            if not (self._may_take(resource, holder, preferred) and self._is_left(resource, held)):
+                return
+            dead = holder.holder if holder and is_dead(holder.holder) else None
+            if await self._leases.acquire(resource, dead_holder=dead):
+                return
+            if dead and holder and holder.expires_at:
+                self._log.warning("lease_holder_died", holder=dead)
+        try:
+            await self._complete(lease)
+        except StoreError as error:
+            if error.problem is not Problem.STORE_HELD:
+                raise
+            # It has expired meanwhile. Renewal says whether it is still ours.
 
     def _may_take(self, resource: str, holder: Holder | None, preferred: Mapping[str, str]) -> bool:
         if holder and _is_live(holder):

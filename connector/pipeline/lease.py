@@ -128,6 +128,14 @@ class ProcessLeases:
             lease.drop()
         if fences:
             await self._store.leases.release(fences)
+            await self._store.hints.send_released()
+
+    async def give_back(self, leases: Collection[ResourceLease]) -> None:
+        """`release` before the end of this process. Those that the store does not take expire."""
+        try:
+            await self.release(leases)
+        except StoreError as error:
+            self._log.warning("lease_release_failed", detail=error.detail)
 
     def start(self, on_lost: Callable[[str], None], on_valid: Callable[[str], None]) -> None:
         if self._task:
@@ -139,10 +147,7 @@ class ProcessLeases:
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
-        try:
-            await self.release(self.held())
-        except StoreError as error:
-            self._log.warning("lease_release_failed", detail=error.detail)
+        await self.give_back(self.held())
 
     async def _renew_loop(
         self, on_lost: Callable[[str], None], on_valid: Callable[[str], None]

@@ -187,13 +187,19 @@ class ProcessReports(Protocol):
 
 class Hints(Protocol):
     """Hints to other processes that share the store: it is worth a look at the lanes of a
-    connection. They may be lost."""
+    connection, or at the leases. They may be lost."""
 
     async def send(self, connections: Collection[str]) -> None: ...
 
-    async def receive(self, on_hint: Callable[[str], None]) -> None:
-        """Call `on_hint` with each connection, until it is cancelled. Raises StoreError when no
-        hint can arrive any more."""
+    async def send_released(self) -> None:
+        """Leases were released."""
+        ...
+
+    async def receive(
+        self, on_hint: Callable[[str], None], on_released: Callable[[], None]
+    ) -> None:
+        """Call `on_hint` with each connection, and `on_released` after leases were released, until
+        it is cancelled. Raises StoreError when no hint can arrive any more."""
         ...
 
 

@@ -3,6 +3,7 @@ them take webhooks (guarantee 12)."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from connector.app import takeover
 from connector.app.configuration import read_config
@@ -23,7 +25,7 @@ from connector.ports import Clock
 from connector.runtime import supervisor
 from connector.runtime.clock import SystemClock
 from connector.sandbox import KlaviyoSandbox
-from connector.service import Commands
+from connector.service import Commands, ConnectionRuntime
 from connector.store.database import open_database
 from connector.store.queues.queue import SqlQueue
 from tests.stores import delete_all
@@ -157,6 +159,80 @@ async def test_a_replica_that_stops_hands_its_accounts_over(cluster: Cluster) ->
     assert {s.state()["duplicates"] for s in cluster.klaviyo.values()} == {0}
 
 
+async def test_what_a_stop_releases_is_taken_at_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await cluster.start()
+    await async_until("it has all", lambda: cluster.held(one) == set(ACCOUNTS.values()))
+    monkeypatch.setattr(takeover, "_PASS_SECONDS", 3600.0)
+    two = await cluster.start()
+    await async_until("it knows them", lambda: two.connections.resources() >= cluster.held(one))
+    await until_they_listen(two, 2)
+    await cluster.stop(one)
+    await async_until("the other has all", lambda: cluster.held(two) == set(ACCOUNTS.values()))
+
+
+async def until_they_listen(app: App, count: int) -> None:
+    """Wait until so many replicas listen to what others release."""
+
+    def listening(c: Connection) -> int:
+        statement = """SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE 'LISTEN%connector_released%'"""
+        return int(c.exec_driver_sql(statement).scalar_one())
+
+    while True:
+        if await app.store.database.read(listening) >= count:
+            return
+        await asyncio.sleep(0.01)
+
+
+async def test_an_account_that_is_slow_to_stop_keeps_no_other(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its requests may take as long as [server] shutdown_timeout."""
+    one, two = await cluster.start(), await cluster.start()
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    slow, *others = sorted(cluster.held(one))
+    assert others
+    stop, answered = ConnectionRuntime.stop, asyncio.Event()
+
+    async def stop_slowly(runtime: ConnectionRuntime, timeout: float) -> None:
+        if runtime.account == slow:
+            await answered.wait()
+        await stop(runtime, timeout)
+
+    monkeypatch.setattr(ConnectionRuntime, "stop", stop_slowly)
+    stopping = asyncio.create_task(cluster.stop(one))
+    others_of_all = set(ACCOUNTS.values()) - {slow}
+    await async_until("the other has all but it", lambda: cluster.held(two) == others_of_all)
+    assert not stopping.done()
+    answered.set()
+    await stopping
+    await async_until("the other has all", lambda: cluster.held(two) == set(ACCOUNTS.values()))
+
+
+async def test_an_account_that_is_slow_to_take_keeps_no_other(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left in the store is loaded before anything is delivered."""
+    one, two = await cluster.start(), await cluster.start()
+    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    slow, *others = sorted(cluster.held(one))
+    refresh, loaded = two.connections.refresh, asyncio.Event()
+
+    async def refresh_slowly(resource: str) -> None:
+        if resource == slow:
+            await loaded.wait()
+        await refresh(resource)
+
+    monkeypatch.setattr(two.connections, "refresh", refresh_slowly)
+    await cluster.stop(one)
+    await async_until("the others are held", lambda: cluster.held(two) >= set(others))
+    assert slow not in cluster.held(two)
+    loaded.set()
+    await async_until("it is held", lambda: cluster.held(two) == set(ACCOUNTS.values()))
+
+
 @pytest.mark.parametrize("skew", [60, -60])
 async def test_clocks_that_differ_by_a_minute_harm_nothing(cluster: Cluster, skew: int) -> None:
     one = await cluster.start()
@@ -230,7 +306,7 @@ async def test_what_replicas_follow_each_other_by_outlives_a_store_that_fails(
             raise StoreError(Problem.STORE_UNAVAILABLE)
         return await reads(*args, **options)
 
-    async def lost(on_hint: object) -> None:
+    async def lost(*callbacks: object) -> None:
         raise StoreError(Problem.STORE_UNAVAILABLE)
 
     monkeypatch.setattr(two.store.commands, "last_reload", failing)

@@ -168,9 +168,9 @@ async def test_servers_have_what_the_lanes_leave_of_one_grace_period(
         async def stop(self, grace: float) -> None:
             left.append(grace)
 
-    async def stop_connections(timeout: float) -> None:
+    async def stop_connections(timeout: float, resource: str | None = None) -> None:
         left.append(timeout)
-        await finish(timeout)
+        await finish(timeout, resource)
         moved[0] = 7.0
 
     moved, now, finish = [0.0], app.clock.monotonic, app.connections.stop

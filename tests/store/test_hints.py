@@ -32,7 +32,7 @@ async def test_the_listener_connects_as_the_store_does(
     monkeypatch.setattr(asyncpg, "connect", connect)
     hints = SqlHints(database, "postgresql://ada:p%40ss@db.example.com:6543/loyalty?ssl=require")
     with pytest.raises(StoreError) as error:
-        await hints.receive(lambda name: None)
+        await hints.receive(lambda name: None, lambda: None)
     assert error.value.problem is Problem.STORE_UNAVAILABLE
     assert asked == [
         {

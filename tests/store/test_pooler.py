@@ -51,9 +51,13 @@ async def test_records_are_stored_claimed_and_settled_by_many_tasks(store: SqlSt
 
 async def test_hints_pass_beside_it(store: SqlStore) -> None:
     received: list[str] = []
-    listening = asyncio.create_task(store.hints.receive(received.append))
+    released = asyncio.Event()
+    listening = asyncio.create_task(store.hints.receive(received.append, released.set))
     while not received:
         await store.hints.send(["acme", "other"])
         await asyncio.sleep(0.01)
     await async_until("both have come", lambda: {"acme", "other"} <= set(received))
+    assert not released.is_set()
+    await store.hints.send_released()
+    await async_until("it has come", released.is_set)
     listening.cancel()

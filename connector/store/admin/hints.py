@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from connector.domain.errors import Problem, StoreError
 from connector.store.database import Database
 
-_CHANNEL = "connector_ready"
+_READY, _RELEASED = "connector_ready", "connector_released"
 _MOST_BYTES = 7_000
 """PostgreSQL takes payloads of up to 8,000."""
 
@@ -30,13 +30,19 @@ class SqlHints:
         self._listen_url = listen_url
 
     async def send(self, connections: Collection[str]) -> None:
-        if self._listen_url is None:
-            return
-        names = "\n".join(sorted(connections))[:_MOST_BYTES]
-        statement = select(func.pg_notify(_CHANNEL, names))
-        await self._database.write(lambda c: c.execute(statement))
+        await self._notify(_READY, "\n".join(sorted(connections))[:_MOST_BYTES])
 
-    async def receive(self, on_hint: Callable[[str], None]) -> None:
+    async def send_released(self) -> None:
+        await self._notify(_RELEASED, "")
+
+    async def _notify(self, channel: str, payload: str) -> None:
+        if self._listen_url is not None:
+            statement = select(func.pg_notify(channel, payload))
+            await self._database.write(lambda c: c.execute(statement))
+
+    async def receive(
+        self, on_hint: Callable[[str], None], on_released: Callable[[], None]
+    ) -> None:
         if self._listen_url is None:
             await asyncio.Event().wait()
             return
@@ -51,8 +57,9 @@ class SqlHints:
             try:
                 connection.add_termination_listener(lambda _: ended.set())
                 await connection.add_listener(
-                    _CHANNEL, lambda _, pid, channel, names: [*map(on_hint, names.split("\n"))]
+                    _READY, lambda _, pid, channel, names: [*map(on_hint, names.split("\n"))]
                 )
+                await connection.add_listener(_RELEASED, lambda *_: on_released())
                 await ended.wait()
             finally:
                 connection.terminate()
