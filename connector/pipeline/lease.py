@@ -4,6 +4,7 @@ they might have ended."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection
 
 from connector.domain.errors import Problem, StoreError
@@ -128,7 +129,8 @@ class ProcessLeases:
             lease.drop()
         if fences:
             await self._store.leases.release(fences)
-            await self._store.hints.send_released()
+            with contextlib.suppress(StoreError):
+                await self._store.hints.send_released()
 
     async def give_back(self, leases: Collection[ResourceLease]) -> None:
         """`release` before the end of this process. Those that the store does not take expire."""

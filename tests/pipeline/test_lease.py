@@ -72,6 +72,18 @@ async def test_a_suspended_lease_is_renewed_and_allows_nothing(rig: Rig) -> None
     await rig.leases.aclose()
 
 
+async def test_a_lease_is_released_where_its_hint_is_lost(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost() -> None:
+        raise UNAVAILABLE
+
+    monkeypatch.setattr(rig.store.hints, "send_released", lost)
+    await rig.leases.acquire("store")
+    await rig.leases.release([rig.lease])
+    await rig.acquire_by("other")
+
+
 @pytest.mark.parametrize("fault", [UNAVAILABLE, KeyError("a fault of ours")])
 async def test_a_renewal_that_fails_is_repeated(
     rig: Rig, fault: Exception, silenced_logs: None
