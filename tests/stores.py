@@ -58,7 +58,8 @@ def statements_are_shared() -> Iterator[None]:
 
     @cache
     def first() -> Engine:
-        engine = create_engine("sqlite://")
+        # Any thread may be the first to open a store, and another one closes this.
+        engine = create_engine("sqlite://", connect_args={"check_same_thread": False})
         engine.connect().close()
         return engine
 
