@@ -57,9 +57,11 @@ def is_look_up(entry: Entry) -> bool:
 
 
 class ActionRenderer:
-    """connector.ports.Renderer of actions: they are sent as they were requested."""
+    """connector.ports.Renderer of actions: they are sent as they were requested. `version`: a
+    digest of the platform's settings, which say where an action is sent and is looked up."""
 
-    version = ""
+    def __init__(self, version: str = "") -> None:
+        self.version = version
 
     async def prepare(self, entries: Sequence[Entry]) -> None: ...
 
@@ -74,8 +76,9 @@ class ActionSink:
     not call it by connector.net.http (guarantee 12). `not_applied` are the statuses that mean that
     an action was not applied. `address_of` returns the address of a Klaviyo profile id: None where
     Klaviyo has no such profile, empty for one without an address. `identify` saves the address of
-    an action's person. An action whose person the platform does not know is retried for
-    `unknown_person_grace` ms.
+    an action's person. `settings` is the renderer's version: an action that was sent with other
+    settings may be missing for that alone (guarantee 4). An action whose person the platform does
+    not know is retried for `unknown_person_grace` ms.
     """
 
     bulk: BatchMode | None = None
@@ -90,6 +93,7 @@ class ActionSink:
         address_of: Callable[[str], Awaitable[str | None]],
         identify: Callable[[int, str], Awaitable[IdentifiedAction | None]],
         check: Callable[[], Awaitable[Sequence[Check]]],
+        settings: str = "",
         unknown_person_grace: int = 0,
     ) -> None:
         self._platform = platform
@@ -99,6 +103,7 @@ class ActionSink:
         self._address_of = address_of
         self._identify = identify
         self._check = check
+        self._settings = settings
         self._grace = unknown_person_grace
         self.single = BatchMode(platform.endpoint, size=1, parallel=platform.parallel)
         self._log = log.get("actions")
@@ -124,7 +129,8 @@ class ActionSink:
             return Delivery([Unsent(seq)])
         if looks_up:
             # It was sent: what is known of the person by now changes nothing about that.
-            return await self._look_up(seq, addressed if isinstance(addressed, Action) else action)
+            known = addressed if isinstance(addressed, Action) else action
+            return await self._look_up(seq, known, sent_with=entry.mapping)
         if not isinstance(addressed, Action):
             return Delivery([addressed])
         if not self._may_send():
@@ -194,7 +200,7 @@ class ActionSink:
             return replace(outcome, problem=Problem.ACTION_NOT_FOR_PERSON)
         return outcome
 
-    async def _look_up(self, seq: int, action: Action) -> Delivery:
+    async def _look_up(self, seq: int, action: Action, *, sent_with: str | None) -> Delivery:
         """A look-up changes nothing, so one without an answer is repeated."""
         try:
             found = await self._platform.look_up(action)
@@ -205,9 +211,11 @@ class ActionSink:
             return Delivery([outcome], stop=stop)
         if found == "applied":
             return Delivery([Accepted(seq, "")])
-        if found == "absent":
-            return Delivery([Absent(seq)])
         detail = "the platform keeps no reference by which the action can be found"
+        if found == "absent":
+            if sent_with in (None, self._settings):
+                return Delivery([Absent(seq)])
+            detail = "not found, but [connections.settings] have changed since it was sent"
         return Delivery([Held(seq, Problem.ACTION_UNCERTAIN, detail)])
 
     def resumed(self) -> None: ...

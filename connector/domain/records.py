@@ -128,7 +128,8 @@ class Entry:
     """A claimed record. `attempts` counts this attempt.
 
     In the outbox, `mode` SINGLE means that the record may have been applied already: it is sent
-    where a repeat is harmless, rendered with `mapping` if that is set. `suppressed`: nothing was
+    where a repeat is harmless, rendered with `mapping` if that is set. An action that is looked up
+    has the version that it was sent with there. `suppressed`: nothing was
     sent for this reason when it was received, so it is skipped.
     """
 

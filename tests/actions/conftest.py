@@ -206,6 +206,7 @@ class Rig:
             address_of=address_of,
             identify=identify,
             check=check,
+            settings=self.how.get("settings", ""),
             unknown_person_grace=self.how.get("grace", 0),
         )
         return Dispatcher(
@@ -214,7 +215,7 @@ class Rig:
             queue=queue,
             lanes=self.store.lanes,
             sink=sink,
-            renderer=ActionRenderer(),
+            renderer=ActionRenderer(self.how.get("settings", "")),
             lease=self.lease,
             clock=self.clock,
             metrics=self.metrics,

@@ -186,6 +186,22 @@ async def test_without_lookup_support_an_ambiguous_action_is_parked_at_once(
     assert len(rig.platform.sent) == 1
 
 
+@pytest.mark.parametrize(("fault", "state"), [("after", "applied"), ("before", "uncertain")])
+async def test_an_action_that_was_sent_with_other_settings_is_never_absent(
+    make_rig: Callable[..., Rig], fault: str, state: str
+) -> None:
+    rig = make_rig(settings="one", look_ups=(1_000, 60_000))
+    await rig.start()
+    rig.platform.faults.append(fault)
+    await rig.send("k")
+    await rig.kill()
+    rig.how["settings"] = "two"
+    await rig.start()
+    await rig.after(601.0)
+    assert await rig.states() == [state]
+    assert len(rig.platform.sent) == 1
+
+
 async def test_with_lookups_disabled_an_ambiguous_action_is_parked(
     make_rig: Callable[..., Rig],
 ) -> None:

@@ -65,11 +65,14 @@ class Setup:
 
     daemon: Running
     yotpo: YotpoSandbox
+    other: YotpoSandbox
     file: Path
     number: int = 0
 
-    async def reload(self, mode: str = "live", modules: tuple[str, ...] = ALL) -> None:
-        self.file.write_text(config(mode, modules))
+    async def reload(
+        self, mode: str = "live", modules: tuple[str, ...] = ALL, platform: str = "YOTPO_URL"
+    ) -> None:
+        self.file.write_text(config(mode, modules).replace("YOTPO_URL", platform))
         assert (await self.daemon.app.reload())["reloaded"]
 
     async def post_event(self) -> str:
@@ -135,11 +138,14 @@ async def setup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silenced_logs: None
 ) -> AsyncIterator[Setup]:
     shutil.copytree(ROOT / "mappings", tmp_path / "mappings")
-    yotpo = YotpoSandbox(people=0, rate_per_second=None)
-    ana = yotpo.add("ana@example.com", balance=0)
-    ana.adjust_points(10, "Welcome", yotpo.moment())
-    async with running(tmp_path, config(), {"yotpo": yotpo.app}, {}, monkeypatch) as daemon:
-        yield Setup(daemon, yotpo, tmp_path / "connector.toml")
+    both = [YotpoSandbox(people=0, rate_per_second=None) for _ in range(2)]
+    for sandbox in both:
+        ana = sandbox.add("ana@example.com", balance=0)
+        ana.adjust_points(10, "Welcome", sandbox.moment())
+    yotpo, other = both
+    platforms = {"yotpo": yotpo.app, "other": other.app}
+    async with running(tmp_path, config(), platforms, {}, monkeypatch) as daemon:
+        yield Setup(daemon, yotpo, other, tmp_path / "connector.toml")
 
 
 SWITCHES = [("live", OFF["events"], "disabled"), ("shadow", ALL, "shadow")]
@@ -204,6 +210,23 @@ async def test_an_uncertain_call_is_looked_up_all_the_same(
     setup.yotpo.faults.clear()
     await setup.until_actions("applied")
     assert setup.yotpo.adjusted("Survey") == 1
+
+
+async def test_an_uncertain_call_is_not_sent_again_to_another_account(setup: Setup) -> None:
+    """Where the connection's settings have changed, a look-up proves nothing by what it misses."""
+    setup.yotpo.faults.add("points/adjust", "reset_after", count=1)
+    setup.yotpo.faults.add("customers", "status", status=503)
+    await setup.call()
+    await setup.until_actions("uncertain")
+    await setup.reload(platform="OTHER_URL")
+    for _ in range(500):
+        if "not found" in str(found := await setup.actions()) or setup.other.adjusted("Survey"):
+            break
+        await asyncio.sleep(0.02)
+    assert setup.yotpo.adjusted("Survey") + setup.other.adjusted("Survey") == 1
+    [(state, problem, detail)] = found
+    assert (state, problem) == ("uncertain", "A10")
+    assert detail == "not found, but [connections.settings] have changed since it was sent"
 
 
 async def test_profiles_that_wait_are_sent_when_shadow_ends(setup: Setup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
@@ -10,7 +11,7 @@ from connector.actions.held_actions import HeldActionsWorker
 from connector.actions.requests import ActionRules, routes_for
 from connector.actions.sink import ActionRenderer, ActionSink, is_look_up
 from connector.app.wiring.context import ConnectionContext, dispatch_policy
-from connector.config import Actions
+from connector.config import Actions, PlatformSettings
 from connector.domain.actions import Caps
 from connector.domain.lanes import ACTIONS, Lane, Millis
 from connector.pipeline.dispatch import Dispatcher
@@ -63,6 +64,7 @@ async def _build_lane(
     services, rules = context.services, _rules(context)
     queue = services.store.actions
     lane = await context.lane(ACTIONS)
+    settings = _digest(context.connection.settings)
     sink = ActionSink(
         platform_actions,
         clock=services.clock,
@@ -71,10 +73,11 @@ async def _build_lane(
         address_of=context.api.profile_email,
         identify=lambda id, email: queue.identify(lane, id, email),
         check=client.check,
+        settings=settings,
         unknown_person_grace=round(rules.unknown_person_grace * 1000),
     )
     live = context.suppressed("actions") is None
-    renderer = GatedRenderer(ActionRenderer(), live=live, is_read=is_look_up)
+    renderer = GatedRenderer(ActionRenderer(settings), live=live, is_read=is_look_up)
     policy = replace(
         dispatch_policy(services.config),
         look_ups=[round(after * 1000) for after in rules.look_ups],
@@ -111,6 +114,12 @@ def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoi
         enabled=context.has("actions"),
         suppressed=context.suppressed("actions"),
     )
+
+
+def _digest(settings: PlatformSettings) -> str:
+    """Of the platform's own settings but the secrets, which pydantic hides."""
+    own = settings.model_dump_json(exclude=set(PlatformSettings.model_fields))
+    return blake2b(own.encode(), digest_size=16).hexdigest()
 
 
 def _rules(context: ConnectionContext) -> Actions:

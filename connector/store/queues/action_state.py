@@ -65,6 +65,7 @@ class ActionRow(NamedTuple):
     problem: str | None
     detail: str
     sent_at: Millis | None
+    sent_with: str | None
     lookups: int
     resent: int
     settled_at: Millis | None

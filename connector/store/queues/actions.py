@@ -128,7 +128,7 @@ condition of the index actions_unsent."""
 
 _CLAIM_TO_SEND = queue.ClaimStatement(
     actions_queue,
-    values={"sent_at": param("now"), "lookups": 0},
+    values={"sent_at": param("now"), "sent_with": param("version"), "lookups": 0},
     returning=COLUMNS,
     conditions=(_NO_EARLIER,),
 )
@@ -209,7 +209,7 @@ def _entry(row: ActionRow, person: PersonRow | None) -> Entry:
         data=_data(row, person),
         attempts=row.attempts,
         mode=DeliveryMode(row.step),
-        mapping=None,
+        mapping=row.sent_with,
         backfill=bool(row.priority),
         failing_since=row.failing_since,
         suppressed=row.suppressed,

@@ -181,7 +181,8 @@ class Actions(QueueColumns, table=True):
     `digest` is the identity (connection, route, person, key), `content` a digest of the rest.
     `person_key` identifies the person for order and caps. `step` is connector.domain.actions.Step;
     `lookups` counts the look-ups since, `resent` is 1 after a second send. `sent_at` is written
-    before the request leaves. `counted_at` is when the action began to count against the caps.
+    before the request leaves, and `sent_with`, a digest of the platform's settings, with it.
+    `counted_at` is when the action began to count against the caps.
     `releasable`: it is held for its person, and more is known about them. `forced`: after `again`
     neither a cap nor an unknown person holds it any more. `suppressed` as in Outbox.
     """
@@ -227,6 +228,7 @@ class Actions(QueueColumns, table=True):
     amount: int = Field(sa_type=BigInteger)
     data: bytes = Field(sa_type=LargeBinary)
     sent_at: int | None = Field(default=None, sa_type=BigInteger)
+    sent_with: str | None = Field(default=None, sa_type=Text)
     lookups: int = Field(default=0, sa_type=SmallInteger)
     resent: int = Field(default=0, sa_type=SmallInteger)
     settled_at: int | None = Field(default=None, sa_type=BigInteger)

@@ -57,6 +57,8 @@ class ActionHarness:
     def __init__(self, store: Store, lane: Lane, fence: Fence) -> None:
         self.store, self.lane, self.fence = store, lane, fence
         self.queue = store.actions
+        self.version = ""
+        """What actions are claimed with."""
 
     def call(self, *actions: ActionRequest, now: int = _NOW, caps: Caps = _CAPS) -> ActionBatch:
         return ActionBatch(self.lane, "flow", actions, Millis(now), caps)
@@ -75,7 +77,7 @@ class ActionHarness:
         self, now: int = _NOW, *, mode: DeliveryMode = DeliveryMode.BATCH, limit: int = 50
     ) -> Claim | None:
         return await self.queue.claim(
-            self.lane, self.fence, now=Millis(now), limit=limit, mode=mode, mapping=""
+            self.lane, self.fence, now=Millis(now), limit=limit, mode=mode, mapping=self.version
         )
 
     async def must_claim(
@@ -240,6 +242,23 @@ class ActionsContract:
         )
         assert view.settled_at is not None
         assert await harness.ready(_NOW + 9 * _HOUR) == (0, 0, None)
+
+    async def test_a_look_up_has_the_version_that_the_action_was_last_sent_with(
+        self, store: Store
+    ) -> None:
+        harness = await make_harness(store)
+        await harness.add(make_request())
+        for turn, version in enumerate(("one", "two")):
+            start = _NOW + turn * _HOUR
+            harness.version = version
+            claim = await harness.must_claim(start)
+            seq = claim.entries[0].seq
+            await harness.settle(claim, Ambiguous(seq, Problem.SERVER_FAULT), now=start)
+            harness.version = "of a look-up"
+            for after in _LOOK_UPS:
+                look = await harness.must_claim(start + after, mode=DeliveryMode.SINGLE)
+                assert look.entries[0].mapping == version
+                await harness.settle(look, Absent(seq), now=start + after)
 
     async def test_a_found_action_is_applied_and_an_unknowable_one_is_parked(
         self, store: Store

@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.Column("sent_at", sa.BigInteger(), nullable=True),
+        sa.Column("sent_with", sa.Text(), nullable=True),
         sa.Column("lookups", sa.SmallInteger(), nullable=False),
         sa.Column("resent", sa.SmallInteger(), nullable=False),
         sa.Column("settled_at", sa.BigInteger(), nullable=True),
