@@ -283,7 +283,7 @@ async def test_claims_are_released_although_the_lease_was_renewed_late(
             assert await app.store.outbox.claim(
                 lane, fence, now=now, limit=9, mode=DeliveryMode.BATCH, mapping=""
             )
-            await app.store.leases.release([fence])  # as if it had expired
+            await renew([fence], now=app.clock.now(), ttl=0)  # as if it had expired
             recover = partial(app._takeover.recover, {"store": {lane.id}})
             recovered = asyncio.create_task(until_available(recover, app.clock))
             await asyncio.sleep(0)
@@ -301,7 +301,8 @@ async def test_a_lease_that_was_renewed_late_releases_nothing_of_lanes_that_run(
         world.klaviyo_gate.open.clear()
         id = await world.post()
         await async_until("it is under way", lambda: world.klaviyo_gate.waiting)
-        await app.store.leases.release([app.leases.of("store").fence])  # as if it had expired
+        fence = app.leases.of("store").fence
+        await app.store.leases.renew([fence], now=app.clock.now(), ttl=0)  # as if it had expired
         await until_available(lambda: app._takeover.recover({"store": {LaneId(0)}}), app.clock)
         await async_until("it is renewed", app.leases.of("store").valid)
         lanes = app.runtimes["acme"].dispatchers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from connector.domain.errors import Problem, StoreError
@@ -135,4 +137,24 @@ async def test_each_lease_is_renewed_and_lost_by_itself(rig: Rig, silenced_logs:
     assert rig.lost == ["SANDBX"]
     assert rig.lease.valid()
     assert not account.valid()
+    await rig.leases.aclose()
+
+
+async def test_a_renewal_that_comes_after_the_release_renews_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transactions overtake each other: what was released is free for others at once."""
+    account, renew = rig.leases.of("SANDBX"), rig.store.leases.renew
+    await rig.leases.acquire("store")
+    await rig.leases.acquire("SANDBX")
+
+    async def overtaken(*args: Any, **options: Any) -> frozenset[Fence]:
+        await rig.leases.give_back([account])
+        return await renew(*args, **options)
+
+    monkeypatch.setattr(rig.store.leases, "renew", overtaken)
+    rig.start()
+    await rig.clock.advance(4.0)
+    held = await rig.store.leases.holders(now=rig.clock.now())
+    assert {resource for resource, holder in held.items() if holder.expired} == {"SANDBX"}
     await rig.leases.aclose()

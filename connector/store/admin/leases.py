@@ -86,7 +86,9 @@ class LeaseStatements:
         self.take = Prepared(
             lambda dialect: of_resource.values({"holder": holder, "token": token} | expiry(dialect))
         )
-        self.renew = Prepared(lambda dialect: of_fence.values(expiry(dialect)))
+        # A renewal that a release has overtaken would keep the lease from others.
+        of_unreleased = of_fence.where(leases.c.expires_at > 0)
+        self.renew = Prepared(lambda dialect: of_unreleased.values(expiry(dialect)))
         self.release = Prepared(of_fence.values(expires_at=0))
         self.holders = Prepared(lambda dialect: select(*_COLUMNS, now(dialect)))
         self.time = Prepared(lambda dialect: select(now(dialect)))
