@@ -30,7 +30,8 @@ _ALIVE_MS = round(1000 * (TTL + 2))
 _TAKEN_AT_ONCE = 4
 """Leases whose claims and states are loaded at the same time."""
 _HANDED_OVER = 4
-"""Accounts that are handed over in one pass."""
+"""Accounts that are handed over in `_PASS_SECONDS`: a hint of others, or of this process itself,
+begins a pass early."""
 _QUIET_TIMEOUT = 5.0
 _KEEP_RETAKEN = 60.0
 """Seconds for which a lease is kept that was handed over in vain."""
@@ -66,6 +67,7 @@ class Takeover:
         self._free_since: dict[str, float] = {}
         self._kept_until: dict[str, float] = {}
         self._handed_over: set[str] = set()
+        self._next_hand_over = 0.0
         self._log = log.get("takeover")
 
     async def idle(self) -> bool:
@@ -234,6 +236,8 @@ class Takeover:
     async def _hand_over(self, preferred: Mapping[str, str]) -> None:
         """Release a few leases that another replica should have, once nothing is under way."""
         now = self._clock.monotonic()
+        if now < self._next_hand_over:
+            return
         given = [
             lease
             for lease in self._leases.held()
@@ -243,6 +247,7 @@ class Takeover:
         ][:_HANDED_OVER]
         if not given:
             return
+        self._next_hand_over = now + _PASS_SECONDS
         for lease in given:
             lease.suspend()
         quiet = await asyncio.gather(

@@ -186,6 +186,24 @@ async def until_they_listen(app: App, count: int) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_an_account_is_handed_over_for_each_second_and_not_for_each_hint(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever releases leases is woken by its own hint, and by those of others."""
+    monkeypatch.setattr(takeover, "_HANDED_OVER", 1)
+    one = await cluster.start()
+    monkeypatch.setattr(takeover, "preferred_holder", lambda *_: one.leases.holder)
+    await async_until("it has all", lambda: cluster.held(one) == set(ACCOUNTS.values()))
+    two = await cluster.start()
+    await until_they_listen(two, 2)
+    monkeypatch.setattr(takeover, "_PASS_SECONDS", 3600.0)
+    monkeypatch.setattr(takeover, "preferred_holder", lambda *_: two.leases.holder)
+    held = len(one.leases.held())
+    for _ in range(3):
+        await one._takeover.run_once()
+    assert len(one.leases.held()) == held - 1
+
+
 async def test_an_account_that_is_slow_to_stop_keeps_no_other(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
