@@ -312,12 +312,15 @@ class App:
         if not self._shared:
             await self._stop_connections()
             return
-        await asyncio.gather(*map(self._hand_over, self.connections.resources()))
+        resources = self.connections.resources()
+        stops = {asyncio.create_task(self._stop_connections(name)): name for name in resources}
+        waiting = set(stops)
+        while waiting:
+            stopped, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            # Together, because a notification costs every commit of the database a lock.
+            await self.leases.give_back([self.leases.of(stops[stop]) for stop in stopped])
         await self.leases.aclose()
-
-    async def _hand_over(self, resource: str) -> None:
-        await self._stop_connections(resource)
-        await self.leases.give_back([self.leases.of(resource)])
+        await asyncio.gather(*stops)
 
     async def _stop_connections(self, resource: str | None = None) -> None:
         """What is cut off at the end of `shutdown_timeout` is ambiguous, and sent again."""

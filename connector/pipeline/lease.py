@@ -87,6 +87,7 @@ class ProcessLeases:
         self._clock = clock
         self._leases: dict[str, ResourceLease] = {}
         self._task: asyncio.Task[None] | None = None
+        self._acquiring: set[asyncio.Task[Holder | None]] = set()
         self._log = log.get("lease")
 
     def of(self, resource: str) -> ResourceLease:
@@ -100,7 +101,14 @@ class ProcessLeases:
         return [lease for lease in self._leases.values() if lease.acquired]
 
     async def acquire(self, resource: str, *, dead_holder: str | None = None) -> Holder | None:
-        """None where it was acquired, else who holds it. `dead_holder` is not waited for."""
+        """None where it was acquired, else who holds it. `dead_holder` is not waited for. It goes
+        on where its caller is cancelled, so that `aclose` releases what the store has granted."""
+        acquiring = asyncio.create_task(self._acquire(resource, dead_holder))
+        self._acquiring.add(acquiring)
+        acquiring.add_done_callback(self._acquiring.discard)
+        return await asyncio.shield(acquiring)
+
+    async def _acquire(self, resource: str, dead_holder: str | None) -> Holder | None:
         began = self._clock.monotonic()
         answer = await self._store.leases.acquire(
             resource,
@@ -149,6 +157,7 @@ class ProcessLeases:
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
+        await asyncio.gather(*self._acquiring, return_exceptions=True)
         await self.give_back(self.held())
 
     async def _renew_loop(

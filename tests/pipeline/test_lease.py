@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from connector.domain.errors import Problem, StoreError
 from connector.pipeline.lease import TTL, ProcessLeases
 from connector.ports import Fence, Holder
-from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.clock import FakeClock, run_pending
 from connector.testing.fakes.store import InlineDatabase, memory_store
 
 UNAVAILABLE = StoreError(Problem.STORE_UNAVAILABLE, "by a test")
@@ -72,6 +73,28 @@ async def test_a_suspended_lease_is_renewed_and_allows_nothing(rig: Rig) -> None
     held = await rig.store.leases.holders(now=rig.clock.now())
     assert not held["store"].expired
     await rig.leases.aclose()
+
+
+async def test_a_lease_that_was_acquired_while_its_process_stops_is_released(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, acquire = asyncio.Event(), rig.store.leases.acquire
+
+    async def acquire_slowly(*args: Any, **options: Any) -> Fence | Holder:
+        answer = await acquire(*args, **options)
+        await answered.wait()
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store.leases, "acquire", acquire_slowly)
+        acquiring = asyncio.create_task(rig.leases.acquire("store"))
+        await run_pending()
+        acquiring.cancel()
+        closing = asyncio.create_task(rig.leases.aclose())
+        await run_pending()
+        answered.set()
+        await closing
+    await rig.acquire_by("other")
 
 
 async def test_a_lease_is_released_where_its_hint_is_lost(
