@@ -101,8 +101,9 @@ class ProcessLeases:
         return [lease for lease in self._leases.values() if lease.acquired]
 
     async def acquire(self, resource: str, *, dead_holder: str | None = None) -> Holder | None:
-        """None where it was acquired, else who holds it. `dead_holder` is not waited for. It goes
-        on where its caller is cancelled, so that `aclose` releases what the store has granted."""
+        """None where it was acquired, else who holds it. `dead_holder` is not waited for. It
+        continues where its caller is cancelled, so that `aclose` releases what the store has
+        granted."""
         acquiring = asyncio.create_task(self._acquire(resource, dead_holder))
         self._acquiring.add(acquiring)
         acquiring.add_done_callback(self._acquiring.discard)

@@ -29,7 +29,7 @@ from connector.service import Commands, ConnectionRuntime
 from connector.store.database import open_database
 from connector.store.queues.queue import SqlQueue
 from tests.stores import delete_all
-from tests.waiting import async_until
+from tests.waiting import PATIENCE, async_until
 
 from .start import World, address_of_who_joins_when_named, opened
 
@@ -191,6 +191,7 @@ async def test_an_account_is_handed_over_for_each_second_and_not_for_each_hint(
 ) -> None:
     """Whoever releases leases is woken by its own hint, and by those of others."""
     monkeypatch.setattr(takeover, "_HANDED_OVER", 1)
+    monkeypatch.setattr(takeover, "_QUIET_TIMEOUT", PATIENCE)
     one = await cluster.start()
     monkeypatch.setattr(takeover, "preferred_holder", lambda *_: one.leases.holder)
     await async_until("it has all", lambda: cluster.held(one) == set(ACCOUNTS.values()))
@@ -198,10 +199,12 @@ async def test_an_account_is_handed_over_for_each_second_and_not_for_each_hint(
     await until_they_listen(two, 2)
     monkeypatch.setattr(takeover, "_PASS_SECONDS", 3600.0)
     monkeypatch.setattr(takeover, "preferred_holder", lambda *_: two.leases.holder)
-    held = len(one.leases.held())
+    left = len(one.leases.held()) - 1
+    one._takeover.wakeup.set()
+    await async_until("one is handed over", lambda: len(one.leases.held()) == left)
     for _ in range(3):
         await one._takeover.run_once()
-    assert len(one.leases.held()) == held - 1
+    assert len(one.leases.held()) == left
 
 
 async def test_an_account_that_is_slow_to_stop_keeps_no_other(
