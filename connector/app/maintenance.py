@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from connector.app.connections import Connections
@@ -71,6 +72,9 @@ class Maintenance:
         except StoreError as error:
             # The event loop moves and the store has answered, even if it refused.
             self._problems.set("store", error.problem, store_item(error).text)
+            with contextlib.suppress(StoreError):
+                # Who reads other pages of a damaged store finds nothing wrong.
+                await self._commands.save_report()
             raise
         finally:
             health.heartbeat()

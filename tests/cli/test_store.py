@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 import stat
@@ -11,9 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
+from connector.app.configuration import read_config
+from connector.app.daemon import App
 from connector.domain.actions import Step
+from connector.domain.errors import StoreError
 from connector.store import schema
 from connector.store.admin import integrity
+from connector.store.sqlite_file import damaged
 from connector.store.tables import actions
 
 from .conftest import Call, Folder
@@ -89,6 +94,25 @@ def test_a_damaged_store_is_replaced_by_its_backup_and_kept(call: Call, folder: 
     assert integrity.check(f"sqlite:///{kept}") != []
     assert stat.S_IMODE(folder.store.stat().st_mode) == 0o600
     assert call("explain", "acme", "ana@example.com").code == 0
+
+
+async def test_damage_that_only_the_daemon_has_met_shows_in_the_status(
+    call: Call, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads other pages finds nothing wrong, and no daemon that asks for a password says
+    more to the command line."""
+    app = App(read_config(folder.config))
+    await app.start(serve=False)
+    try:
+        fault = damaged(folder.store, "a page is malformed")
+        monkeypatch.setattr(app.store.maintenance, "fault", lambda: fault)
+        with pytest.raises(StoreError):
+            await app.maintenance.heartbeat(app.health, app.config.store)
+        shown = await asyncio.to_thread(call, "status", at=folder)
+    finally:
+        await app.stop()
+    assert shown.out.startswith("1 thing needs you")
+    assert f"S50 {folder.store} is damaged (a page is malformed)" in " ".join(shown.out.split())
 
 
 def test_a_store_in_use_is_not_replaced(call: Call, folder: Folder) -> None:
