@@ -16,6 +16,8 @@ from connector.sandbox.gate import TRANSPORT
 
 HOST = "127.0.0.1"
 _GRACE = 1.0
+_KEEP_ALIVE = 65
+"""Seconds until an idle connection is closed, which breaks a request that is sent just then."""
 
 
 class _Protocol(HttpToolsProtocol):
@@ -92,6 +94,7 @@ class Servers:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
         )
         server = _Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]), name=f"sandbox {name}")
