@@ -274,8 +274,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "the record that is too large is a dead letter; all others are delivered",
         "find what makes the record large; report it",
     ),
-    "K429": Advice(_RETRIED, "nothing; if it is often, lower `rate_share`"),
-    "K503": Advice(_RETRIED, "nothing; look at Klaviyo's status page"),
+    "K429": Advice(_RETRIED, "wait; if it is often, lower `rate_share`"),
+    "K503": Advice(_RETRIED, "look at Klaviyo's status page; the retries continue"),
     "K600": Advice(
         "deliveries of the connection are paused; intake continues",
         f"if the change is intended, resume {_RESUME}; else restore the old key",
@@ -303,9 +303,9 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "P429": Advice(
         _RETRIED,
-        f"nothing; if it is often, lower the rate {by(Page.SETTINGS, '(`rate_per_second`)')}",
+        f"wait; if it is often, lower the rate {by(Page.SETTINGS, '(`rate_per_second`)')}",
     ),
-    "P503": Advice(_RETRIED, "nothing; look at the platform's status page"),
+    "P503": Advice(_RETRIED, "look at the platform's status page; the retries continue"),
     "P410": Advice(
         "reads are held and no further person counts as gone; events are sent without fresh fields",
         f"correct the program and the base URL {_IN_FILE}",
@@ -328,13 +328,13 @@ ADVICE: Final[dict[str, Advice]] = {
     "N20": Advice(_RETRIED, "check firewall, address and certificate"),
     "N30": Advice(
         _AMBIGUOUS,
-        "nothing, unless it persists: then check the network and Klaviyo's status",
+        "check the network and Klaviyo's status page; the retries continue",
     ),
-    "N40": Advice(_AMBIGUOUS, "nothing, unless it persists: then find what cuts connections"),
+    "N40": Advice(_AMBIGUOUS, "find what cuts connections, unless it ends by itself"),
     "N50": Advice(_AMBIGUOUS, "check for a proxy between this machine and Klaviyo"),
-    "N60": Advice(_AMBIGUOUS, "nothing; if it persists, look at Klaviyo's status page"),
+    "N60": Advice(_AMBIGUOUS, "look at Klaviyo's status page; the retries continue"),
     "N70": Advice(_AMBIGUOUS, "nothing; find out why the process ended"),
-    "N80": Advice(_RETRIED, "nothing; if it persists, change the outgoing address"),
+    "N80": Advice(_RETRIED, "change the outgoing address, unless it ends by itself"),
     "N90": Advice(
         "nothing is sent to that host",
         "use https, or add the host to `[security] allow_http`",

@@ -61,7 +61,7 @@ def test_the_fullest_quota_is_one_line_and_the_last_problem_has_its_remedy() -> 
     text = "\n".join(text_of(card("Yotpo"), failed=request, width=120))
     assert "Klaviyo profiles: 90 of 450 this minute" in text
     assert "Klaviyo events: 12" not in text
-    assert "K503 Klaviyo is unavailable → nothing; look at Klaviyo's status page" in text
+    assert "K503 Klaviyo is unavailable → look at Klaviyo's status page; the" in text
     assert "1 event recorded, 2 profiles" in text
     assert "last problem  none" in "\n".join(text_of(card("Yotpo"), width=120))
 
