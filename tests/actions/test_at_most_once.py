@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from connector.domain.actions import Action, ActionRequest, Caps
+from connector.domain.actions import Action, ActionRequest, Caps, Step
 from connector.domain.errors import (
     AmbiguousError,
     Blocked,
@@ -20,6 +21,7 @@ from connector.domain.errors import (
 )
 from connector.domain.records import Page, Record
 from connector.ports import Fence
+from connector.store.tables import actions
 
 from .conftest import Platform, Rig
 
@@ -199,6 +201,23 @@ async def test_an_action_that_was_sent_with_other_settings_is_never_absent(
     await rig.start()
     await rig.after(601.0)
     assert await rig.states() == [state]
+    assert len(rig.platform.sent) == 1
+
+
+async def test_an_action_of_a_backup_is_sent_once_no_look_up_finds_it(
+    make_rig: Callable[..., Rig],
+) -> None:
+    """It waited when the backup was made, so this store does not know which settings sent it."""
+    rig = make_rig(settings="one")
+    await rig.start()
+    rig.lease.held = False
+    await rig.send("k")
+    restored = update(actions).values(step=Step.LOOK_UP, sent_at=rig.clock.now())
+    rig.database.execute(lambda c: c.execute(restored))
+    rig.lease.held = True
+    rig.dispatcher.wake()
+    await rig.after(601.0)
+    assert await rig.states() == ["applied"]
     assert len(rig.platform.sent) == 1
 
 
