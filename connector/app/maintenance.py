@@ -72,9 +72,10 @@ class Maintenance:
         except StoreError as error:
             # The event loop moves and the store has answered, even if it refused.
             self._problems.set("store", error.problem, store_item(error).text)
-            with contextlib.suppress(StoreError):
-                # Who reads other pages of a damaged store finds nothing wrong.
-                await self._commands.save_report()
+            if error.problem is Problem.STORE_DAMAGED:
+                # Whoever reads other pages of it finds nothing wrong.
+                with contextlib.suppress(StoreError):
+                    await self._commands.save_report()
             raise
         finally:
             health.heartbeat()
