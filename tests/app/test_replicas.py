@@ -73,6 +73,12 @@ class Cluster:
         self.running.append(app)
         return app
 
+    async def start_two(self) -> tuple[App, App]:
+        """Two replicas that both have an account."""
+        one, two = await self.start(), await self.start()
+        await async_until("both work", lambda: self.held(one) and self.held(two))
+        return one, two
+
     async def stop(self, app: App) -> None:
         self.running.remove(app)
         await app.stop()
@@ -148,8 +154,7 @@ async def connections_described(app: App) -> set[str]:
 
 
 async def test_a_replica_that_stops_hands_its_accounts_over(cluster: Cluster) -> None:
-    one, two = await cluster.start(), await cluster.start()
-    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    one, two = await cluster.start_two()
     sent = [await cluster.post(one, name) for name in cluster.klaviyo]
     await cluster.stop(one)
     await async_until("the other has all", lambda: cluster.held(two) == set(ACCOUNTS.values()))
@@ -212,8 +217,7 @@ async def test_an_account_that_is_slow_to_stop_keeps_no_other(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its requests may take as long as [server] shutdown_timeout."""
-    one, two = await cluster.start(), await cluster.start()
-    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    one, two = await cluster.start_two()
     slow, *others = sorted(cluster.held(one))
     assert others
     stop, answered = ConnectionRuntime.stop, asyncio.Event()
@@ -237,8 +241,7 @@ async def test_an_account_that_is_slow_to_take_keeps_no_other(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it left in the store is loaded before anything is delivered."""
-    one, two = await cluster.start(), await cluster.start()
-    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    one, two = await cluster.start_two()
     slow, *others = sorted(cluster.held(one))
     refresh, loaded = two.connections.refresh, asyncio.Event()
 
@@ -290,8 +293,7 @@ async def carry_out(app: App, kind: str, args: dict[str, Any]) -> None:
 
 
 async def test_a_reload_reaches_every_replica(cluster: Cluster) -> None:
-    one, two = await cluster.start(), await cluster.start()
-    await async_until("both work", lambda: cluster.held(one) and cluster.held(two))
+    one, two = await cluster.start_two()
     world = cluster.world
     text = world.file.read_text()
     extra = await world.connection_to(
