@@ -140,8 +140,7 @@ class AccountLookups:
                 return True
             await connections.rebuild(name, id, ours=True)
         connections.confirm(name)
-        self._problems.clear(f"account {name}")
-        connections.run(name)
+        self._run(name)
         return False
 
     async def _unreadable(self, asked: Account, error: DeliveryError) -> None:
@@ -168,8 +167,13 @@ class AccountLookups:
                     detail=error.detail,
                     assumed=account.id or "unknown",
                 )
-                self._problems.clear(f"account {name}")
-                connections.run(name)
+                self._run(name)
+
+    def _run(self, name: str) -> None:
+        if f"account {name}" in self._problems:
+            self._problems.clear(f"account {name}")
+            self._log.info("connection_continues", connection=name)
+        self._connections.run(name)
 
     def _wait(self, name: str, problem: Problem, detail: str) -> None:
         key = f"account {name}"

@@ -61,6 +61,14 @@ async def test_an_account_that_was_never_named_is_waited_for_and_shown(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accounts, "_TIMEOUT", 0.1)
+    log.configure(level="info")
+    with structlog.testing.capture_logs() as logs:
+        await _wait_for_the_account(world)
+    waits = ("connection_waits", "connection_continues")
+    assert [line["event"] for line in logs if line["event"] in waits] == list(waits)
+
+
+async def _wait_for_the_account(world: World) -> None:
     async with world.running():
         id = await world.post()
         await async_until("it is asked for again", lambda: len(world.klaviyo_gate.given_up) > 1)
