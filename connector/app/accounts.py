@@ -49,6 +49,8 @@ class AccountLookups:
         self._problems = problems
         self._clock = clock
         self._restart = restart
+        self._failures: dict[str, DeliveryError] = {}
+        """The last of each credential."""
         self._rounds = 0
         self._backoff = Backoff(_RETRY_BASE, _RETRY_MAX)
         self._log = log.get("accounts")
@@ -111,7 +113,7 @@ class AccountLookups:
             except _Replaced:
                 return False
             except TimeoutError:
-                await self._unreadable(account, AmbiguousError(Problem.TIMED_OUT))
+                await self._unreadable(account, self._why_unanswered(account))
                 return False
             except DeliveryError as error:
                 await self._unreadable(account, error)
@@ -121,7 +123,18 @@ class AccountLookups:
     async def _read(self, account: Account) -> str:
         if not self._is_in_use(account):
             raise _Replaced
-        return await account.read()
+        try:
+            return await account.read()
+        except DeliveryError as error:
+            self._failures[account.credential] = error
+            raise
+
+    def _why_unanswered(self, account: Account) -> DeliveryError:
+        """A call that waits for quota is not slow: what the calls before it met is the cause."""
+        timed_out = AmbiguousError(Problem.TIMED_OUT)
+        if not account.waits_for_quota():
+            return timed_out
+        return self._failures.get(account.credential, timed_out)
 
     async def _found(self, credential: str, id: str) -> bool:
         async with self._connections.changing:

@@ -130,6 +130,14 @@ class RateLimiter:
         second = self._clock.now() // 1000
         return Grant(count, 0.0, (QuotaUsage(self.account, endpoint, second, count),), now)
 
+    def is_used_up(self, endpoint: str) -> bool:
+        """Whether a request to `endpoint` would have to wait now."""
+        now, windows = self._clock.monotonic(), self._windows[endpoint]
+        for window in windows:
+            window.expire(now)
+        blocked = self._blocked_until.get(endpoint, 0.0) > now
+        return blocked or any(window.available(backfill=False) <= 0 for window in windows)
+
     async def acquire(
         self, endpoint: str, save_usage: SaveUsage, *, backfill: bool = False
     ) -> None:

@@ -12,7 +12,8 @@ from sqlalchemy import select
 
 from connector.app import accounts
 from connector.app.daemon import App
-from connector.domain.errors import Problem, StoreError
+from connector.app.wiring.accounts import Account
+from connector.domain.errors import DeliveryError, Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.profile_state import address_hash
 from connector.domain.records import State
@@ -226,6 +227,29 @@ async def test_remote_apis_that_refuse_connections_hold_up_no_start(world: World
         id = await world.post()
         await world.servers.start("late", world.klaviyo.app, port)
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
+async def test_a_look_up_that_waits_for_quota_keeps_its_cause(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where connections are refused, the cause must not become a time-out once the quota of a
+    minute is used up."""
+    monkeypatch.setattr(accounts, "_TIMEOUT", 0.3)
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    world.configure(world.connection(klaviyo=nowhere))
+    found: list[Problem] = []
+    show = accounts.AccountLookups._unreadable
+
+    async def note(self: accounts.AccountLookups, asked: Account, error: DeliveryError) -> None:
+        found.append(error.problem)
+        await show(self, asked, error)
+
+    monkeypatch.setattr(accounts.AccountLookups, "_unreadable", note)
+    async with world.running():
+        # A second's quota is one call, so that of these two one has waited for it in vain.
+        await async_until("it is looked up twice", lambda: len(found) >= 2)
+        assert set(found) == {Problem.NOT_CONNECTED}
+        assert "N20 acme: Klaviyo does not say" in await world.attention()
 
 
 async def test_connections_of_one_key_ask_once_and_all_run(world: World) -> None:

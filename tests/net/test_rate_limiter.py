@@ -357,3 +357,16 @@ def test_time_waited_for_quota_is_reported() -> None:
     limiter.reserve(E, 1)
     grant = limiter.reserve(E, 1)
     assert waits == [(E, grant.wait)]
+
+
+@given(st.lists(st.one_of(st.floats(0, 70), st.just("slow down")), max_size=30))
+def test_used_up_is_what_would_have_to_wait(steps: list[float | str]) -> None:
+    clock = FakeClock()
+    limiter = make_limiter(Limit(2, 5), clock=clock)
+    for step in steps:
+        if isinstance(step, str):
+            limiter.slow_down(E, 3.0)
+        else:
+            clock.move(step)
+        used_up = limiter.is_used_up(E)
+        assert used_up is (limiter.reserve(E, 1).count == 0)

@@ -23,13 +23,15 @@ class Account:
 
     `id`: as Klaviyo named it to this process, else as at first contact; None before that.
     `confirmed`: Klaviyo has named it for the key that is configured now. `credential` identifies
-    the key (a secret); `read` asks Klaviyo for the id and raises DeliveryError.
+    the key (a secret); `read` asks Klaviyo for the id and raises DeliveryError, after a wait where
+    `waits_for_quota`.
     """
 
     id: str | None
     confirmed: bool
     credential: str = field(repr=False)
     read: Callable[[], Awaitable[str]]
+    waits_for_quota: Callable[[], bool]
 
 
 def build_credential(services: SharedServices, connection: Connection) -> Credential:
@@ -57,7 +59,10 @@ async def connect(
     async def read() -> str:
         return (await api.account()).id
 
-    return api, Account(id, known is not None, key, read), lease
+    def waits_for_quota() -> bool:
+        return limiter.is_used_up(GET_ACCOUNTS)
+
+    return api, Account(id, known is not None, key, read, waits_for_quota), lease
 
 
 def credential(connection: Connection) -> str:
