@@ -46,6 +46,7 @@ base_url = "{platform}"
 program = "demo"
 api_key = "jeri_sandbox"
 webhook_secret = "jeri_webhook_secret"
+rate_per_second = 100
 
 [connections.klaviyo]
 base_url = "{klaviyo}"
