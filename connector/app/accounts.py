@@ -194,4 +194,5 @@ class AccountLookups:
             self._log.error(
                 "connection_waits", connection=name, problem=problem.value, detail=detail
             )
-        self._problems.set(key, problem, f"{name}: {detail}", remote=KLAVIYO)
+        text = f"{name}: {detail}"
+        self._problems.set(key, problem, text, connection=name, remote=KLAVIYO)

@@ -230,6 +230,7 @@ class App:
             on_executed=partial(self.changes.publish, *TOPICS),
             changing=self.connections.changing,
             until_confirmed=self.connections.until_confirmed,
+            on_resumed=self.connections.unconfirmed.set,
             scope=self._command_scope,
         )
         self._following = Following(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import Problem
 
 
@@ -12,9 +12,19 @@ class ProcessProblems:
     def __init__(self) -> None:
         self._items: dict[str, AttentionItem] = {}
 
-    def set(self, key: str, problem: Problem, text: str = "", *, remote: str = "") -> None:
+    def set(
+        self,
+        key: str,
+        problem: Problem,
+        text: str = "",
+        *,
+        connection: str = "",
+        remote: str = "",
+    ) -> None:
         """It is there. `text` says more than the problem's meaning, `remote` what it waits for."""
-        self._items[key] = AttentionItem(key, text or problem.meaning, problem, remote=remote)
+        affected = Affected(connection, "") if connection else None
+        text = text or problem.meaning
+        self._items[key] = AttentionItem(key, text, problem, remote=remote, affected=affected)
 
     def clear(self, key: str) -> None:
         """It is over."""

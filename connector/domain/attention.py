@@ -60,7 +60,7 @@ class AttentionItem:
     @property
     def remedy(self) -> str:
         """What to do at the command line."""
-        return at_command_line(self.advice)
+        return at_command_line(self.advice, self.affected.connection if self.affected else "")
 
     @property
     def waits(self) -> bool:
@@ -79,12 +79,12 @@ class AttentionItem:
         return f"{code}{self.text}" + (f"; what to do: {self.remedy}" if self.remedy else "")
 
 
-def store_item(error: StoreError) -> AttentionItem:
-    """A failure of the store. Where its file is damaged or gone, the text names the file."""
+def store_item(error: StoreError, file: str = "") -> AttentionItem:
+    """A failure of the store. Where its `file` is damaged, gone or locked, the text names it."""
     text = error.problem.meaning
     if error.problem in (Problem.STORE_REPLACED, Problem.STORE_DAMAGED):
         # What to do follows in the error's text, and in that of the problem.
         text = error.detail.partition("; ")[0]
     elif isinstance(error, StoreLocked):
-        text = f"{text}: another program has locked its file"
+        text = f"{text}: another program has locked its file {file}".rstrip()
     return AttentionItem("store", text, error.problem)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from connector.domain.remedies import ADVICE, WAITS_FOR_REMOTE, at_command_line
 
@@ -174,6 +174,10 @@ class Problem(StrEnum):
     MASS_UNSET = "L37", "removing a field from many people waits for approval"
     PAUSED = "L40", "paused by a person"
     NOT_LIVE = "L41", "the module is off or the connection is in shadow mode, so the record waits"
+
+
+THROTTLED: Final = frozenset({Problem.KLAVIYO_THROTTLED, Problem.PLATFORM_THROTTLED})
+"""The remote side decides when it takes requests again."""
 
 
 class ConnectorError(Exception):

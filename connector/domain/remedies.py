@@ -91,7 +91,15 @@ _RETRIED = "records wait and are retried with growing delays; intake continues"
 _AMBIGUOUS = "events are sent again singly, and Klaviyo drops repeats; profile writes are repeated"
 _CALL_REFUSED = "the call was not stored, and Klaviyo does not repeat it"
 _LINK_STOPPED = "nothing is read and no one is removed; other links continue"
-_ENTER = by(Page.SETTINGS, "in `.env`, then `connector reload`")
+_KEY = "the variable that `[connections.klaviyo] private_key` names"
+_NUDGE = by(Page.NONE, "; then `connector resume CONNECTION` tries at once")
+
+
+def _enter(variable: str) -> str:
+    """Where a secret is entered."""
+    return by(Page.SETTINGS, f"in `.env`, under {variable}, then `connector reload`")
+
+
 _IN_FILE = by(Page.SETTINGS, "in `[connections.settings]`, then `connector reload`")
 _RESUME = by(Page.STATE, "with `connector resume CONNECTION`")
 _REFRESH = by(Page.PEOPLE, "with `connector refresh CONNECTION PERSON`")
@@ -164,7 +172,8 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "W401": Advice(
         "the webhook was answered 401 and not stored; the platform repeats it a few times",
-        f"enter the secret of the platform's integration page {_ENTER}",
+        "enter the secret of the platform's integration page "
+        + _enter("the variable that `[connections.settings] webhook_secret` names"),
     ),
     "W413": Advice(
         "the webhook was answered 413 and not stored", "find the sender; the limit is fixed"
@@ -254,11 +263,14 @@ ADVICE: Final[dict[str, Advice]] = {
     "K400": Advice(
         "the record is a dead letter; the others of its request are sent",
         "read which field Klaviyo names "
-        + by(Page.FAILED, "with `connector dead-letters show ID`")
+        + by(
+            Page.FAILED,
+            "with `connector dead-letters show ID` (`connector dead-letters list` has the ids)",
+        )
         + ", fix it, retry the cause",
     ),
-    "K401": Advice(_BLOCKED, f"enter a valid private key {_ENTER}"),
-    "K403": Advice(_BLOCKED, f"create a key with the missing scope and enter it {_ENTER}"),
+    "K401": Advice(_BLOCKED, f"enter a valid private key {_enter(_KEY)}"),
+    "K403": Advice(_BLOCKED, f"create a key with the missing scope and enter it {_enter(_KEY)}"),
     "K404": Advice(
         "the lane is stopped and tried every [delivery] probe_every; intake continues",
         "correct `[connections.klaviyo] base_url`, then `connector reload`; the next full sync"
@@ -293,7 +305,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "the read is given up; the event is sent without fresh fields",
         f"fix the address at the platform, then refresh the person {_REFRESH}",
     ),
-    "P401": Advice(_READS_BLOCKED, f"enter valid credentials {_ENTER}"),
+    "P401": Advice(
+        _READS_BLOCKED,
+        "enter valid credentials " + _enter("the variables that `[connections.settings]` names"),
+    ),
     "P403": Advice(
         _READS_BLOCKED, "give the key the missing permission, or create one that has it"
     ),
@@ -324,8 +339,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "nothing more is written for the person until something new is observed",
         f"fix the data, then refresh the person {_REFRESH}",
     ),
-    "N10": Advice(_RETRIED, "fix name resolution on this machine"),
-    "N20": Advice(_RETRIED, "check firewall, address and certificate"),
+    "N10": Advice(_RETRIED, f"fix name resolution on this machine{_NUDGE}"),
+    "N20": Advice(_RETRIED, f"check firewall, `base_url` and certificate{_NUDGE}"),
     "N30": Advice(
         _AMBIGUOUS,
         "check the network and Klaviyo's status page; the retries continue",

@@ -168,7 +168,7 @@ class Http:
         parts = urlsplit(self._base)
         host = parts.hostname or ""
         self._tls_fault = parts.scheme != "https" and not (is_loopback(host) or host in allow_http)
-        self._host = host
+        self._host = host if parts.port is None else f"{host}:{parts.port}"
 
     async def aclose(self) -> None:
         self._closed = True

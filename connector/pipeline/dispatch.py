@@ -267,11 +267,13 @@ class Dispatcher(Generic[M]):
             await self._switch.stop("paused", Problem.PAUSED)
 
     async def resume(self) -> None:
-        """By a person, whatever stopped the lane."""
+        """By a person, whatever stopped the lane. What waits for a remote side that was away is
+        tried at once."""
         self._sink.resumed()
         if self.state.mode != "running":
             await self._run_again()
-        self.wake()
+        await self._queue.retry_now(self.lane.id, now=self._clock.now())
+        self.probe_now()
 
     def load_state(self, state: LaneState) -> None:
         """The state as it is stored now, which another process may have changed."""

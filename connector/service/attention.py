@@ -77,8 +77,8 @@ def _as_one(key: str, items: Sequence[AttentionItem]) -> AttentionItem:
         waits = f"; {listed(works)} wait" if works else ""
         why = f": {', '.join(details)}" if details else ""
         # The meaning of what waits for a remote side does not name it.
-        sides = [affected[0].connection, *([first.remote] if first.waits and first.remote else [])]
-        text = f"{listed(sides)}: {first.problem.meaning}{waits}{why}"
+        to = f" → {first.remote}" if first.waits and first.remote else ""
+        text = f"{affected[0].connection}{to}: {first.problem.meaning}{waits}{why}"
         first = replace(
             first,
             text=text,
@@ -101,7 +101,6 @@ def _stopped(b: Backlog) -> AttentionItem | None:
         f"lane {label}",
         f"{label} is {b.state.mode}: {problem.meaning}{why}",
         problem,
-        todo=problem.advice.replace("CONNECTION", b.lane.connection),
         since=b.state.since or None,
         remote=b.lane.destination,
         affected=Affected(b.lane.connection, b.lane.lane_kind.work, b.state.detail),
@@ -116,8 +115,9 @@ def _dead(b: Backlog, causes: Mapping[str, int]) -> AttentionItem:
     if len(causes) == 1:
         [code] = causes
         problem = Problem.from_code(code)
-        command = f"`connector dead-letters retry --cause {code}`, or discard"
+        command = f"`connector dead-letters retry --cause {code}`"
         then = f" ({command})" if "retry" in problem.advice else f"; then {command}"
+        then += ", or discard"
         todo = problem.advice + (by(Page.NONE, then) if kind is EVENTS else f"; {kind.dead_remedy}")
         return AttentionItem(f"dead {label}", f"{text}: {problem.meaning}", problem, todo)
     if causes:

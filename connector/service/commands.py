@@ -63,10 +63,12 @@ class Commands(Queries):
         on_executed: Callable[[], None] = lambda: None,
         changing: asyncio.Lock | None = None,
         until_confirmed: Callable[[str], Awaitable[None]] | None = None,
+        on_resumed: Callable[[], None] = lambda: None,
         scope: Callable[[], CommandScope] = lambda: ALL_COMMANDS,
     ) -> None:
         """`changing` is held by whoever replaces connections, `until_confirmed` waits until Klaviyo
-        has named the account of a connection. `scope`: whose commands this process carries out."""
+        has named the account of a connection; `on_resumed` asks at once for accounts that are not
+        named. `scope`: whose commands this process carries out."""
         super().__init__(store, clock, process=process)
         self._reload = reload
         self._oauth = oauth
@@ -74,6 +76,7 @@ class Commands(Queries):
         self._on_executed = on_executed
         self._changing = changing or asyncio.Lock()
         self._until_confirmed = until_confirmed
+        self._on_resumed = on_resumed
         self._scope = scope
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._fetched: dict[int, Command] = {}
@@ -408,6 +411,10 @@ class Commands(Queries):
                 await self._switch_running(kind, runtime, running[0])
             else:
                 await self._switch_stored(kind, lane, state, adopted=adopted)
+        if kind == "resume":
+            self._on_resumed()
+            if runtime:
+                runtime.wake()
         return True, {f"{kind}d": connection}
 
     async def _switch_running(
@@ -453,13 +460,15 @@ class Commands(Queries):
             raise StoreError(
                 Problem.KLAVIYO_ACCOUNT, f"{state.detail} (only while the daemon runs)"
             )
+        queue = queue_of(lane.lane_kind, self._store)
         if state.mode != "running":
-            queue = queue_of(lane.lane_kind, self._store)
             await queue.extend_horizon(lane.id, now - state.since)
         if kind == "pause":
             await self._store.lanes.set_state(lane.id, LaneState("paused", Problem.PAUSED, "", now))
-        elif state.mode != "running":
+            return
+        if state.mode != "running":
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
+        await queue.retry_now(lane.id, now=now)
 
     async def _retry(self, args: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
         letters = self._store.dead_letters

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from connector.domain.attention import AttentionItem
-from connector.domain.errors import Problem
+from connector.domain.errors import THROTTLED, Problem
 from connector.domain.hosts import is_loopback
 from connector.domain.lanes import (
     ACTIONS,
@@ -173,14 +173,15 @@ def verdict(facts: Facts) -> views.Verdict:
     paused = [b.lane.connection for b in facts.backlogs if b.state.problem is Problem.PAUSED]
     starting = [name for name, c in facts.report.connections.items() if c.starting]
     well = f"Starting: {', '.join(starting)}" if starting else "All well"
+    names = dict.fromkeys(paused)
+    are_paused = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} paused"
+    elsewhere = sum(b.ready + b.claimed for b in facts.backlogs if b.lane.connection not in names)
+    if waiting and not elsewhere and not starting:
+        return views.Verdict(level="ok", text=f"{are_paused}, {waits}")
     well += f", {waits}" if waiting else ", nothing waits"
     if paused:
-        names = dict.fromkeys(paused)
-        well += f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} paused"
+        well += f"; {are_paused}"
     return views.Verdict(level="ok", text=well)
-
-
-_THROTTLED = {Problem.KLAVIYO_THROTTLED, Problem.PLATFORM_THROTTLED}
 
 
 def _who(item: AttentionItem, report: ProcessReport) -> str:
@@ -192,7 +193,7 @@ def _who(item: AttentionItem, report: ProcessReport) -> str:
 
 
 def _how(items: Sequence[AttentionItem]) -> str:
-    return "limiting requests" if all(i.problem in _THROTTLED for i in items) else "away"
+    return "limiting requests" if all(i.problem in THROTTLED for i in items) else "away"
 
 
 def _first_minute(now: Millis) -> int:
@@ -302,7 +303,7 @@ class _Connection:
         per_second = activity.per_second if self._facts.running else 0.0
         state = self._state(name, degraded=item is not None)
         # The rate of the last minute outlives the moment in which a lane stops.
-        moves = state == "running" or (state == "degraded" and problem in _THROTTLED)
+        moves = state == "running" or (state == "degraded" and problem in THROTTLED)
         left = b.ready + b.claimed if moves else 0
         return views.LaneStatus(
             lane=b.lane.lane_kind.title(b.lane.destination),

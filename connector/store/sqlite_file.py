@@ -93,7 +93,7 @@ class SqliteFile:
                 way_back = _LOG_BACK if path == self._log else _FILE_BACK
                 raise StoreOutage(
                     Problem.STORE_REPLACED,
-                    f"{path} {what} while this process had it open, so nothing is stored; "
+                    f"{path} {what} while process {os.getpid()} had it open, so nothing is stored; "
                     f"{way_back}",
                 )
 

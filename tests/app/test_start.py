@@ -249,7 +249,23 @@ async def test_a_look_up_that_waits_for_quota_keeps_its_cause(
         # A second's quota is one call, so that of these two one has waited for it in vain.
         await async_until("it is looked up twice", lambda: len(found) >= 2)
         assert set(found) == {Problem.NOT_CONNECTED}
-        assert "N20 acme: Klaviyo does not say" in await world.attention()
+        shown = await world.attention()
+        assert "N20 acme: Klaviyo does not say" in shown
+        assert "then `connector resume acme` tries at once" in shown
+
+
+async def test_a_person_who_resumes_need_not_wait_until_the_account_is_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_TIMEOUT", 1.5)  # a second's quota is one call
+    monkeypatch.setattr(accounts, "_RETRY_BASE", 600.0)
+    monkeypatch.setattr(accounts, "_RETRY_MAX", 600.0)
+    async with world.running() as app:
+        await async_until("it waits", lambda: app._problems.items("account acme"))
+        world.answer()
+        done, resumed = await app.commands.execute("resume", {"connection": "acme"})
+        assert done, resumed
+        await async_until("it runs", lambda: app.connections.running)
 
 
 async def test_connections_of_one_key_ask_once_and_all_run(world: World) -> None:

@@ -18,7 +18,8 @@ def test_a_code_is_explained_offline(call: Call, tmp_path: Path) -> None:
     lines = result.out.splitlines()
     assert lines[0] == "K401: Klaviyo rejected the key"
     assert lines[1].startswith("meanwhile: the lane is blocked")
-    assert lines[2] == "what to do: enter a valid private key in `.env`, then `connector reload`"
+    where = "in `.env`, under the variable that `[connections.klaviyo] private_key` names"
+    assert lines[2] == f"what to do: enter a valid private key {where}, then `connector reload`"
     assert "- Likely causes. The key was revoked" in result.out
     assert list(tmp_path.iterdir()) == []
 

@@ -162,8 +162,8 @@ def test_while_another_program_holds_the_write_lock_webhooks_are_refused_and_sta
         assert "demo" in status.stdout
         until("status names the lock", lambda: _LOCKED in connector(daemon, "status").stdout, 60.0)
         assert "no process runs" not in connector(daemon, "status").stdout
-        line = "S10 the store is unavailable: another program has locked its file; what to do: "
-        assert line in daemon.get("/healthz")[1]
+        line = "S10 the store is unavailable: another program has locked its file {}; what to do: "
+        assert line.format(store_of(daemon)) in daemon.get("/healthz")[1]
     taken: list[str] = []
 
     def accepted() -> bool:

@@ -83,6 +83,9 @@ class HookedQueue:
     async def recover(self, fence: Fence, **options: Any) -> int:
         return await self._inner.recover(fence, **options)
 
+    async def retry_now(self, lane: LaneId, **options: Any) -> int:
+        return await self._inner.retry_now(lane, **options)
+
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
         await self.before_extend()
         return await self._inner.extend_horizon(lane, pause)

@@ -18,6 +18,7 @@ from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Accepted, Dead, Delivery, Held, Outcome, Stop, Unsent
 from connector.domain.records import Entry, State
 from connector.net.rate_limit import Limit, RateLimiter
+from connector.pipeline.breaker import OPEN_AFTER
 from connector.pipeline.dispatch import Policy
 from connector.ports import BatchMode, Grant
 from connector.runtime import concurrency
@@ -485,6 +486,26 @@ async def test_a_probe_of_one_record_resumes_a_blocked_lane(rig: Rig) -> None:
     assert stored.mode == "running"
 
 
+async def test_a_person_who_resumes_a_failing_lane_need_not_wait_for_its_next_attempt(
+    stopped_rig: Rig,
+) -> None:
+    """The network was repaired, and the next attempt is minutes away."""
+    rig = stopped_rig
+    await rig.start(policy=Policy(horizon=86_400_000, retry_base=300.0, retry_max=300.0))
+    rig.sink.default_step = retry()
+    await rig.append_records("a")
+    await rig.after(1500.0)
+    sent = len(rig.sink.sent)
+    assert sent > OPEN_AFTER
+    while len(rig.sink.sent) == sent:
+        await rig.after(10.0)
+    rig.sink.default_step = accept
+    await rig.dispatcher.resume()
+    await rig.after(1.0)
+    assert rig.states() == {State.ACCEPTED: 1}
+    assert await rig.dispatcher.attention() == []
+
+
 async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: Rig) -> None:
     rig.sink.respond_with(block("account", Problem.KLAVIYO_KEY))
     await rig.append_records("a")
@@ -536,7 +557,7 @@ async def test_a_failed_probe_dead_letters_nothing_however_long_the_pause(rig: R
     await rig.after(31.0)
     assert rig.row("a").state == State.READY
     rig.sink.default_step = accept
-    await rig.after(900.0)
+    await rig.after(1500.0)
     assert rig.row("a").state == State.ACCEPTED
 
 

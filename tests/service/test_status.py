@@ -115,7 +115,7 @@ async def test_a_pause_by_a_person_is_named_and_needs_no_one(rig: Rig) -> None:
     state = LaneState("paused", Problem.PAUSED, "", rig.clock.now())
     await rig.store.lanes.set_state(rig.lane.id, state)
     found = await rig.status()
-    assert found.verdict.text == "All well, 3 records wait; acme is paused"
+    assert found.verdict.text == "acme is paused, 3 records wait"
     assert found.attention == []
 
 
@@ -196,7 +196,7 @@ async def test_a_lane_and_a_poll_that_wait_for_one_platform_are_one_item(rig: Ri
         )
     )
     assert [item.text for item in (await rig.status()).degraded] == [
-        f"acme and yotpo: {Problem.NOT_CONNECTED.meaning}; reads of people and polls wait: refused",
+        f"acme → yotpo: {Problem.NOT_CONNECTED.meaning}; reads of people and polls wait: refused",
         "other",
     ]
 

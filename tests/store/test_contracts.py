@@ -15,6 +15,7 @@ from connector.testing.contracts.process_reports import ProcessReportsContract
 from connector.testing.contracts.profile_addresses import ProfileAddressesContract
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
+from connector.testing.contracts.retry_now import RetryNowContract
 from connector.testing.contracts.secrets import SecretsContract
 from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
@@ -36,6 +37,10 @@ class TestNotifications(NotificationsContract):
 
 
 class TestProcessReports(ProcessReportsContract):
+    pass
+
+
+class TestRetryNow(RetryNowContract):
     pass
 
 

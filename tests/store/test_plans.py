@@ -13,8 +13,16 @@ from sqlalchemy import Connection, event, select, update
 from connector.domain.actions import Caps
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, MinuteCount
+from connector.domain.outcomes import Retry
 from connector.domain.records import Page, State
-from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence, ProcessState
+from connector.ports import (
+    AuditEntry,
+    Authorization,
+    DeadLetterFilter,
+    Fence,
+    ProcessState,
+    RetryPolicy,
+)
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import actions
 from connector.testing.contracts.actions import make_harness, make_request
@@ -335,6 +343,19 @@ async def test_giving_a_claim_back_reads_an_index(store: SqlStore, name: str) ->
     await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
     table = "outbox" if name == "events" else name
     plans = await explain(store, table, lambda: queue.give_back(TOKEN))
+    assert plans.scans == []
+
+
+@pytest.mark.parametrize("name", QUEUES)
+async def test_what_is_tried_again_at_once_is_found_by_index(store: SqlStore, name: str) -> None:
+    queue = await QUEUES[name](store)
+    claim = await queue.claim()
+    assert claim
+    later = [Retry(entry.seq, Problem.KLAVIYO_UNAVAILABLE, 60.0) for entry in claim.entries]
+    await queue.queue.settle(claim, later, now=queue.at, policy=RetryPolicy(3_600_000))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    table = "outbox" if name == "events" else name
+    plans = await explain(store, table, lambda: queue.queue.retry_now(queue.lane.id, now=queue.at))
     assert plans.scans == []
 
 

@@ -106,10 +106,12 @@ async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_line
         "S20 free disk space is below [store] min_free; "
         "what to do: free disk space, or lower `[store] min_free`",
         "K401 acme events → klaviyo is blocked: Klaviyo rejected the key: HTTP 401; "
-        "what to do: enter a valid private key in `.env`, then `connector reload`",
+        "what to do: enter a valid private key in `.env`, under the variable that "
+        "`[connections.klaviyo] private_key` names, then `connector reload`",
         "K400 acme events → klaviyo: 1 failed event: Klaviyo rejected the record as invalid; "
-        "what to do: read which field Klaviyo names with `connector dead-letters show ID`, fix it, "
-        "retry the cause (`connector dead-letters retry --cause K400`, or discard)",
+        "what to do: read which field Klaviyo names with `connector dead-letters show ID` "
+        "(`connector dead-letters list` has the ids), fix it, "
+        "retry the cause (`connector dead-letters retry --cause K400`), or discard",
     ]
 
 

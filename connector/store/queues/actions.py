@@ -94,6 +94,10 @@ class SqlActionQueue(queue.SqlQueue):
         held = list(c.execute(query.with_for_update()).scalars())
         return self._settle(c, claim, [Unsent(seq) for seq in held], now, RetryPolicy(0)).changed
 
+    def _keeps_its_time(self, now: Millis) -> queue.Condition:
+        # A look-up that comes too early finds nothing that is about to be applied.
+        return actions.c.step == Step.LOOK_UP
+
     async def identify(self, lane: Lane, id: int, email: str) -> IdentifiedAction | None:
         return await self._database.write(lambda c: _identify(c, lane.connection, id, email))
 

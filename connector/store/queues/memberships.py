@@ -121,6 +121,9 @@ class SqlMembershipQueue(ReceiptedQueue):
         save(c, changes)
         return Settled(len(held), queue.earliest(due))
 
+    def _keeps_its_time(self, now: Millis) -> queue.Condition:
+        return _M.ambiguous_until > now
+
     def _recover(self, c: Connection, now: Millis, of: ColumnElement[bool]) -> int:
         """An import job of the lost holder may still add people to a list: they stay in flight,
         under an unknown receipt, until every open job is accounted for. All else is sent again."""

@@ -22,13 +22,14 @@ from sqlalchemy import (
     Integer,
     ScalarSelect,
     Select,
+    false,
     func,
     select,
     true,
     update,
 )
 
-from connector.domain.errors import Problem, StoreError
+from connector.domain.errors import THROTTLED, Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
@@ -50,7 +51,8 @@ _FEW = 100
 _MOST_LOOKS = 50
 """How often a claim looks on where it finds only what may not be sent now."""
 _MOST_EXTENDED = 1_000
-"""Rows of one transaction of `extend`."""
+"""Rows of one transaction of `extend` and of `retry_now`."""
+_AWAY = [p.value for p in Problem if p.waits_for_remote and p not in THROTTLED]
 
 
 def ready(
@@ -204,10 +206,13 @@ def _evaluated_once(dialect: str, keys: Select[Any]) -> Select[Any]:
     return select(*found.c)
 
 
-def retried(c: Connection, source: QueueTable, lane: LaneId, after: int, most: int) -> list[int]:
-    """The keys after this one of rows that are retrying, in their order; at most a part of them."""
+def retried(
+    c: Connection, source: QueueTable, lane: LaneId, after: int, most: int, *more: Condition
+) -> list[int]:
+    """The keys after this one of rows that are retrying, in their order; at most a part of them.
+    `more` are further conditions."""
     table, key = source.table, source.key
-    query = select(key).where(table.c.lane == lane, is_retrying(table), key > after)
+    query = select(key).where(table.c.lane == lane, is_retrying(table), key > after, *more)
     return list(c.execute(query.order_by(key).limit(most)).scalars())
 
 
@@ -412,6 +417,23 @@ class SqlQueue(ABC):
             return self._give_back(c, claim, now) if claim else self._recover(c, now, of)
 
         return await self._database.write(work)
+
+    def _keeps_its_time(self, now: Millis) -> Condition:
+        """Rows that must not be tried again before they are due."""
+        return false()
+
+    async def retry_now(self, lane: LaneId, *, now: Millis) -> int:
+        table, key = self._source.table, self._source.key
+        waits = table.c.due > now, table.c.problem.in_(_AWAY), ~self._keeps_its_time(now)
+
+        def look(c: Connection, after: int, rows: int) -> list[int]:
+            return retried(c, self._source, lane, after, rows, *waits)
+
+        def part(c: Connection, keys: Sequence[int]) -> int:
+            these = update(table).where(key.in_(keys), is_retrying(table), *waits)
+            return c.execute(these.values(due=now)).rowcount
+
+        return await self._extended.each_found(look, part)
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
         def look(c: Connection, after: int, rows: int) -> list[int]:

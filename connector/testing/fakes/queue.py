@@ -152,6 +152,12 @@ class MemoryQueue:
     ) -> int:
         return 0
 
+    async def retry_now(self, lane: LaneId, *, now: Millis) -> int:
+        later = [row for row in self.rows.values() if row.due > now]
+        for row in later:
+            row.due = now
+        return len(later)
+
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
         return 0
 
