@@ -1,9 +1,11 @@
 """What makes stores cheap in tests: files are copied, each statement is compiled once for all
-engines of a process, and a store is emptied rather than made again."""
+engines of a process, and a store is emptied rather than made again. And a lock by another program.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from functools import cache, wraps
 from pathlib import Path
@@ -17,6 +19,14 @@ from connector.store import database, schema, sqlite
 from connector.store.sqlite import sqlite_path
 from connector.store.sqlite_file import SqliteFile
 from connector.store.tables import metadata
+
+
+@contextlib.contextmanager
+def write_lock(file: Path) -> Iterator[None]:
+    """What another program does that writes to the store's file."""
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None, timeout=10)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from functools import partial
 
 from connector.config import Config
 from connector.net import http
-from connector.ports import Clock, Lease, Store
+from connector.pipeline.lease import ResourceLease
+from connector.ports import Clock, Store
 from connector.ports.workers import Loop
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
@@ -25,7 +26,7 @@ class NotificationWorkers:
         self,
         config: Callable[[], Config],
         store: Store,
-        lease: Lease,
+        lease: ResourceLease,
         commands: Commands,
         clock: Clock,
         metrics: Metrics,
@@ -50,7 +51,7 @@ class NotificationWorkers:
             targets,
             self._commands.attention,
             self._store.notifications,
-            self._lease,
+            lambda: self._lease.usable,
             self._clock,
             notification_poster(config, self._clock),
             source=config.server.public_url,

@@ -2,12 +2,14 @@
 
 One worker watches, and one per target sends, so that a target that does not answer delays no other
 and never gets two POSTs at once. What a target was sent is kept in the store, so a restart neither
-repeats nor loses a notification; a POST whose answer is lost may be sent twice.
+repeats nor loses a notification; a POST whose answer is lost may be sent twice. While the store
+fails, which is itself notified, what was sent is kept in memory and saved afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +20,10 @@ from typing import Any, Literal
 import orjson
 
 from connector.config import Notify
-from connector.domain.attention import AttentionItem
+from connector.domain.attention import AttentionItem, store_item
 from connector.domain.errors import DeliveryError, StoreError
 from connector.net.retry import Backoff, retry_read
-from connector.ports import Clock, Lease, Notifications
+from connector.ports import Clock, Notifications
 from connector.runtime import log
 from connector.service.process import DEFAULT_PATIENCE
 
@@ -104,7 +106,8 @@ def targets(configured: Sequence[Notify]) -> list[Target]:
 class Notifier:
     """Watches what needs attention; each of its `deliveries` sends one target what changed.
 
-    What comes and goes between two passes is not sent. Only the holder of the lease sends.
+    What comes and goes between two passes is not sent. `is_sender`: whether it is this process,
+    of several, that sends. That it cannot renew its lease must not make it silent.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Notifier:
         targets: Sequence[Target],
         attention: AttentionSource,
         notices: Notifications,
-        lease: Lease,
+        is_sender: Callable[[], bool],
         clock: Clock,
         post: Post,
         *,
@@ -126,7 +129,7 @@ class Notifier:
             for target in targets
         ]
         self._attention = attention
-        self._lease = lease
+        self._is_sender = is_sender
         self._clock = clock
         self._seen = {target.patience: _Seen() for target in targets}
         self._started_at = clock.monotonic()
@@ -138,20 +141,22 @@ class Notifier:
         return ()
 
     async def run_once(self) -> float:
-        if self._lease.valid():
-            await self._check()
+        if self._is_sender():
+            compared = [await self._compare(*each) for each in self._seen.items()]
+            ready = self.deliveries if all(compared) else []
         else:
             self._seen = {patience: _Seen() for patience in self._seen}
             self._started_at = self._clock.monotonic()
+            ready = [delivery for delivery in self.deliveries if delivery.has_unsaved]
+        for delivery in ready:
+            delivery.wakeup.set()
         return CHECK_INTERVAL
 
-    async def _check(self) -> None:
-        compared = [
-            seen.compare(await self._attention(patience)) for patience, seen in self._seen.items()
-        ]
-        if all(compared):
-            for delivery in self.deliveries:
-                delivery.wakeup.set()
+    async def _compare(self, patience: float, seen: _Seen) -> bool:
+        try:
+            return seen.compare(await self._attention(patience))
+        except StoreError as error:
+            return seen.compare_unread(store_item(error))
 
     def _pending(self, target: Target, sent: Mapping[str, str]) -> Notice:
         seen = self._seen[target.patience]
@@ -173,7 +178,13 @@ class _Seen:
 
     def compare(self, items: Sequence[AttentionItem]) -> bool:
         """Note another pass; returns whether there was one before it."""
-        now = {item.key: log.redact(item.line) for item in items}
+        return self._compare(_lines(items))
+
+    def compare_unread(self, store: AttentionItem) -> bool:
+        """Note a pass in which the store did not say what there is: all that was there may be."""
+        return self._compare({**(self._previous or {}), **_lines([store])})
+
+    def _compare(self, now: Mapping[str, str]) -> bool:
         before, self._previous = self._previous, now
         if before is None:
             return False
@@ -182,8 +193,13 @@ class _Seen:
         return True
 
 
+def _lines(items: Sequence[AttentionItem]) -> Mapping[str, str]:
+    return {item.key: log.redact(item.line) for item in items}
+
+
 class NoticeDelivery:
-    """Sends one target what it has not been sent yet; retries a target that fails with backoff."""
+    """Sends one target what it has not been sent yet; retries a target that fails with backoff.
+    `has_unsaved`: the store does not have all that was sent."""
 
     def __init__(
         self,
@@ -202,6 +218,11 @@ class NoticeDelivery:
         self._clock = clock
         self._post = post
         self._source = source
+        self._saved: Mapping[str, str] | None = None
+        """What the store had when it was last read."""
+        self._raised: dict[str, str] = {}
+        self._resolved: set[str] = set()
+        """Sent, and not saved."""
         self._backoff = Backoff(CHECK_INTERVAL, 300.0)
         self._failures = 0
         self._log = log.get("notify").bind(target=str(target))
@@ -231,16 +252,41 @@ class NoticeDelivery:
         self._failures = 0
         return None
 
+    @property
+    def has_unsaved(self) -> bool:
+        return bool(self._raised or self._resolved)
+
     async def _deliver(self) -> None:
-        notice = self._pending(await self._notices.sent(self._target.id))
-        if not notice.raised and not notice.resolved:
-            return
-        now = self._clock.now()
-        body = notice.body(self._target, self._source, now)
-        await retry_read(lambda: self._post(self._target.url, body), clock=self._clock)
+        notice = self._pending(await self._sent())
+        if notice.raised or notice.resolved:
+            body = notice.body(self._target, self._source, self._clock.now())
+            await retry_read(lambda: self._post(self._target.url, body), clock=self._clock)
+            self._resolved = (self._resolved | notice.resolved.keys()) - notice.raised.keys()
+            unsaved = {**self._raised, **notice.raised}
+            self._raised = {k: v for k, v in unsaved.items() if k not in notice.resolved}
+        if self.has_unsaved:
+            with contextlib.suppress(StoreError):
+                await self._save()
+
+    async def _sent(self) -> Mapping[str, str]:
+        """Key → text of what was raised and not resolved. Raises StoreError where that was never
+        known."""
+        try:
+            self._saved = await self._notices.sent(self._target.id)
+        except StoreError:
+            if self._saved is None:
+                raise
+        saved = {k: v for k, v in self._saved.items() if k not in self._resolved}
+        return {**saved, **self._raised}
+
+    async def _save(self) -> None:
         await self._notices.record(
-            self._target.id, notice.raised, resolved=list(notice.resolved), now=now
+            self._target.id,
+            self._raised,
+            resolved=list(self._resolved),
+            now=self._clock.now(),
         )
+        self._raised, self._resolved = {}, set()
 
 
 async def test(

@@ -12,9 +12,12 @@ from typing import Any
 import orjson
 import pytest
 
+from connector.app import daemon
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.pipeline import lease
 from connector.service import notify
+from tests.stores import write_lock
 from tests.waiting import async_until
 
 from .conftest import Call, Folder, Platforms
@@ -100,6 +103,33 @@ async def test_a_revoked_key_and_its_fix_are_notified(
     assert [text[:4] for text in notified("raised")] == ["K401"]
     assert any("resolved: K401" in body.get("text", "") for _, body in receiver.bodies)
     assert "ada@" not in orjson.dumps(receiver.bodies).decode()
+
+
+async def test_a_locked_store_is_notified_while_it_is_locked(
+    folder: Folder, receiver: NotificationReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease cannot be renewed meanwhile."""
+    monkeypatch.setattr(notify, "CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(notify, "STARTUP_GRACE", 0.0)
+    monkeypatch.setattr(daemon, "_HEARTBEAT_EVERY", 0.2)
+    monkeypatch.setattr(lease, "TTL", 3.0)
+    monkeypatch.setattr(lease, "_RENEW_EVERY", 0.2)
+
+    def notified(section: str) -> list[str]:
+        json = [body for _, body in receiver.bodies if "raised" in body]
+        return [x["text"][:3] for body in json for x in body[section] if x["key"] == "store"]
+
+    app = App(read_config(folder.config))
+    await app.start(serve=False)
+    try:
+        await async_until("it may deliver", app.leases.of("store").valid)
+        with write_lock(folder.store):
+            await async_until("the lease ends", lambda: not app.leases.of("store").valid())
+            await async_until("the lock is notified", lambda: notified("raised"))
+        await async_until("its end is notified", lambda: notified("resolved"))
+    finally:
+        await app.stop()
+    assert (notified("raised"), notified("resolved")) == (["S10"], ["S10"])
 
 
 def test_notify_test_posts_to_each_target_and_reports_the_result(

@@ -6,14 +6,15 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from connector.sandbox import Traffic
 from tests.processes import Finished, run
+from tests.stores import write_lock
 from tests.waiting import until
 
 from .conftest import ENVIRONMENT, Daemon, Platforms
@@ -141,13 +142,6 @@ def test_a_start_on_a_damaged_store_names_the_file_and_the_way_back(
 
 
 # ── a lock of another program ────────────────────────────────────────────────────────────────────
-
-
-@contextmanager
-def write_lock(file: Path) -> Iterator[None]:
-    with closing(sqlite3.connect(file, isolation_level=None, timeout=10)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
 
 
 def test_while_another_program_holds_the_write_lock_webhooks_are_refused_and_status_answers(

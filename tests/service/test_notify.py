@@ -16,12 +16,20 @@ from connector.domain.attention import AttentionItem
 from connector.domain.errors import Blocked, Problem, RetryLater, StoreError
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
-from connector.service.notify import CHECK_INTERVAL, STARTUP_GRACE, Notifier, Target, targets
+from connector.service.notify import (
+    CHECK_INTERVAL,
+    STARTUP_GRACE,
+    NoticeDelivery,
+    Notifier,
+    Target,
+    targets,
+)
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.lease import FakeLease
 from connector.testing.fakes.store import InlineDatabase, memory_store
 
 HOOK = "https://hooks.example/T0/s3cr3t"
+UNAVAILABLE = StoreError(Problem.STORE_UNAVAILABLE, "by a test")
 BROKEN = {"lane acme events → klaviyo": "K401 acme events → klaviyo: blocked"}
 
 
@@ -39,6 +47,8 @@ class Rig:
     in_flight: dict[str, int] = field(default_factory=dict)
     max_in_flight: int = 0
     running: list[SupervisedWorker] = field(default_factory=list)
+    reads_fail: bool = True
+    deliveries: list[NoticeDelivery] = field(default_factory=list)
 
     def start(
         self, *urls: str, form: Any = "json", patience: Callable[[int], float] = lambda number: 0.0
@@ -48,11 +58,12 @@ class Rig:
             found,
             self._attention,
             memory_store(self.database).notifications,
-            self.lease,
+            self.lease.valid,
             self.clock,
             self._post,
             source="here",
         )
+        self.deliveries = notifier.deliveries
         for loop in (notifier, *notifier.deliveries):
             worker = SupervisedWorker(
                 "notifications", loop, subject="test", clock=self.clock, metrics=Metrics("test")
@@ -69,6 +80,8 @@ class Rig:
         self.running.clear()
 
     async def _attention(self, patience: float) -> list[AttentionItem]:
+        if self.database.error and self.reads_fail:
+            raise self.database.error
         items = [AttentionItem(key, text) for key, text in self.attention.items()]
         return [*items, *(x for x in self.away if x.needs_person(self.clock.now(), patience))]
 
@@ -224,13 +237,78 @@ async def test_one_post_per_target_at_a_time_and_a_slow_target_does_not_block_ot
 
 
 async def test_an_unavailable_store_does_not_resolve_notices(rig: Rig) -> None:
-    rig.database.error = StoreError(Problem.STORE_UNAVAILABLE)
     rig.attention = dict(BROKEN)
+    rig.start()
+    await rig.clock.advance(STARTUP_GRACE)
+    rig.database.error = UNAVAILABLE
+    await rig.clock.advance(300)
+    rig.database.error = None
+    await rig.clock.advance(300)
+    assert rig.sent_keys() == [(list(BROKEN), []), (["store"], []), ([], ["store"])]
+
+
+async def test_a_store_that_failed_from_the_start_repeats_no_notice(rig: Rig) -> None:
+    rig.attention = dict(BROKEN)
+    rig.start()
+    await rig.polls(3)
+    await rig.stop()
+    rig.database.error = UNAVAILABLE
     rig.start()
     await rig.polls(5)
     rig.database.error = None
     await rig.clock.advance(300)
-    assert len(rig.posts) == 1
+    assert [raised for raised, _ in rig.sent_keys()] == [list(BROKEN)]
+
+
+@pytest.mark.parametrize("reads_fail", [True, False])
+async def test_a_store_that_fails_is_notified_once_and_not_again_after_a_restart(
+    rig: Rig, reads_fail: bool
+) -> None:
+    """What was sent cannot be saved meanwhile; of a deleted file even reads succeed."""
+    rig.reads_fail = reads_fail
+    rig.start()
+    await rig.polls(3)
+    rig.database.error = UNAVAILABLE
+    rig.attention = {} if reads_fail else {"store": "S70 the file is gone"}
+    await rig.clock.advance(300)
+    assert rig.sent_keys() == [(["store"], [])]
+    rig.database.error = None
+    await rig.polls(1)
+    assert not any(delivery.has_unsaved for delivery in rig.deliveries)
+    await rig.restart()
+    rig.attention = {}
+    await rig.polls(20)
+    assert rig.sent_keys() == [(["store"], []), ([], ["store"])]
+
+
+async def test_a_problem_that_ends_while_nothing_can_be_saved_is_resolved_once(rig: Rig) -> None:
+    rig.attention = dict(BROKEN)
+    rig.start()
+    await rig.clock.advance(STARTUP_GRACE)
+    rig.database.error, rig.reads_fail = UNAVAILABLE, False
+    rig.attention = {}
+    await rig.clock.advance(300)
+    rig.database.error = None
+    await rig.polls(20)
+    assert rig.sent_keys() == [(list(BROKEN), []), ([], list(BROKEN))]
+
+
+async def test_what_was_sent_while_the_store_failed_is_saved_after_the_lease_was_lost(
+    rig: Rig,
+) -> None:
+    """The next holder sends that it is over."""
+    rig.start()
+    await rig.polls(3)
+    rig.database.error = UNAVAILABLE
+    await rig.polls(3)
+    rig.lease.held = False
+    await rig.polls(3)
+    rig.database.error = None
+    await rig.polls(3)
+    rig.lease.held = True
+    await rig.restart()
+    await rig.polls(20)
+    assert rig.sent_keys() == [(["store"], []), ([], ["store"])]
 
 
 async def test_addresses_are_masked_in_notices(rig: Rig) -> None:
