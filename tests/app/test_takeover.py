@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from connector.app.configuration import read_config
 from connector.app.daemon import App
 from connector.domain.actions import Action, ActionBatch, ActionRequest, Caps
+from connector.domain.attention import Check
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import SEGMENT_MEMBERS, DeliveryMode, LaneId, Millis, QuotaUsage
 from connector.domain.memberships import Link
@@ -475,14 +476,19 @@ async def test_an_action_whose_platform_was_replaced_waits_for_a_persons_decisio
 
 
 async def test_a_late_answer_does_not_end_the_pause_that_another_process_has_stored(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def refused() -> Sequence[Check]:
+        return [Check("key", "fault")]
+
     # Without a read of the person, the record is ready for the probe.
     only_events = 'modules = ["events"]\nsource ='
     world.configure(world.connection().replace("source =", only_events, 1))
     async with world.running() as app:
         await async_until("it runs", lambda: app.connections.running)
         events, thief = app.runtimes["acme"].events, Thief(app.store)
+        # Without a record, a probe is a check, which would wait for its answer.
+        monkeypatch.setattr(events._sink, "check", refused)
         await events._switch.stop("blocked", Problem.KLAVIYO_KEY)
         world.klaviyo_gate.open.clear()
         await world.post()
