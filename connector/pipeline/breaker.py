@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -100,12 +101,20 @@ class LaneBreaker:
         self, outcomes: Sequence[Outcome], attempts: Callable[[int], int], *, held: bool
     ) -> list[Outcome]:
         """The outcomes with the seconds that each retry waits. `attempts` of an entry, by its seq.
+        Entries of one delivery that were tried equally often are stored, and tried again, together.
         While the lane is held a dead record is retried: the cause may be the lane's."""
-        return [self._with_wait(outcome, attempts, held) for outcome in outcomes]
+        backoff = functools.cache(self._backoff)
+        return [self._with_wait(outcome, attempts, backoff, held) for outcome in outcomes]
 
-    def _with_wait(self, outcome: Outcome, attempts: Callable[[int], int], held: bool) -> Outcome:
+    def _with_wait(
+        self,
+        outcome: Outcome,
+        attempts: Callable[[int], int],
+        backoff: Callable[[int, float], float],
+        held: bool,
+    ) -> Outcome:
         if isinstance(outcome, Retry | Ambiguous):
-            return replace(outcome, after=self._backoff(attempts(outcome.seq), outcome.after))
+            return replace(outcome, after=backoff(attempts(outcome.seq), outcome.after))
         if isinstance(outcome, Dead) and held and outcome.problem not in _ABOUT_ONE_PERSON:
             # Due after the others, so that the next probe takes another: this one may be bad.
             return Retry(outcome.seq, outcome.problem, self._probe_every / 2, outcome.detail)

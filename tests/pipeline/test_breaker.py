@@ -240,3 +240,16 @@ def test_a_refusal_to_wait_is_no_lost_bulk_request() -> None:
     breaker.record(refused, 0.0, held=False, bulk=True)
     assert breaker.is_open
     assert breaker.bulk_size(10_000) == 10_000
+
+
+def test_entries_of_one_request_that_were_tried_equally_often_wait_equally_long() -> None:
+    """So that they are stored, and tried again, together."""
+    jittered = iter(range(1, 100))
+    breaker = LaneBreaker(lambda attempts, at_least: next(jittered), probe_every=PROBE_EVERY)
+    failed = [Retry(seq, Problem.KLAVIYO_UNAVAILABLE) for seq in range(6)]
+    waits = [
+        outcome.after
+        for outcome in breaker.with_waits(failed, lambda seq: 1 + seq % 2, held=False)
+        if isinstance(outcome, Retry)
+    ]
+    assert waits == [1, 2, 1, 2, 1, 2]

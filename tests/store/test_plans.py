@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event, select, update
 from connector.domain.actions import Caps
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, MinuteCount
-from connector.domain.outcomes import Retry
+from connector.domain.outcomes import Accepted, Outcome, Retry
 from connector.domain.records import Page, State
 from connector.ports import (
     AuditEntry,
@@ -357,6 +357,38 @@ async def test_what_is_tried_again_at_once_is_found_by_index(store: SqlStore, na
     table = "outbox" if name == "events" else name
     plans = await explain(store, table, lambda: queue.queue.retry_now(queue.lane.id, now=queue.at))
     assert plans.scans == []
+
+
+async def test_a_bulk_request_that_fails_is_settled_as_one_that_succeeds(store: SqlStore) -> None:
+    """Not record by record: on PostgreSQL each statement is a round trip."""
+
+    async def statements(outcome: Callable[[int], Outcome], first: int) -> int:
+        records = [record(f"r{first + n}") for n in range(200)]
+        await store.outbox.append([Page(lane, "webhook", records, Millis(NOW))])
+        claim = await store.outbox.claim(
+            lane, fence, now=Millis(NOW), limit=200, mode=DeliveryMode.BATCH, mapping="v1"
+        )
+        assert claim
+        count = 0
+
+        def note(*_: Any) -> None:
+            nonlocal count
+            count += 1
+
+        engine = store.database.engine
+        event.listen(engine, "before_cursor_execute", note)
+        outcomes = [outcome(entry.seq) for entry in claim.entries]
+        settled = await store.outbox.settle(
+            claim, outcomes, now=Millis(NOW), policy=RetryPolicy(3_600_000)
+        )
+        event.remove(engine, "before_cursor_execute", note)
+        assert settled.changed == 200
+        return count
+
+    lane, fence = await store.lanes.ensure("acme", "klaviyo", "event"), await acquire_lease(store)
+    accepted = await statements(lambda seq: Accepted(seq, "r1"), 0)
+    failed = await statements(lambda seq: Retry(seq, Problem.KLAVIYO_UNAVAILABLE, 60.0), 1_000)
+    assert failed <= 2 * accepted + 4
 
 
 async def test_the_audit_log_is_read_and_pruned_by_index(store: SqlStore) -> None:

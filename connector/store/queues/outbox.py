@@ -101,18 +101,23 @@ class SqlOutbox(queue.SqlQueue):
         entries = {entry.seq: entry for entry in claim.entries}
         _mark_ambiguous(c, [entries[o.seq].person for o in outcomes if is_unanswered(o)], now)
         accepted: dict[str, list[int]] = {}
+        # Those of one failed request are mostly alike.
+        others: dict[tuple[tuple[str, Any], ...], list[int]] = {}
         changed = 0
         due: list[Millis] = []
         for outcome in outcomes:
             if isinstance(outcome, Accepted):
                 accepted.setdefault(outcome.request, []).append(outcome.seq)
             else:
-                values = after_outcome(entries[outcome.seq], outcome, now, policy.horizon)
-                claimed = _update_claimed(tuple(sorted(values)))
-                ours = claimed.run(c, row=outcome.seq, token=claim.token, **values)
-                changed += ours
-                if ours and values["state"] == State.READY:
-                    due.append(values.get("due", now))
+                changes = after_outcome(entries[outcome.seq], outcome, now, policy.horizon)
+                others.setdefault(tuple(sorted(changes.items())), []).append(outcome.seq)
+        for items, seqs in others.items():
+            values = dict(items)
+            claimed = _update_claimed(tuple(values))
+            ours = claimed.run(c, seqs=seqs, token=claim.token, **values)
+            changed += ours
+            if ours and values["state"] == State.READY:
+                due.append(values.get("due", now))
         for request, seqs in accepted.items():
             values = {"token": claim.token, "now": now, "sent_by": request}
             changed += _ACCEPT.run(c, seqs=seqs, **values)
@@ -180,10 +185,11 @@ class _Parts:
 
 @functools.cache
 def _update_claimed(columns: tuple[str, ...]) -> Prepared:
-    """Sets these columns of the record `row`, where the claim `token` still holds it."""
-    mine = outbox.c.seq == param("row"), outbox.c.claim == param("token")
+    """Sets these columns of the records `seqs` that the claim `token` still holds."""
+    these = outbox.c.seq.in_(param("seqs", expanding=True)), outbox.c.claim == param("token")
     values = {name: param(name) for name in columns}
-    return Prepared(update(outbox).where(*mine, in_state(State.CLAIMED)).values(values))
+    statement = update(outbox).where(*these, in_state(State.CLAIMED)).values(values)
+    return Prepared(statement, many="seqs")
 
 
 def _mark_ambiguous(c: Connection, people: Sequence[int | None] | Select[Any], now: Millis) -> None:
