@@ -146,8 +146,8 @@ class Queue(Protocol):
 
     async def retry_now(self, lane: LaneId, *, now: Millis) -> int:
         """Entries that wait for their next attempt because the remote side was away are due at
-        once; how many. Others keep their time: those that the remote side has asked to wait for,
-        and those whose last request may still be applied and must not be crossed."""
+        once; how many. Others keep their time: those that the remote side limits (429), and those
+        whose last request may still be applied and must not be crossed."""
         ...
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:

@@ -506,6 +506,19 @@ async def test_a_person_who_resumes_a_failing_lane_need_not_wait_for_its_next_at
     assert await rig.dispatcher.attention() == []
 
 
+async def test_a_person_who_resumes_does_not_shorten_what_the_remote_side_has_asked_for(
+    rig: Rig,
+) -> None:
+    rig.sink.default_step = retry(Problem.PLATFORM_THROTTLED, after=300.0)
+    await rig.append_records("a", "b", "c")
+    await rig.after(2.0)
+    sent = len(rig.sink.sent)
+    await rig.append_records("d")
+    await rig.dispatcher.resume()
+    await rig.after(1.0)
+    assert len(rig.sink.sent) == sent
+
+
 async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: Rig) -> None:
     rig.sink.respond_with(block("account", Problem.KLAVIYO_KEY))
     await rig.append_records("a")

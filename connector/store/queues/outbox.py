@@ -37,6 +37,7 @@ class SqlOutbox(queue.SqlQueue):
 
     most_rows = 1_000
     settles_patiently = True
+    repeats_what_was_sent = True
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, outbox_queue)

@@ -52,7 +52,14 @@ _MOST_LOOKS = 50
 """How often a claim looks on where it finds only what may not be sent now."""
 _MOST_EXTENDED = 1_000
 """Rows of one transaction of `extend` and of `retry_now`."""
-_AWAY = [p.value for p in Problem if p.waits_for_remote and p not in THROTTLED]
+_AMBIGUOUS = {
+    Problem.TIMED_OUT,
+    Problem.CONNECTION_LOST,
+    Problem.ANSWER_UNREADABLE,
+    Problem.SERVER_FAULT,
+}
+_AWAY = {p.value for p in Problem if p.waits_for_remote and p not in THROTTLED}
+_NOT_APPLIED = _AWAY - _AMBIGUOUS
 
 
 def ready(
@@ -418,13 +425,18 @@ class SqlQueue(ABC):
 
         return await self._database.write(work)
 
+    repeats_what_was_sent = False
+    """Whether what is sent after a request that may still be applied is the same again, so that it
+    may cross that request."""
+
     def _keeps_its_time(self, now: Millis) -> Condition:
         """Rows that must not be tried again before they are due."""
         return false()
 
     async def retry_now(self, lane: LaneId, *, now: Millis) -> int:
         table, key = self._source.table, self._source.key
-        waits = table.c.due > now, table.c.problem.in_(_AWAY), ~self._keeps_its_time(now)
+        causes = sorted(_AWAY if self.repeats_what_was_sent else _NOT_APPLIED)
+        waits = table.c.due > now, table.c.problem.in_(causes), ~self._keeps_its_time(now)
 
         def look(c: Connection, after: int, rows: int) -> list[int]:
             return retried(c, self._source, lane, after, rows, *waits)

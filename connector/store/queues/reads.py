@@ -31,6 +31,8 @@ class SqlReads(queue.SqlQueue):
 
     most_rows = bulk_observations.MOST_OBSERVED
 
+    repeats_what_was_sent = True
+
     def __init__(self, database: Database) -> None:
         super().__init__(database, reads_queue)
         self._observed = Pieces(database, bulk_observations.MOST_OBSERVED)

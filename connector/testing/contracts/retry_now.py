@@ -54,6 +54,6 @@ class RetryNowContract:
         one, other = await _entries(queue)
         lost = [Ambiguous(entry.seq, Problem.TIMED_OUT, _AFTER) for entry in (one, other)]
         await _settle_both(queue, *lost)
-        repeats = name not in ("memberships", "actions")
+        repeats = name in ("events", "reads")
         found = await queue.queue.retry_now(queue.lane.id, now=queue.at)
         assert found == (2 if repeats else 0)
