@@ -88,8 +88,10 @@ class Session:
         try:
             # yarl would decode %40 of a path and %2C of a query.
             url = URL(address, encoded=True)
-        except ValueError as error:
-            raise httpx.UnsupportedProtocol("no URL that can be called") from error
+            _ = url.port  # read when it is asked for
+        except ValueError:
+            # Its text quotes the address, which may be a secret.
+            raise httpx.UnsupportedProtocol("no URL that can be called") from None
         limits = aiohttp.ClientTimeout(
             connect=timeout, sock_connect=connect_timeout, sock_read=timeout
         )

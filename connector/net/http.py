@@ -168,7 +168,8 @@ class Http:
         parts = urlsplit(self._base)
         host = parts.hostname or ""
         self._tls_fault = parts.scheme != "https" and not (is_loopback(host) or host in allow_http)
-        self._host = host if parts.port is None else f"{host}:{parts.port}"
+        self._bare_host = host
+        self._host = parts.netloc.rpartition("@")[2]
 
     async def aclose(self) -> None:
         self._closed = True
@@ -192,7 +193,7 @@ class Http:
         if self._tls_fault:
             raise Blocked(
                 Problem.TLS_REQUIRED,
-                f"{self._host} would be called without TLS, so nothing is sent: use https, or "
+                f"{self._bare_host} would be called without TLS, so nothing is sent: use https, or "
                 "name it in [security] allow_http",
                 scope="account",
             )
