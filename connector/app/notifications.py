@@ -32,6 +32,7 @@ class NotificationWorkers:
         metrics: Metrics,
     ) -> None:
         self.workers: list[SupervisedWorker] = []
+        self._sent: dict[tuple[str, str], notify.Sent] = {}
         self._config = config
         self._store = store
         self._lease = lease
@@ -55,6 +56,7 @@ class NotificationWorkers:
             self._clock,
             notification_poster(config, self._clock),
             source=config.server.public_url,
+            sent=self._sent,
         )
         loops: list[Loop] = [notifier, *notifier.deliveries]
         for loop in loops:

@@ -105,12 +105,16 @@ class Renderer(Protocol[M_co]):
 
 class Lease(Protocol):
     """The right to deliver. `valid` is called right before every send. `resource` is what other
-    processes may not work on meanwhile."""
+    processes may not work on meanwhile. `usable`: it was taken, and is not known to be lost; it may
+    not have been renewed in time."""
 
     @property
     def resource(self) -> str: ...
 
     @property
     def fence(self) -> Fence: ...
+
+    @property
+    def usable(self) -> bool: ...
 
     def valid(self) -> bool: ...

@@ -106,8 +106,9 @@ def targets(configured: Sequence[Notify]) -> list[Target]:
 class Notifier:
     """Watches what needs attention; each of its `deliveries` sends one target what changed.
 
-    What comes and goes between two passes is not sent. `is_sender`: whether it is this process,
-    of several, that sends. That it cannot renew its lease must not make it silent.
+    What comes and goes between two passes is not sent. `is_sender`: whether it is this process, of
+    several, that sends. That it cannot renew its lease must not make it silent. `sent` is what
+    earlier notifiers of this process have sent, by target.
     """
 
     def __init__(
@@ -120,11 +121,18 @@ class Notifier:
         post: Post,
         *,
         source: str,
+        sent: dict[tuple[str, str], Sent],
     ) -> None:
         self.wakeup = asyncio.Event()
         self.deliveries = [
             NoticeDelivery(
-                target, partial(self._pending, target), notices, clock, post, source=source
+                target,
+                partial(self._pending, target),
+                notices,
+                clock,
+                post,
+                source=source,
+                sent=sent.setdefault((target.id, target.format), Sent()),
             )
             for target in targets
         ]
@@ -133,6 +141,8 @@ class Notifier:
         self._clock = clock
         self._seen = {target.patience: _Seen() for target in targets}
         self._started_at = clock.monotonic()
+        self._read = False
+        """Whether it was known since then what there is."""
 
     async def idle(self) -> bool:
         return True
@@ -146,7 +156,7 @@ class Notifier:
             ready = self.deliveries if all(compared) else []
         else:
             self._seen = {patience: _Seen() for patience in self._seen}
-            self._started_at = self._clock.monotonic()
+            self._started_at, self._read = self._clock.monotonic(), False
             ready = [delivery for delivery in self.deliveries if delivery.has_unsaved]
         for delivery in ready:
             delivery.wakeup.set()
@@ -154,8 +164,12 @@ class Notifier:
 
     async def _compare(self, patience: float, seen: _Seen) -> bool:
         try:
-            return seen.compare(await self._attention(patience))
+            items = await self._attention(patience)
+            self._read = True
+            return seen.compare(items)
         except StoreError as error:
+            if not self._read:
+                self._started_at = self._clock.monotonic()
             return seen.compare_unread(store_item(error))
 
     def _pending(self, target: Target, sent: Mapping[str, str]) -> Notice:
@@ -182,7 +196,10 @@ class _Seen:
 
     def compare_unread(self, store: AttentionItem) -> bool:
         """Note a pass in which the store did not say what there is: all that was there may be."""
-        return self._compare({**(self._previous or {}), **_lines([store])})
+        maybe = self.recent_keys | (self._previous or {}).keys()
+        compared = self._compare({**self.confirmed, **_lines([store])})
+        self.recent_keys |= maybe
+        return compared
 
     def _compare(self, now: Mapping[str, str]) -> bool:
         before, self._previous = self._previous, now
@@ -195,6 +212,28 @@ class _Seen:
 
 def _lines(items: Sequence[AttentionItem]) -> Mapping[str, str]:
     return {item.key: log.redact(item.line) for item in items}
+
+
+@dataclass(slots=True)
+class Sent:
+    """What one target was sent, as far as a store that fails does not have it. `saved`: key → text
+    of what the store had when it was last read; `raised` and `resolved` were sent since and are not
+    saved."""
+
+    saved: Mapping[str, str] | None = None
+    raised: dict[str, str] = field(default_factory=dict)
+    resolved: set[str] = field(default_factory=set)
+
+    def add(self, notice: Notice) -> None:
+        self.resolved = (self.resolved | notice.resolved.keys()) - notice.raised.keys()
+        raised = {**self.raised, **notice.raised}
+        self.raised = {k: v for k, v in raised.items() if k not in notice.resolved}
+
+    @property
+    def open(self) -> Mapping[str, str]:
+        """What was raised and not resolved."""
+        saved = {k: v for k, v in (self.saved or {}).items() if k not in self.resolved}
+        return {**saved, **self.raised}
 
 
 class NoticeDelivery:
@@ -210,6 +249,7 @@ class NoticeDelivery:
         post: Post,
         *,
         source: str,
+        sent: Sent,
     ) -> None:
         self.wakeup = asyncio.Event()
         self._target = target
@@ -218,11 +258,7 @@ class NoticeDelivery:
         self._clock = clock
         self._post = post
         self._source = source
-        self._saved: Mapping[str, str] | None = None
-        """What the store had when it was last read."""
-        self._raised: dict[str, str] = {}
-        self._resolved: set[str] = set()
-        """Sent, and not saved."""
+        self._sent = sent
         self._backoff = Backoff(CHECK_INTERVAL, 300.0)
         self._failures = 0
         self._log = log.get("notify").bind(target=str(target))
@@ -254,39 +290,36 @@ class NoticeDelivery:
 
     @property
     def has_unsaved(self) -> bool:
-        return bool(self._raised or self._resolved)
+        return bool(self._sent.raised or self._sent.resolved)
 
     async def _deliver(self) -> None:
-        notice = self._pending(await self._sent())
+        notice = self._pending(await self._read_sent())
         if notice.raised or notice.resolved:
             body = notice.body(self._target, self._source, self._clock.now())
             await retry_read(lambda: self._post(self._target.url, body), clock=self._clock)
-            self._resolved = (self._resolved | notice.resolved.keys()) - notice.raised.keys()
-            unsaved = {**self._raised, **notice.raised}
-            self._raised = {k: v for k, v in unsaved.items() if k not in notice.resolved}
+            self._sent.add(notice)
         if self.has_unsaved:
             with contextlib.suppress(StoreError):
                 await self._save()
 
-    async def _sent(self) -> Mapping[str, str]:
+    async def _read_sent(self) -> Mapping[str, str]:
         """Key → text of what was raised and not resolved. Raises StoreError where that was never
         known."""
         try:
-            self._saved = await self._notices.sent(self._target.id)
+            self._sent.saved = await self._notices.sent(self._target.id)
         except StoreError:
-            if self._saved is None:
+            if self._sent.saved is None:
                 raise
-        saved = {k: v for k, v in self._saved.items() if k not in self._resolved}
-        return {**saved, **self._raised}
+        return self._sent.open
 
     async def _save(self) -> None:
         await self._notices.record(
             self._target.id,
-            self._raised,
-            resolved=list(self._resolved),
+            self._sent.raised,
+            resolved=list(self._sent.resolved),
             now=self._clock.now(),
         )
-        self._raised, self._resolved = {}, set()
+        self._sent.raised, self._sent.resolved = {}, set()
 
 
 async def test(

@@ -149,7 +149,8 @@ class ConnectionRuntime:
         """What only the process that runs the connection can know; nothing where another one runs
         it, or none does."""
         found: list[AttentionItem] = []
-        if not self.lease.valid():
+        # A store that fails, so that the lease cannot be renewed, ends no other problem.
+        if not self.lease.usable:
             return found
         for worker in (*self.dispatchers, *self.workers):
             found += await worker.attention()

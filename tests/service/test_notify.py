@@ -21,6 +21,7 @@ from connector.service.notify import (
     STARTUP_GRACE,
     NoticeDelivery,
     Notifier,
+    Sent,
     Target,
     targets,
 )
@@ -48,6 +49,7 @@ class Rig:
     max_in_flight: int = 0
     running: list[SupervisedWorker] = field(default_factory=list)
     reads_fail: bool = True
+    sent: dict[tuple[str, str], Sent] = field(default_factory=dict)
     deliveries: list[NoticeDelivery] = field(default_factory=list)
 
     def start(
@@ -62,6 +64,7 @@ class Rig:
             self.clock,
             self._post,
             source="here",
+            sent=self.sent,
         )
         self.deliveries = notifier.deliveries
         for loop in (notifier, *notifier.deliveries):
@@ -72,6 +75,12 @@ class Rig:
             self.running.append(worker)
 
     async def restart(self) -> None:
+        """As another process."""
+        await self.stop()
+        self.sent = {}
+        self.start()
+
+    async def reload(self) -> None:
         await self.stop()
         self.start()
 
@@ -150,9 +159,8 @@ async def test_a_restart_repeats_and_loses_no_notice(rig: Rig) -> None:
     await rig.restart()
     await rig.polls(20)
     assert len(rig.posts) == 1
-    await rig.stop()
     del rig.attention["dead acme"]
-    rig.start()
+    await rig.restart()
     await rig.polls(20)
     assert rig.sent_keys()[1:] == [([], ["dead acme"])]
 
@@ -253,6 +261,7 @@ async def test_a_store_that_failed_from_the_start_repeats_no_notice(rig: Rig) ->
     await rig.polls(3)
     await rig.stop()
     rig.database.error = UNAVAILABLE
+    rig.sent = {}
     rig.start()
     await rig.polls(5)
     rig.database.error = None
@@ -293,6 +302,51 @@ async def test_a_problem_that_ends_while_nothing_can_be_saved_is_resolved_once(r
     rig.database.error = None
     await rig.polls(20)
     assert rig.sent_keys() == [(list(BROKEN), []), ([], list(BROKEN))]
+
+
+async def test_a_reload_while_the_store_fails_repeats_no_notice(rig: Rig) -> None:
+    rig.start()
+    await rig.polls(3)
+    rig.database.error = UNAVAILABLE
+    await rig.polls(4)
+    await rig.reload()
+    await rig.polls(4)
+    rig.database.error = None
+    await rig.clock.advance(300)
+    assert rig.sent_keys() == [(["store"], []), ([], ["store"])]
+
+
+async def test_a_start_while_the_store_fails_resolves_nothing_that_it_could_not_see(
+    rig: Rig,
+) -> None:
+    """What only the process knows needs a moment to show after the store is back."""
+    rig.attention = dict(BROKEN)
+    rig.start()
+    await rig.polls(3)
+    await rig.stop()
+    rig.sent = {}
+    rig.database.error = UNAVAILABLE
+    rig.start()
+    await rig.clock.advance(STARTUP_GRACE + 10)
+    rig.attention = {}
+    rig.database.error = None
+    await rig.clock.advance(STARTUP_GRACE - 20)
+    rig.attention = dict(BROKEN)
+    await rig.polls(20)
+    assert not any(key in BROKEN for _, resolved in rig.sent_keys() for key in resolved)
+
+
+async def test_what_was_seen_once_before_the_store_failed_is_not_notified(rig: Rig) -> None:
+    rig.start()
+    await rig.clock.advance(STARTUP_GRACE)
+    rig.attention = dict(BROKEN)
+    await rig.polls(1)
+    rig.attention = {}
+    rig.database.error = UNAVAILABLE
+    await rig.polls(3)
+    rig.database.error = None
+    await rig.polls(10)
+    assert not any(key in BROKEN for raised, _ in rig.sent_keys() for key in raised)
 
 
 async def test_what_was_sent_while_the_store_failed_is_saved_after_the_lease_was_lost(

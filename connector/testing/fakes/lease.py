@@ -14,5 +14,9 @@ class FakeLease:
         self.fence = fence or Fence(self.resource, "test", 1)
         self.held = True
 
+    @property
+    def usable(self) -> bool:
+        return self.held
+
     def valid(self) -> bool:
         return self.held
