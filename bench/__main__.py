@@ -95,7 +95,14 @@ def _live(options: argparse.Namespace, folder: Path) -> str:
 
 
 def _fair(options: argparse.Namespace, folder: Path) -> str:
-    runs = fair.measure(options.events, options.rate, options.seconds, options.repeats, folder)
+    runs = fair.measure(
+        options.events,
+        options.rate,
+        options.seconds,
+        options.repeats,
+        folder,
+        on_postgresql=options.on_postgresql,
+    )
     return fair.text(runs)
 
 
@@ -163,6 +170,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="webhooks a second in live")
     parser.add_argument(
         "--highest", action="store_true", help="in live: raise the rate until it is too high"
+    )
+    parser.add_argument(
+        "--on-postgresql", action="store_true", help="in fair: with PostgreSQL as the store"
     )
     parser.add_argument("--json", action="store_true", help="print every run as JSON")
     parser.add_argument(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ import uvloop
 from bench import live
 from bench.drain import fill_store
 from bench.load import event_bodies
-from bench.processes import CpuMark, environment, free_port, pinned, running
+from bench.processes import CpuMark, environment, free_port, pinned, postgresql, running
 
 _LIVE, _OTHER = "bench", "other"
 
@@ -34,34 +35,48 @@ class Turn:
     sent: live.Run
 
 
-def measure(events: int, rate: float, seconds: float, repeats: int, folder: Path) -> list[Turn]:
-    """`events` in the backlog, `rate` webhooks a second for the live connection."""
-    with tempfile.TemporaryDirectory(prefix="bench-fair-", dir=folder) as name:
-        place, port, remote = Path(name), free_port(), free_port()
-        config, url = place / "connector.toml", f"sqlite:///{place}/connector.db"
-        text = live.config_text(place, port=port, remote=remote, connections=(_LIVE, _OTHER))
+def measure(
+    events: int,
+    rate: float,
+    seconds: float,
+    repeats: int,
+    folder: Path,
+    *,
+    on_postgresql: bool = False,
+) -> list[Turn]:
+    """`events` in the backlog, `rate` webhooks a second for the live connection. On an SQLite file,
+    or on a PostgreSQL of its own."""
+    with ExitStack() as stack:
+        place = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-fair-", dir=folder))
+        )
+        port, remote, config = free_port(), free_port(), place / "connector.toml"
+        url = f"sqlite:///{place}/connector.db"
+        if on_postgresql:
+            url = stack.enter_context(postgresql(place))[0].get_uri()
+        text = live.config_text(
+            place, port=port, remote=remote, connections=(_LIVE, _OTHER), store=url
+        )
         config.write_text(text)
         count = round(rate * (seconds + live.WARM_UP)) + 1
         bodies = event_bodies(events + 2 * repeats * count)  # no two have the same id
         asyncio.run(fill_store(url, islice(bodies, events), connection=_OTHER))
         webhooks = iter(live.signed(bodies))
-        with (
-            running(["-m", "bench.remote", str(remote)], folder=place, port=remote, core=1),
-            pinned(1),
-        ):
-            command = ["-m", "connector.cli", "--config", str(config)]
+        stack.enter_context(
+            running(["-m", "bench.remote", str(remote)], folder=place, port=remote, core=1)
+        )
+        stack.enter_context(pinned(1))
+        command = ["-m", "connector.cli", "--config", str(config)]
 
-            def run(order: str) -> live.Run:
-                with running([*command, "run"], folder=place, port=port, core=0) as process:
-                    words = [sys.executable, *command, order, _OTHER]
-                    subprocess.run(
-                        words, check=True, stdout=subprocess.DEVNULL, env=environment(place)
-                    )
-                    mark = CpuMark(process.pid)
-                    made = [next(webhooks) for _ in range(count)]
-                    return uvloop.run(live.drive([port], remote, made, rate, seconds, mark))
+        def run(order: str) -> live.Run:
+            with running([*command, "run"], folder=place, port=port, core=0) as process:
+                words = [sys.executable, *command, order, _OTHER]
+                subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment(place))
+                mark = CpuMark(process.pid)
+                made = [next(webhooks) for _ in range(count)]
+                return uvloop.run(live.drive([port], remote, made, rate, seconds, mark))
 
-            return [Turn(run("pause"), run("resume")) for _ in range(repeats)]
+        return [Turn(run("pause"), run("resume")) for _ in range(repeats)]
 
 
 def text(turns: Sequence[Turn]) -> str:
