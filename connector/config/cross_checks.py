@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,11 +37,13 @@ def check(config: Config, faults: Faults) -> None:
 
 
 def _host(url: str) -> str | None:
-    """The host of a URL; None if it has none."""
+    """The host of a URL; None if it has none, or a port that does not exist."""
     try:
-        return urlsplit(url).hostname
+        parts = urlsplit(url)
+        _ = parts.port  # read when it is asked for
     except ValueError:
         return None
+    return parts.hostname
 
 
 def _server(config: Config, faults: Faults) -> None:
@@ -246,18 +248,21 @@ def _tls(config: Config, faults: Faults) -> None:
     allowed = {host.lower() for host in config.security.allow_http}
     seen: set[tuple[Loc, str]] = set()
     for loc, url in _addresses(config):
-        if not url:
+        fault = _url_fault(url, allowed) if url else None
+        # A default that is derived from a faulty base_url is fixed with it.
+        if fault is None or (faults.written_at(loc) is None and (loc[:-1], fault) in seen):
             continue
-        host = _host(url)
-        if host is None or not url.lower().startswith(("http://", "https://")):
-            faults.add(loc, "found text that is not a URL, allowed https:// and a host")
-        elif url.lower().startswith("http://") and not is_loopback(host) and host not in allowed:
-            # A default that is derived from a faulty base_url is fixed with it.
-            if faults.written_at(loc) is None and (loc[:-1], host) in seen:
-                continue
-            seen.add((loc[:-1], host))
-            faults.add(
-                loc,
-                f"found http:// to {without_password(host)}, allowed https://, or the host in "
-                "[security] allow_http",
-            )
+        seen.add((loc[:-1], fault))
+        faults.add(loc, fault)
+
+
+def _url_fault(url: str, allowed: Container[str]) -> str | None:
+    host = _host(url)
+    if host is None or not url.lower().startswith(("http://", "https://")):
+        return "found text that is not a URL, allowed https://, a host and a port up to 65535"
+    if url.lower().startswith("https://") or is_loopback(host) or host in allowed:
+        return None
+    return (
+        f"found http:// to {without_password(host)}, allowed https://, or the host in "
+        "[security] allow_http"
+    )

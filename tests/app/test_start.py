@@ -254,18 +254,6 @@ async def test_a_look_up_that_waits_for_quota_keeps_its_cause(
         assert "then `connector resume acme` tries at once" in shown
 
 
-async def test_a_port_that_does_not_exist_stops_no_other_connection(world: World) -> None:
-    elsewhere = world.connection("second", klaviyo="http://127.0.0.1:84430", key="pk_second")
-    world.configure(world.connection(), elsewhere)
-    world.answer()
-    async with world.running() as app:
-        await world.post("second")
-        id = await world.post()
-        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
-        await async_until("the other waits", lambda: app._problems.items("account second"))
-        assert "127.0.0.1:84430" in await world.attention()
-
-
 async def test_a_person_who_resumes_need_not_wait_until_the_account_is_asked_for_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,11 @@ def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
         ("[server]\nadmin_port = 8787\n", "server.admin_port"),
         ('[[notify]]\nurl = "http://hooks.example/s3cr3t"\n', "notify.0.url"),
         ('[[notify]]\nformat = "xml"\n', "notify.0.format"),
+        (
+            ACME.replace("}\nk", ', base_url = "https://jeri.example:84430" }\nk'),
+            "connections.acme.settings.base_url",
+        ),
+        ('[[notify]]\nurl = "https://hooks.example:s3cr3t"\n', "notify.0.url"),
     ],
 )
 def test_single_faults(text: str, key: str, faults: Faults) -> None:

@@ -350,6 +350,19 @@ async def test_an_invalid_url_is_known_not_sent() -> None:
     await http.aclose()
 
 
+async def test_a_port_that_does_not_exist_is_known_not_sent() -> None:
+    http = Http(
+        "https://far.example:84430",
+        vendor="klaviyo",
+        clock=FakeClock(),
+        credential=HeaderKey("Authorization", SecretStr(SECRET)),
+    )
+    found = await outcome(http)
+    assert isinstance(found, RetryLater)
+    assert "far.example:84430" in str(found)
+    await http.aclose()
+
+
 # ── TLS and secrets ──────────────────────────────────────────────────────────────────────────────
 
 
