@@ -163,6 +163,10 @@ class Takeover:
                 return
             if dead and holder and holder.expires_at:
                 self._log.warning("lease_holder_died", holder=dead)
+        # A replica that does not know the account yet may have taken it by the connection since.
+        if not self._is_left(resource, await self._store.leases.holders(now=self._clock.now())):
+            await self._leases.release([lease])
+            return
         try:
             await self._complete(lease)
         except StoreError as error:

@@ -12,6 +12,8 @@ import pytest
 
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.pipeline.lease import ResourceLease
+from connector.ports import Holder
 from connector.store.database import open_database
 from connector.store.tables import metadata
 from tests.oauth.conftest import Browser, Rig
@@ -81,6 +83,33 @@ async def test_an_account_connected_at_another_replica_is_used_by_one(pair: Pair
     await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
     await async_until("one works for it", lambda: len(pair.working()) == 1)
     assert await most == 1
+
+
+async def test_a_connection_is_left_to_a_replica_that_takes_it_by_name_meanwhile(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not know the account yet, and takes the lease of the connection after the other one
+    has read the leases, and before that one takes the lease of the account."""
+    unnamed, named = pair.other.leases.of("connection acme"), pair.holder.leases.of("SANDBX")
+    acquire, activate = pair.holder.leases.acquire, ResourceLease.activate
+    meanwhile: list[bool] = []
+    both: list[bool] = []
+
+    async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
+        if resource == named.resource and not meanwhile:
+            meanwhile.append(await pair.other.leases.acquire(unnamed.resource) is None)
+        return await acquire(resource, dead_holder=dead_holder)
+
+    def note(lease: ResourceLease) -> None:
+        if lease is named:
+            both.append(unnamed.acquired is not None)
+        activate(lease)
+
+    monkeypatch.setattr(pair.holder.leases, "acquire", acquire_late)
+    monkeypatch.setattr(ResourceLease, "activate", note)
+    await pair.rig.connect()
+    await async_until("the first works for the account", named.valid)
+    assert (meanwhile, both) == ([True], [False])
 
 
 async def test_another_account_confirmed_at_another_replica_is_used_by_all(pair: Pair) -> None:
