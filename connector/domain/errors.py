@@ -179,6 +179,16 @@ class Problem(StrEnum):
 THROTTLED: Final = frozenset({Problem.KLAVIYO_THROTTLED, Problem.PLATFORM_THROTTLED})
 """The remote side decides when it takes requests again."""
 
+MAY_BE_APPLIED: Final = frozenset(
+    {
+        Problem.TIMED_OUT,
+        Problem.CONNECTION_LOST,
+        Problem.ANSWER_UNREADABLE,
+        Problem.SERVER_FAULT,
+    }
+)
+"""The request may have had its effect, or still have it."""
+
 
 class ConnectorError(Exception):
     """Base of all errors of this program.

@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from connector.domain.errors import THROTTLED, Problem, StoreError
+from connector.domain.errors import MAY_BE_APPLIED, THROTTLED, Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
@@ -52,14 +52,7 @@ _MOST_LOOKS = 50
 """How often a claim looks on where it finds only what may not be sent now."""
 _MOST_EXTENDED = 1_000
 """Rows of one transaction of `extend` and of `retry_now`."""
-_AMBIGUOUS = {
-    Problem.TIMED_OUT,
-    Problem.CONNECTION_LOST,
-    Problem.ANSWER_UNREADABLE,
-    Problem.SERVER_FAULT,
-}
-_AWAY = {p.value for p in Problem if p.waits_for_remote and p not in THROTTLED}
-_NOT_APPLIED = _AWAY - _AMBIGUOUS
+_AWAY = frozenset(p for p in Problem if p.waits_for_remote) - THROTTLED
 
 
 def ready(
@@ -435,7 +428,8 @@ class SqlQueue(ABC):
 
     async def retry_now(self, lane: LaneId, *, now: Millis) -> int:
         table, key = self._source.table, self._source.key
-        causes = sorted(_AWAY if self.repeats_what_was_sent else _NOT_APPLIED)
+        away = _AWAY if self.repeats_what_was_sent else _AWAY - MAY_BE_APPLIED
+        causes = sorted(problem.value for problem in away)
         waits = table.c.due > now, table.c.problem.in_(causes), ~self._keeps_its_time(now)
 
         def look(c: Connection, after: int, rows: int) -> list[int]:
