@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter, model_validator
 
 from connector.config.connections import Connection
 from connector.config.values import (
@@ -75,7 +75,9 @@ class Server(Section):
         "one. 0: one port for all.",
     )
     public_url: Url = setting(
-        "http://127.0.0.1:8787", "The URL at which Klaviyo and the platforms reach this server."
+        "http://127.0.0.1:8787",
+        "The URL at which Klaviyo and the platforms reach this server. Without it: 127.0.0.1, and "
+        "port.",
     )
     shutdown_timeout: Duration = setting("20s", "How long a stop waits for requests in flight.")
     drain_delay: Duration = setting(
@@ -100,6 +102,12 @@ class Server(Section):
         "Addresses or networks of reverse proxies whose last X-Forwarded-For entry is the caller. "
         "All other callers are throttled by their own address.",
     )
+
+    @model_validator(mode="after")
+    def _reach_at_port(self) -> Self:
+        if self.port and "public_url" not in self.model_fields_set:
+            self.__dict__["public_url"] = f"http://127.0.0.1:{self.port}"  # the model is frozen
+        return self
 
 
 Role = Literal["viewer", "operator"]

@@ -10,6 +10,8 @@ from pydantic import BaseModel, SecretStr
 from connector.config import Actions, Audience, Config, Connection, Klaviyo, Notify, Segment
 from connector.platforms.jericommerce.settings import Settings
 
+from .conftest import Loader
+
 DAY = 86400.0
 
 EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
@@ -184,3 +186,16 @@ def test_defaults(found: BaseModel, expected: dict[str, object]) -> None:
 def test_effective_rate_share(auth: str, share: float, expected: float) -> None:
     klaviyo = Klaviyo.model_validate({"auth": auth, "rate_share": share})
     assert klaviyo.effective_rate_share == expected
+
+
+@pytest.mark.parametrize(
+    ("server", "found"),
+    [
+        ("port = 9030", "http://127.0.0.1:9030"),
+        ("port = 0", "http://127.0.0.1:8787"),
+        ('port = 9030\npublic_url = "http://localhost"', "http://localhost"),
+        ('port = 9030\npublic_url = "http://127.0.0.1:8787"', "http://127.0.0.1:8787"),
+    ],
+)
+def test_the_public_url_follows_the_port(read: Loader, server: str, found: str) -> None:
+    assert read(f"[server]\n{server}\n").server.public_url == found
