@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Connection, select
@@ -28,10 +29,17 @@ async def proxy(postgres_url: str) -> AsyncIterator[CommitProxy]:
         yield running
 
 
+@contextmanager
+def impatient() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "ANSWER_LIMIT", LIMIT)
+        yield
+
+
 @pytest.fixture
-async def store(proxy: CommitProxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqlStore]:
-    monkeypatch.setattr(database, "ANSWER_LIMIT", LIMIT)
-    made = await open_store(proxy.url)
+async def store(proxy: CommitProxy) -> AsyncIterator[SqlStore]:
+    with impatient():  # the server's limit is set here
+        made = await open_store(proxy.url)
     yield made
     await made.database.write(delete_all)
     await made.aclose()
@@ -41,7 +49,8 @@ async def test_a_silent_database_is_an_unavailable_one(store: SqlStore, proxy: C
     await acquire_lease(store)
     proxy.silent = True
     calls = [store.lanes.ensure("acme", "klaviyo", "event") for _ in range(3)]
-    answers = await asyncio.gather(*calls, return_exceptions=True)
+    with impatient():
+        answers = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(answer) for answer in answers] == [StoreError] * 3
     assert {a.problem for a in answers if isinstance(a, StoreError)} == {Problem.STORE_UNAVAILABLE}
     proxy.silent = False
@@ -59,7 +68,7 @@ async def test_the_server_gives_up_a_transaction_whose_client_is_silent(
         proxy.silent = True
         c.execute(select(leases))
 
-    with pytest.raises(StoreError):
+    with impatient(), pytest.raises(StoreError):
         await store.database.write(work)
     proxy.silent = False
     claim = await queue.claim(TOKEN)
@@ -88,6 +97,6 @@ async def test_only_what_a_person_asked_for_may_take_its_time(
 async def test_a_person_who_changes_the_account_has_time_for_all_its_members(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "ANSWER_LIMIT", 0.0)
-    await store.member_groups.reset_account("acme", now=NOW)
-    monkeypatch.setattr(database, "ANSWER_LIMIT", LIMIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "ANSWER_LIMIT", 0.0)
+        await store.member_groups.reset_account("acme", now=NOW)
