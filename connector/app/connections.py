@@ -43,6 +43,11 @@ def _unnamed(connection: str) -> str:
     return f"connection {connection}"
 
 
+def _is_other(account: Account, found: str | None) -> bool:
+    """Whether another replica has found another account than is assumed here."""
+    return not account.confirmed and found not in (None, account.id)
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """Connections that were built from a configuration and not yet adopted, and the names of those
@@ -219,6 +224,15 @@ class Connections:
         """Whose leases the connections of this account had before they knew it."""
         return [name for r in self._of(resource) if (name := _unnamed(r.name)) != resource]
 
+    async def is_outdated(self, resource: str) -> bool:
+        """Whether another replica has found another account for a connection of this lease, and
+        this one has not learnt it yet. Raises StoreError."""
+        names = [r.name for r in self._of(resource) if r.enabled]
+        if not self._shared or all(self.accounts[name].confirmed for name in names):
+            return False
+        pinned = await self._store.facts.pinned_accounts()
+        return any(_is_other(self.accounts[name], pinned.get(name)) for name in names)
+
     def _of(self, resource: str) -> list[ConnectionRuntime]:
         return [r for r in list(self.runtimes.values()) if r.lease.resource == resource]
 
@@ -378,15 +392,14 @@ class Connections:
         await until_available(lambda: scopes.move(name, account), self._clock)
 
     async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
-        """Build connections for the account that another replica found theirs to belong to.
-        Nothing of them has run here before. Raises ConfigError and StoreError."""
-        if not any(account.id is None for account in self.accounts.values()):
+        """Build connections that have not started here for the account that another replica found
+        theirs to belong to. Raises ConfigError and StoreError."""
+        if not any(_is_other(account, pinned.get(n)) for n, account in self.accounts.items()):
             return
         async with self.changing:
-            for name, account in pinned.items():
-                known = self.accounts.get(name)
-                if known and known.id is None and name not in self.running:
-                    await self.rebuild(name, account, ours=False)
+            for name, account in list(self.accounts.items()):
+                if _is_other(account, pinned.get(name)) and name not in self.running:
+                    await self.rebuild(name, pinned[name], ours=False)
 
     def quota(self) -> list[QuotaUse]:
         """Requests of the last minute, in words for people."""

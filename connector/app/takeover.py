@@ -163,8 +163,7 @@ class Takeover:
                 return
             if dead and holder and holder.expires_at:
                 self._log.warning("lease_holder_died", holder=dead)
-        # A replica that does not know the account yet may have taken it by the connection since.
-        if not self._is_left(resource, await self._store.leases.holders(now=self._clock.now())):
+        if not await self._is_still_left(resource):
             await self._leases.release([lease])
             return
         try:
@@ -189,6 +188,13 @@ class Takeover:
         that the connection had before its account was known."""
         before = (held.get(name) for name in self._connections.resources_before(resource))
         return not any(h and _is_live(h) and h.holder != self._leases.holder for h in before)
+
+    async def _is_still_left(self, resource: str) -> bool:
+        """Whether that holds now that the lease is acquired, and the account is not another one: of
+        two replicas one may have learnt it and the other not yet. Raises StoreError."""
+        if await self._connections.is_outdated(resource):
+            return False
+        return self._is_left(resource, await self._store.leases.holders(now=self._clock.now()))
 
     async def _complete(self, lease: ResourceLease) -> None:
         """Load what other processes may have changed, then allow deliveries. Raises StoreError; the

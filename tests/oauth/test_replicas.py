@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -97,12 +97,14 @@ async def test_a_connection_is_left_to_a_replica_that_takes_it_by_name_meanwhile
 
     async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
         if resource == named.resource and not meanwhile:
+            await pair.holder.leases.release([pair.holder.leases.of(unnamed.resource)])
             meanwhile.append(await pair.other.leases.acquire(unnamed.resource) is None)
+            unnamed.activate()
         return await acquire(resource, dead_holder=dead_holder)
 
     def note(lease: ResourceLease) -> None:
         if lease is named:
-            both.append(unnamed.acquired is not None)
+            both.append(unnamed.valid())
         activate(lease)
 
     monkeypatch.setattr(pair.holder.leases, "acquire", acquire_late)
@@ -112,13 +114,52 @@ async def test_a_connection_is_left_to_a_replica_that_takes_it_by_name_meanwhile
     assert (meanwhile, both) == ([True], [False])
 
 
-async def test_another_account_confirmed_at_another_replica_is_used_by_all(pair: Pair) -> None:
-    rig = pair.rig
-    await rig.connect()
-    await rig.event()
-    await rig.until_events(1)
+async def test_a_connection_is_left_to_the_replica_that_has_taken_its_account(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica that has not learnt the account takes the lease of the connection after the other
+    one has looked for it a second time."""
+    unnamed, named = pair.holder.leases.of("connection acme"), pair.other.leases.of("SANDBX")
+    acquire, activate, learn = (
+        pair.holder.leases.acquire,
+        ResourceLease.activate,
+        pair.holder.connections.learn_accounts,
+    )
+    lacks = asyncio.Event()
+    taken: list[bool] = []
+    both: list[bool] = []
+
+    async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
+        if resource == unnamed.resource:
+            await async_until("the other works for the account", named.valid)
+        answer = await acquire(resource, dead_holder=dead_holder)
+        if resource == unnamed.resource:
+            taken.append(answer is None)
+        return answer
+
+    async def learn_late(pinned: Mapping[str, str]) -> None:
+        if lacks.is_set():
+            await learn(pinned)
+
+    def note(lease: ResourceLease) -> None:
+        if lease is unnamed and pair.holder.runtimes["acme"].lease is lease:
+            both.append(named.valid())
+        activate(lease)
+
+    monkeypatch.setattr(pair.holder.leases, "acquire", acquire_late)
+    monkeypatch.setattr(pair.holder.connections, "learn_accounts", learn_late)
+    monkeypatch.setattr(ResourceLease, "activate", note)
+    await pair.holder.leases.release([unnamed])
+    await pair.rig.connect()
+    await async_until("the first takes the connection by its name", lambda: taken)
+    await async_until("it is used or given back", lambda: both or not unnamed.acquired)
+    lacks.set()
     await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
-    await async_until("the first works for it", lambda: pair.working() == [pair.holder])
+    assert (taken[0], both) == (True, [])
+
+
+async def connect_another(rig: Rig) -> None:
+    """A person connects another account, and confirms it."""
     rig.klaviyo.account_id = "OTHER1"
     async with Browser() as browser:
         page = await browser.authorize(rig.start)
@@ -127,7 +168,65 @@ async def test_another_account_confirmed_at_another_replica_is_used_by_all(pair:
         form = {"confirmation": confirmation}
         page = await browser.post(f"{rig.url}/oauth/klaviyo/confirm", data=form)
         assert page.status_code == 200
+
+
+async def test_another_account_confirmed_at_another_replica_is_used_by_all(pair: Pair) -> None:
+    rig = pair.rig
+    await rig.connect()
+    await rig.event()
+    await rig.until_events(1)
+    await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
+    await async_until("the first works for it", lambda: pair.working() == [pair.holder])
+    await connect_another(rig)
     await async_until("both know it", lambda: pair.accounts() == ["OTHER1", "OTHER1"])
     assert await rig.app.store.facts.pinned_account("acme") == "OTHER1"
     await rig.event(seed=2)
     await rig.until_events(2)
+
+
+async def test_the_account_that_a_connection_had_before_is_not_worked_for(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica that has not learnt the new one takes the lease of the old one, which is free."""
+    await pair.rig.connect()
+    await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
+    await async_until("the first works for it", lambda: pair.working() == [pair.holder])
+    before, now = pair.other.leases.of("SANDBX"), pair.holder.leases.of("OTHER1")
+    acquire, activate = pair.other.leases.acquire, ResourceLease.activate
+    learns = asyncio.Event()
+    taken: list[bool] = []
+    both: list[bool] = []
+
+    def postpone(owner: object, name: str) -> None:
+        call = getattr(owner, name)
+
+        async def late(*args: object, **options: object) -> object:
+            await learns.wait()
+            return await call(*args, **options)
+
+        monkeypatch.setattr(owner, name, late)
+
+    async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
+        if resource == before.resource:
+            await async_until("the first works for the new account", now.valid)
+        answer = await acquire(resource, dead_holder=dead_holder)
+        if resource == before.resource:
+            taken.append(answer is None)
+        return answer
+
+    def note(lease: ResourceLease) -> None:
+        if lease is before and pair.other.runtimes["acme"].lease is lease:
+            both.append(now.valid())
+        activate(lease)
+
+    postpone(pair.other.store.commands, "last_reload")
+    postpone(pair.other.connections, "learn_accounts")
+    monkeypatch.setattr(pair.other.leases, "acquire", acquire_late)
+    monkeypatch.setattr(ResourceLease, "activate", note)
+    connecting = asyncio.create_task(connect_another(pair.rig))
+    await async_until("the second takes the lease of the old account", lambda: taken)
+    await async_until("it is used or given back", lambda: both or not before.acquired)
+    learns.set()
+    await connecting
+    await async_until("both know it", lambda: pair.accounts() == ["OTHER1", "OTHER1"])
+    assert (taken[0], both) == (True, [])
