@@ -127,10 +127,13 @@ async def test_an_older_preview_never_replaces_a_newer_one(site: Site, browser: 
     page = await visitor.page()
     await page.goto(f"{LINKS}/fields")
     newer_shown, older_ended = asyncio.Event(), asyncio.Event()
+    older_ended.set()
 
     async def answer(route: Intercepted) -> None:
         older = "fields=wll_tier_name" in (route.request.post_data or "")
         if older:
+            # The page may abort it so early that it never comes here.
+            older_ended.clear()
             await newer_shown.wait()
         text = f"<div id=preview>the {'older' if older else 'newer'} one</div>"
         await route.fulfill(body=text, content_type="text/html")
