@@ -70,12 +70,12 @@ class AccountLookups:
                 lookups.append(group.create_task(self._tried(account)))
                 await asyncio.sleep(0)  # a hundred that begin at once would delay webhooks
         found = [lookup.result() for lookup in lookups]
+        if True in found:
+            await self._restart()
         for account, error in zip(readers.values(), found, strict=True):
             # A reload closes the clients of the accounts that it replaces.
             if isinstance(error, Exception) and self._is_in_use(account):
                 raise error
-        if True in found:
-            await self._restart()
         self._rounds = self._rounds + 1 if self._unconfirmed() else 0
         return self._backoff(self._rounds) if self._rounds else None
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from connector.app import accounts
 from connector.app.daemon import App
+from connector.app.wiring.accounts import Account
 from connector.ports import Approval
 from connector.sandbox import KlaviyoSandbox
 from tests.waiting import async_until
@@ -36,6 +38,29 @@ def only_events(connection: str) -> str:
 def in_question(world: World) -> bool:
     runtime = world.app.runtimes["acme"]
     return runtime.account == "OTHER1" and runtime.events.state.mode == "paused"
+
+
+async def test_another_account_is_noticed_while_a_look_up_of_another_connection_crashes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_TIMEOUT", 0.1)
+    read = accounts.AccountLookups._read
+
+    async def read_but_of_second(lookups: accounts.AccountLookups, account: Account) -> str:
+        if "pk_second" in account.credential:
+            raise RuntimeError("planted")
+        return await read(lookups, account)
+
+    monkeypatch.setattr(accounts.AccountLookups, "_read", read_but_of_second)
+    async with world.running() as app:
+        await async_until("it is named", lambda: app.connections.running)
+    world.klaviyo.account_id = "OTHER1"
+    world.configure(world.connection(), world.connection("second", key="pk_second"))
+    world.silence()
+    async with world.running() as app:
+        await async_until("it runs as before", lambda: app.connections.running)
+        world.answer()
+        await async_until("the lanes are paused", lambda: in_question(world))
 
 
 async def requests(app: App) -> Sequence[Approval]:
