@@ -89,9 +89,12 @@ class Session:
             # yarl would decode %40 of a path and %2C of a query.
             url = URL(address, encoded=True)
             _ = url.port  # read when it is asked for
+            (url.host or "").encode("idna")
         except ValueError:
             # Its text quotes the address, which may be a secret.
             raise httpx.UnsupportedProtocol("no URL that can be called") from None
+        if url.raw_user is not None and any(name.lower() == "authorization" for name in headers):
+            raise httpx.UnsupportedProtocol("a user in the URL, beside the header Authorization")
         limits = aiohttp.ClientTimeout(
             connect=timeout, sock_connect=connect_timeout, sock_read=timeout
         )

@@ -294,7 +294,9 @@ def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL, host: str) -> D
         return RetryLater(Problem.NOT_CONNECTED, text)
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
         return RetryLater(Problem.NOT_CONNECTED, f"{host}: no connection in time")
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.InvalidURL):
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return RetryLater(Problem.NOT_CONNECTED, f"{host}: not sent: {error}")
+    if isinstance(error, httpx.LocalProtocolError | httpx.InvalidURL):
         return RetryLater(Problem.NOT_CONNECTED, f"{host}: not sent: {type(error).__name__}")
     if isinstance(error, httpx.TimeoutException):
         return AmbiguousError(Problem.TIMED_OUT, f"{host}: {Problem.TIMED_OUT.meaning}")

@@ -350,16 +350,29 @@ async def test_an_invalid_url_is_known_not_sent() -> None:
     await http.aclose()
 
 
-async def test_a_port_that_does_not_exist_is_known_not_sent() -> None:
+@pytest.mark.parametrize(
+    ("base", "named", "why"),
+    [
+        ("https://far.example:84430", "far.example:84430", "no URL that can be called"),
+        ("https://far..example", "far..example", "no URL that can be called"),
+        (f"https://{'a' * 64}.example", ".example", "no URL that can be called"),
+        ("https://user:pw@far.example", "far.example", "beside the header Authorization"),
+    ],
+)
+async def test_a_url_that_cannot_be_called_is_known_not_sent(
+    base: str, named: str, why: str
+) -> None:
     http = Http(
-        "https://far.example:84430",
+        base,
         vendor="klaviyo",
         clock=FakeClock(),
         credential=HeaderKey("Authorization", SecretStr(SECRET)),
     )
     found = await outcome(http)
     assert isinstance(found, RetryLater)
-    assert "far.example:84430" in str(found)
+    assert named in str(found)
+    assert why in str(found)
+    assert "pw" not in str(found)
     await http.aclose()
 
 
