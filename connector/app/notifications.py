@@ -32,7 +32,7 @@ class NotificationWorkers:
         metrics: Metrics,
     ) -> None:
         self.workers: list[SupervisedWorker] = []
-        self._sent: dict[tuple[str, str], notify.Sent] = {}
+        self._sent: dict[str, notify.Sent] = {}
         self._config = config
         self._store = store
         self._lease = lease

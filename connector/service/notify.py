@@ -121,7 +121,7 @@ class Notifier:
         post: Post,
         *,
         source: str,
-        sent: dict[tuple[str, str], Sent],
+        sent: dict[str, Sent],
     ) -> None:
         self.wakeup = asyncio.Event()
         self.deliveries = [
@@ -132,7 +132,7 @@ class Notifier:
                 clock,
                 post,
                 source=source,
-                sent=sent.setdefault((target.id, target.format), Sent()),
+                sent=sent.setdefault(target.id, Sent()),
             )
             for target in targets
         ]
@@ -319,6 +319,7 @@ class NoticeDelivery:
             resolved=list(self._sent.resolved),
             now=self._clock.now(),
         )
+        self._sent.saved = self._sent.open
         self._sent.raised, self._sent.resolved = {}, set()
 
 

@@ -49,7 +49,7 @@ class Rig:
     max_in_flight: int = 0
     running: list[SupervisedWorker] = field(default_factory=list)
     reads_fail: bool = True
-    sent: dict[tuple[str, str], Sent] = field(default_factory=dict)
+    sent: dict[str, Sent] = field(default_factory=dict)
     deliveries: list[NoticeDelivery] = field(default_factory=list)
 
     def start(
@@ -133,6 +133,44 @@ async def test_a_problem_and_its_end_are_each_notified_once(rig: Rig) -> None:
     rig.attention = {}
     await rig.polls(20)
     assert rig.sent_keys() == [(list(BROKEN), []), ([], list(BROKEN))]
+
+
+@pytest.mark.parametrize("change", ["raised", "resolved"])
+async def test_a_store_that_fails_right_after_a_notice_was_saved_repeats_none(
+    rig: Rig, change: str
+) -> None:
+    rig.start()
+    await rig.clock.advance(STARTUP_GRACE)
+    if change == "resolved":
+        rig.attention = dict(BROKEN)
+        await rig.polls(6)
+    rig.attention = dict(BROKEN) if change == "raised" else {}
+    before = len(rig.posts)
+    while len(rig.posts) == before:
+        await rig.clock.advance(CHECK_INTERVAL / 10)
+    rig.database.error = UNAVAILABLE
+    await rig.polls(6)
+    rig.database.error = None
+    await rig.polls(20)
+    sent = [key for notice in rig.sent_keys() for key in notice[change == "resolved"]]
+    assert sent.count(*BROKEN) == 1
+
+
+async def test_a_reload_that_changes_the_format_repeats_nothing(rig: Rig) -> None:
+    rig.start()
+    await rig.clock.advance(STARTUP_GRACE)
+    rig.attention = dict(BROKEN)
+    await rig.polls(6)
+    rig.database.error, rig.reads_fail = UNAVAILABLE, False
+    rig.attention = {}
+    await rig.polls(6)
+    sent = len(rig.posts)
+    assert sent > 1, "the end was sent, and not saved"
+    await rig.stop()
+    rig.start(form="slack")
+    rig.database.error = None
+    await rig.polls(20)
+    assert len(rig.posts) == sent
 
 
 async def test_a_remote_side_that_is_away_is_notified_after_the_patience_of_each_target(
