@@ -16,6 +16,7 @@ from connector.config.models import Config
 from connector.config.values import Section, field_option
 from connector.domain.hosts import is_loopback
 
+_LAST_PORT = 65_535
 STORE_SCHEMES = ("sqlite", "postgresql", "postgres")
 
 
@@ -33,14 +34,17 @@ def check(config: Config, faults: Faults) -> None:
         _credentials(config, connection, loc, faults)
         _actions(connection, loc, faults)
         _joins(connection, loc, faults)
+    _notify(config, faults)
     _tls(config, faults)
 
 
 def _host(url: str) -> str | None:
-    """The host of a URL; None if it has none, or a port that does not exist."""
+    """The host of a URL; None if it has none that a name server could know, or a port that does not
+    exist."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # read when it is asked for
+        (parts.hostname or "").encode("idna")
     except ValueError:
         return None
     return parts.hostname
@@ -51,7 +55,8 @@ def _server(config: Config, faults: Faults) -> None:
     host = _host(server.public_url)
     if host is None:
         faults.add(
-            ("server", "public_url"), "found a URL without a host, allowed a URL with a host"
+            ("server", "public_url"),
+            f"found a URL that no one can call, allowed a host and a port up to {_LAST_PORT}",
         )
     elif not is_loopback(host) and not config.console.password and not server.admin_port:
         faults.add(
@@ -78,6 +83,27 @@ def _store(config: Config, faults: Faults) -> None:
             ("store", "url"),
             f"found {found}, allowed sqlite:///path or postgresql://user:password@host/database",
         )
+    for key in ("url", "listen_url"):
+        if not _is_address(getattr(config.store, key)):
+            faults.add(
+                ("store", key),
+                "found a URL that no one can call, allowed "
+                f"postgresql://user:password@host/database and a port up to {_LAST_PORT}",
+            )
+
+
+def _is_address(database: str) -> bool:
+    """Whether the host and the port of this database may exist; of a file they may."""
+    if not database.startswith("postgres"):
+        return True
+    from sqlalchemy.engine import make_url
+
+    try:
+        url = make_url(database)
+        (url.host or "").encode("idna")
+    except ValueError:
+        return False
+    return 0 < (url.port or _LAST_PORT) <= _LAST_PORT
 
 
 def _encryption(config: Config, faults: Faults) -> None:
@@ -244,6 +270,19 @@ def _addresses(config: Config) -> Iterator[tuple[Loc, str]]:
                     yield ("connections", index, name, key), value
 
 
+def _notify(config: Config, faults: Faults) -> None:
+    """What was sent is stored by address."""
+    seen: dict[str, int] = {}
+    for index, target in enumerate(config.notify):
+        url = target.url.get_secret_value()
+        first = seen.setdefault(url, index)
+        if url and first != index:
+            faults.add(
+                ("notify", index, "url"),
+                f"found the URL of notify.{first}, allowed one of its own",
+            )
+
+
 def _tls(config: Config, faults: Faults) -> None:
     allowed = {host.lower() for host in config.security.allow_http}
     seen: set[tuple[Loc, str]] = set()
@@ -259,7 +298,9 @@ def _tls(config: Config, faults: Faults) -> None:
 def _url_fault(url: str, allowed: Container[str]) -> str | None:
     host = _host(url)
     if host is None or not url.lower().startswith(("http://", "https://")):
-        return "found text that is not a URL, allowed https://, a host and a port up to 65535"
+        return (
+            f"found text that is not a URL, allowed https://, a host and a port up to {_LAST_PORT}"
+        )
     if url.lower().startswith("https://") or is_loopback(host) or host in allowed:
         return None
     return (

@@ -114,6 +114,9 @@ GUARDED = '[server]\npublic_url = "https://l.example"\n'
         ACME.replace('api_key = "jk"', 'api_key = ""') + "enabled = false\n",
         ACME + 'tiers = [{ name = "Gold", points = 1000 }]\nrewards = [{ name = "5", cost = 5 }]\n',
         '[delivery]\nlate_after = "never"\n',
+        2 * '[[notify]]\nurl = ""\n',
+        '[store]\nurl = "postgresql://u:p/w#@[::1]:5432/d?pooler=transaction"\n',
+        '[store]\nurl = "postgresql:///d?host=/run/postgresql"\n',
     ],
 )  # fmt: skip
 def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
@@ -169,6 +172,15 @@ def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
             "connections.acme.settings.base_url",
         ),
         ('[[notify]]\nurl = "https://hooks.example:s3cr3t"\n', "notify.0.url"),
+        ('[[notify]]\nurl = "https://hooks..example/s3cr3t"\n', "notify.0.url"),
+        (f'[[notify]]\nurl = "https://{"a" * 64}.example/s3cr3t"\n', "notify.0.url"),
+        (2 * '[[notify]]\nurl = "https://hooks.example/s3cr3t"\n', "notify.1.url"),
+        ('[server]\npublic_url = "http://localhost:65536"\n', "server.public_url"),
+        ('[store]\nurl = "postgresql://u:s3cr3t@db:65536/d"\n', "store.url"),
+        ('[store]\nurl = "postgresql://u:s3cr3t@db:abc/d"\n', "store.url"),
+        ('[store]\nurl = "postgresql://u:s3cr3t@[::1/d"\n', "store.url"),
+        ('[store]\nurl = "postgresql://u:s3cr3t@a..b/d"\n', "store.url"),
+        ('[store]\nlisten_url = "postgresql://u:s3cr3t@a..b/d"\n', "store.listen_url"),
     ],
 )
 def test_single_faults(text: str, key: str, faults: Faults) -> None:
