@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, TypeGuard
 
-from connector.domain.errors import Problem
+from connector.domain.errors import THROTTLED, Problem
 from connector.domain.outcomes import (
     Ambiguous,
     Dead,
@@ -50,12 +50,15 @@ class LaneBreaker:
         self._probe_every = probe_every
         self._failures = 0
         self._resume_at = 0.0
+        self._asked_until = 0.0
+        """Until when the remote side, which limits requests, has asked for none: no person shortens
+        that."""
         self._probe_at = 0.0
         self._unanswered = 0
         self._bulk_at = 0.0
         self._recent: deque[Problem | None] = deque(maxlen=DEAD_RATE_WINDOW)
         self.failure: Failure | None = None
-        """The one that opened the breaker, or made bulk requests smaller."""
+        """The last one while the breaker is open or bulk requests are smaller."""
 
     @property
     def failing_with(self) -> Problem | None:
@@ -67,7 +70,7 @@ class LaneBreaker:
 
     def wait(self, now: float) -> float:
         """Seconds until something may be sent."""
-        return max(0.0, self._resume_at - now)
+        return max(0.0, max(self._resume_at, self._asked_until) - now)
 
     @property
     def tests_bulk(self) -> bool:
@@ -91,9 +94,10 @@ class LaneBreaker:
         self._resume_at = max(self._resume_at, now + seconds)
 
     def reset(self) -> None:
-        """The lane runs again: its failures are forgotten."""
-        self._failures, self._resume_at, self.failure = 0, 0.0, None
-        self._unanswered, self._bulk_at = 0, 0.0
+        """The lane runs again: failures are forgotten, unless the remote side limits requests."""
+        if self.failing_with not in THROTTLED:
+            self._failures, self.failure = 0, None
+        self._resume_at, self._unanswered, self._bulk_at = 0.0, 0, 0.0
 
     # ── what deliveries came to ──────────────────────────────────────────────────────────────────
 
@@ -138,7 +142,7 @@ class LaneBreaker:
         return None
 
     def _succeed(self, bulk: bool) -> None:
-        self._failures, self._resume_at = 0, 0.0
+        self._failures, self._resume_at, self._asked_until = 0, 0.0, 0.0
         if bulk and self._unanswered:
             self._unanswered = min(self._unanswered, _MAX_SHRINKS) - 1
             self._bulk_at = 0.0
@@ -146,21 +150,21 @@ class LaneBreaker:
             self.failure = None
 
     def _fail(self, outcome: Failure, count: int, now: float) -> None:
-        was_open = self.is_open
         self._failures += 1 if count == 1 else OPEN_AFTER
         if not self.is_open:
             return
         after = 0.0 if isinstance(outcome, Pending) else outcome.after
         self.delay(now, self._backoff(self._failures - OPEN_AFTER + 1, after))
-        if not was_open:
-            self.failure = outcome
+        if outcome.problem in THROTTLED:
+            self._asked_until = self._resume_at
+        self.failure = outcome
 
     def _fail_bulk(self, outcome: Failure, now: float) -> None:
         """It may be the size that is too much, and what a lost request held waits for a minute."""
         self._unanswered += 1
         after = 0.0 if isinstance(outcome, Pending) else outcome.after
         self._bulk_at = now + self._backoff(self._unanswered, after)
-        self.failure = self.failure or outcome
+        self.failure = outcome
 
     def dead_rate(self, outcomes: Sequence[Outcome]) -> tuple[Problem, int] | None:
         """The cause that more than half of the last records died of, and how many did. The count
@@ -182,7 +186,7 @@ class LaneBreaker:
 
     def until_probe(self, now: float) -> float:
         """Seconds until the next probe."""
-        return max(0.0, self._probe_at - now)
+        return max(0.0, max(self._probe_at, self._asked_until) - now)
 
     def schedule_probe(self, now: float) -> None:
         self._probe_at = now + self._probe_every

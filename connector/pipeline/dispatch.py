@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from connector.domain.attention import Affected, AttentionItem
-from connector.domain.errors import THROTTLED, Problem, StoreError
+from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Lane, LaneMode, LaneState, Millis
 from connector.domain.outcomes import Delivery, Outcome, Stop, is_success
 from connector.domain.records import Claim, Entry
@@ -273,10 +273,7 @@ class Dispatcher(Generic[M]):
         if self.state.mode != "running":
             await self._run_again()
         await self._queue.retry_now(self.lane.id, now=self._clock.now())
-        if self._breaker.failing_with in THROTTLED:
-            self.wake()
-        else:
-            self.probe_now()
+        self.probe_now()
 
     def load_state(self, state: LaneState) -> None:
         """The state as it is stored now, which another process may have changed."""

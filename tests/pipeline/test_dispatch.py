@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from connector.domain.outcomes import Accepted, Dead, Delivery, Held, Outcome, S
 from connector.domain.records import Entry, State
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.breaker import OPEN_AFTER
-from connector.pipeline.dispatch import Policy
+from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.ports import BatchMode, Grant
 from connector.runtime import concurrency
 from connector.testing.fakes.clock import FakeClock, run_pending
@@ -506,17 +506,53 @@ async def test_a_person_who_resumes_a_failing_lane_need_not_wait_for_its_next_at
     assert await rig.dispatcher.attention() == []
 
 
-async def test_a_person_who_resumes_does_not_shorten_what_the_remote_side_has_asked_for(
-    rig: Rig,
+async def pause_and_resume(dispatcher: Dispatcher[Any]) -> None:
+    await dispatcher.pause()
+    await dispatcher.resume()
+
+
+async def retry_dead_letters(dispatcher: Dispatcher[Any]) -> None:
+    """What it does to every lane."""
+    dispatcher.probe_now()
+
+
+@pytest.mark.parametrize("hasten", [Dispatcher.resume, pause_and_resume, retry_dead_letters])
+@pytest.mark.parametrize("before", [[], 3 * [Problem.KLAVIYO_UNAVAILABLE]])
+async def test_no_person_shortens_what_the_remote_side_has_asked_for(
+    rig: Rig, before: list[Problem], hasten: Callable[[Dispatcher[Any]], Awaitable[None]]
 ) -> None:
+    rig.sink.respond_with(*map(retry, before))
     rig.sink.default_step = retry(Problem.PLATFORM_THROTTLED, after=300.0)
-    await rig.append_records("a", "b", "c")
-    await rig.after(2.0)
+    await rig.append_records("a", "b", "c", "d")
+    await rig.after(60.0)
     sent = len(rig.sink.sent)
-    await rig.append_records("d")
-    await rig.dispatcher.resume()
+    assert sent > len(before)
+    await rig.append_records("e")
+    await hasten(rig.dispatcher)
     await rig.after(1.0)
     assert len(rig.sink.sent) == sent
+    [item] = await rig.dispatcher.attention()
+    assert item.problem is Problem.PLATFORM_THROTTLED
+    await rig.after(300.0)
+    assert len(rig.sink.sent) > sent
+
+
+async def test_a_person_who_resumes_hastens_what_fails_otherwise_since_it_was_limited(
+    stopped_rig: Rig,
+) -> None:
+    rig = stopped_rig
+    await rig.start(policy=Policy(horizon=86_400_000, retry_base=300.0, retry_max=300.0))
+    rig.sink.default_step = retry(Problem.KLAVIYO_THROTTLED)
+    await rig.append_records("a")
+    await rig.after(1500.0)
+    rig.sink.default_step = retry(Problem.KLAVIYO_UNAVAILABLE)
+    await rig.after(900.0)
+    [item] = await rig.dispatcher.attention()
+    assert item.problem is Problem.KLAVIYO_UNAVAILABLE
+    rig.sink.default_step = accept
+    await rig.dispatcher.resume()
+    await rig.after(1.0)
+    assert rig.states() == {State.ACCEPTED: 1}
 
 
 async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: Rig) -> None:
