@@ -51,8 +51,12 @@ def after_outcome(
                 "person": row.person,
                 "since": now,
             }
-        case Retry() | Ambiguous():
+        case Retry():
             return _retry_later(row, profile, outcome, now, horizon)
+        case Ambiguous():
+            unsure = profile_state.apply_ambiguous(profile, now)
+            late = Millis(now + AMBIGUOUS_WAIT_MS)
+            return _retry_later(row, unsure, outcome, now, horizon) | {"ambiguous_until": late}
         case Unsent():
             return after_unsent(row, now)
         case Dead() | Held():
@@ -80,10 +84,8 @@ def _retry_later(
     row: ProfileRow, profile: Profile, outcome: Retry | Ambiguous, now: Millis, horizon: int
 ) -> Values:
     failing_since = row.failing_since or now
-    delay = round(outcome.after * 1000)
-    if isinstance(outcome, Ambiguous):
-        profile = profile_state.apply_ambiguous(profile, now)
-        delay = max(delay, AMBIGUOUS_WAIT_MS)
+    least = AMBIGUOUS_WAIT_MS if isinstance(outcome, Ambiguous) else 0
+    delay = max(least, round(outcome.after * 1000))
     if now - failing_since >= horizon:
         if row.problem == Problem.SHARED_ADDRESS.value:
             return ready_or_idle(row, profile, now)

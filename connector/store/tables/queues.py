@@ -95,8 +95,8 @@ class Profiles(QueueColumns, table=True):
     is the import job that holds the write in flight, `position` the person's place in it.
     `write_mode` is connector.domain.profiles.WriteMode. `lost_jobs`: how many import jobs that held
     the write were lost. `merged_into`: the person turned out to be this one, and the row stays
-    until its write has ended. `ambiguous_until`: until then an event that carried fields of the
-    person may still be applied.
+    until its write has ended. `ambiguous_until`: until then an earlier write, or an event that
+    carried fields of the person, may still be applied.
     """
 
     __tablename__ = "profiles"

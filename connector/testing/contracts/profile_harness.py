@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import Observed
 from connector.domain.profile_state import write_from_json
@@ -77,6 +78,7 @@ def make_observation(
     at: int,
     lane: LaneId,
     email_change: EmailChange = "new",
+    problem: Problem | None = None,
     **changes: Any,
 ) -> Observation:
     email = f"{name}@example.com"
@@ -90,6 +92,7 @@ def make_observation(
         lane=lane,
         address=email.encode(),
         email_change=email_change,
+        problem=problem,
     )
 
 

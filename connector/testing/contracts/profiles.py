@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Millis
@@ -276,6 +277,33 @@ class ProfilesContract:
         at = NOW + 30_000
         await store.leases.renew([fence], now=Millis(at), ttl=TTL)
         assert written_fields(await claim_writes(store, fence, at)) == {"balance": 1}
+
+    @pytest.mark.parametrize("between", ["held", "given up"])
+    async def test_no_write_crosses_an_ambiguous_one_that_may_still_be_applied(
+        self, store: Store, between: str
+    ) -> None:
+        """However its row becomes ready again: here because the person has no identity for a
+        moment, or after the last attempt."""
+        fence = await acquire_lease(store)
+        await append_events(store, "ada")
+        person = await read(store, fence, "ada", balance=1)
+        claim = await claim_writes(store, fence)
+        assert claim
+        lost, horizon = (
+            Ambiguous(person, Problem.TIMED_OUT),
+            0 if between == "given up" else HORIZON,
+        )
+        await store.profiles.settle(claim, [lost], now=NOW, policy=RetryPolicy(horizon))
+        if between == "held":
+            await append_events(store, "ada", at=LATER)
+            await read(store, fence, "ada", LATER, problem=Problem.NO_IDENTITY, balance=1)
+        at = LATER + 1000
+        await append_events(store, "ada", at=at)
+        await read(store, fence, "ada", at, balance=2)
+        assert await claim_writes(store, fence, at) is None
+        at = NOW + 30_000
+        await store.leases.renew([fence], now=Millis(at), ttl=TTL)
+        assert written_fields(await claim_writes(store, fence, at)) == {"balance": 2}
 
     async def test_retry_unsent_and_dead(self, store: Store) -> None:
         fence = await acquire_lease(store)
