@@ -71,8 +71,7 @@ class Maintenance:
             self._problems.clear("store")
         except StoreError as error:
             # The event loop moves and the store has answered, even if it refused.
-            file = str(file_of(settings.url) or "")
-            self._problems.set("store", error.problem, store_item(error, file).text)
+            self._problems.set("store", error.problem, store_item(error).text)
             if error.problem is Problem.STORE_DAMAGED:
                 # Whoever reads other pages of it finds nothing wrong.
                 with contextlib.suppress(StoreError):

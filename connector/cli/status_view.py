@@ -109,11 +109,13 @@ def _intake(about: ConnectionStatus, now: int) -> str:
         f"last {_VIA.get(via, via)} {format_ago(at, now)}"
         for via, at in sorted(about.received.items(), key=lambda x: -x[1])
     ]
-    if (refusal := about.last_refusal) and refusal.in_a_row:
+    refusal = about.last_refusal
+    if refusal and (refusal.in_a_row or now - refusal.at < _REFUSAL_SHOWN_MS):
         code = f"{refusal.problem} " if refusal.problem else ""
+        times = f", {counted(refusal.in_a_row, 'time')} in a row" if refusal.in_a_row else ""
         parts.append(
-            f"last refusal {format_ago(refusal.at, now)}: {code}{refusal.cause.replace('_', ' ')}, "
-            f"{counted(refusal.in_a_row, 'time')}"
+            f"last refusal {format_ago(refusal.at, now)}: {code}{refusal.cause.replace('_', ' ')}"
+            f"{times}"
         )
     if not parts:
         # A process that was killed could not save when it received what waits.
@@ -122,6 +124,8 @@ def _intake(about: ConnectionStatus, now: int) -> str:
     return "; ".join(parts)
 
 
+_REFUSAL_SHOWN_MS = 3_600_000
+"""For how long a refusal is shown after which calls were accepted again."""
 _VIA = {"flow": "flow call", "scan": "scan"}
 
 

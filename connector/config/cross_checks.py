@@ -34,7 +34,6 @@ def check(config: Config, faults: Faults) -> None:
         _credentials(config, connection, loc, faults)
         _actions(connection, loc, faults)
         _joins(connection, loc, faults)
-    _notify(config, faults)
     _tls(config, faults)
 
 
@@ -96,14 +95,17 @@ def _is_address(database: str) -> bool:
     """Whether the host and the port of this database may exist; of a file they may."""
     if not database.startswith("postgres"):
         return True
-    from sqlalchemy.engine import make_url
-
+    _, _, rest = database.partition("://")
+    # A password may have any character but @, also those that end the host of a URL.
+    user, at, address = rest.partition("@")
+    if not at or "/" in user.partition(":")[0]:
+        address = rest
     try:
-        url = make_url(database)
-        (url.host or "").encode("idna")
+        parts = urlsplit(f"//{address}")
+        (parts.hostname or "").encode("idna")
+        return parts.port != 0
     except ValueError:
         return False
-    return 0 < (url.port or _LAST_PORT) <= _LAST_PORT
 
 
 def _encryption(config: Config, faults: Faults) -> None:
@@ -268,19 +270,6 @@ def _addresses(config: Config) -> Iterator[tuple[Loc, str]]:
             for key, value in values.items():
                 if (key == "url" or key.endswith("_url")) and isinstance(value, str):
                     yield ("connections", index, name, key), value
-
-
-def _notify(config: Config, faults: Faults) -> None:
-    """What was sent is stored by address."""
-    seen: dict[str, int] = {}
-    for index, target in enumerate(config.notify):
-        url = target.url.get_secret_value()
-        first = seen.setdefault(url, index)
-        if url and first != index:
-            faults.add(
-                ("notify", index, "url"),
-                f"found the URL of notify.{first}, allowed one of its own",
-            )
 
 
 def _tls(config: Config, faults: Faults) -> None:

@@ -79,12 +79,14 @@ class AttentionItem:
         return f"{code}{self.text}" + (f"; what to do: {self.remedy}" if self.remedy else "")
 
 
-def store_item(error: StoreError, file: str = "") -> AttentionItem:
-    """A failure of the store. Where its `file` is damaged, gone or locked, the text names it."""
+def store_item(error: StoreError) -> AttentionItem:
+    """A failure of the store. Where its file is damaged, gone or locked, the text names it."""
     text = error.problem.meaning
     if error.problem in (Problem.STORE_REPLACED, Problem.STORE_DAMAGED):
         # What to do follows in the error's text, and in that of the problem.
         text = error.detail.partition("; ")[0]
     elif isinstance(error, StoreLocked):
-        text = f"{text}: another program has locked its file {file}".rstrip()
+        text = f"{text}: {error.detail}"
+    elif error.detail != text:
+        text = f"{text} ({error.detail})"
     return AttentionItem("store", text, error.problem)

@@ -134,9 +134,9 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "S10": Advice(
         "webhooks are answered 503, so that platforms repeat them; nothing is sent",
-        "bring the database or its disk back, or end the program that locks the store's file "
-        "(`fuser -v state/connector.db`, or as `[store] url` says); the connector reconnects by "
-        "itself",
+        "bring the database back, free its disk if it is full, or end the program that locks the "
+        "store's file (`fuser -v state/connector.db`, or as `[store] url` says, names it); the "
+        "connector reconnects by itself",
     ),
     "S20": Advice(
         "webhooks are answered 503, so that platforms repeat them; deliveries continue",
@@ -148,7 +148,7 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "S40": Advice(
         "this process sends nothing; the other one does",
-        "stop the other process, or give each a store of its own",
+        "leave the other process, which works; this one is not needed, or needs a store of its own",
     ),
     "S50": Advice(
         "webhooks and flow calls are answered 503; deliveries on undamaged pages continue",
@@ -340,7 +340,10 @@ ADVICE: Final[dict[str, Advice]] = {
         f"fix the data, then refresh the person {_REFRESH}",
     ),
     "N10": Advice(_RETRIED, f"fix name resolution on this machine{_NUDGE}"),
-    "N20": Advice(_RETRIED, f"check firewall, `base_url` and certificate{_NUDGE}"),
+    "N20": Advice(
+        _RETRIED,
+        f"check firewall, certificate and the `base_url` of the host that is named{_NUDGE}",
+    ),
     "N30": Advice(
         _AMBIGUOUS,
         "check the network and Klaviyo's status page; the retries continue",

@@ -199,5 +199,6 @@ def held_by(holder: str) -> StoreError:
     host, _, rest = holder.partition("/")
     who = f"process {rest.partition('/')[0]} on {host}" if rest else holder
     return StoreError(
-        Problem.STORE_HELD, f"{who} holds this store; stop it, or give this one a store of its own"
+        Problem.STORE_HELD,
+        f"{who} holds this store; this one is not needed beside it, or needs a store of its own",
     )

@@ -250,8 +250,8 @@ class Maintenance(Protocol):
         """Free disk where the store writes; None for a database server."""
         ...
 
-    async def is_locked(self) -> bool:
-        """Whether another program holds the write lock of the store's file now."""
+    async def locked_by(self) -> str | None:
+        """The program that holds the write lock of the store's file now, in words; None: none."""
         ...
 
     def fault(self) -> StoreError | None:

@@ -26,11 +26,11 @@ def silent(holder: str, millis: int) -> AttentionItem:
     return AttentionItem("silent", text, todo="look at its log; restart it")
 
 
-def locked(holder: str, millis: int) -> AttentionItem:
+def locked(holder: str, millis: int, by: str) -> AttentionItem:
     """The process that runs can store nothing, because another program has locked the file."""
     text = (
-        f"{holder.rsplit('/', 2)[0]} has stored nothing for {format_age(millis / 1000)}: another "
-        "program has locked the store's file, so webhooks are answered 503 and nothing is sent"
+        f"{holder.rsplit('/', 2)[0]} has stored nothing for {format_age(millis / 1000)}: {by} has "
+        "locked the store's file, so webhooks are answered 503 and nothing is sent"
     )
     return AttentionItem("silent", text, Problem.STORE_UNAVAILABLE)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,17 +43,20 @@ address, which is a credential."""
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One `[[notify]]`, by its place in the file. `patience` in seconds."""
+    """One `[[notify]]`, by its place in the file. `patience` in seconds. `same`: how many before it
+    have the same URL."""
 
     number: int
     url: str = field(repr=False)
     format: Literal["json", "slack"]
     patience: float = DEFAULT_PATIENCE
+    same: int = 0
 
     @property
     def id(self) -> str:
-        """Identifies the URL in the store, without storing it."""
-        return hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        """Identifies it in the store by its URL, without storing that."""
+        text = f"{self.url} {self.same}" if self.same else self.url
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         return f"notify {self.number} ({self.format})"
@@ -96,11 +100,13 @@ def _escape_slack(text: str) -> str:
 
 def targets(configured: Sequence[Notify]) -> list[Target]:
     """Those that are switched on; an empty address is off."""
-    found = [
-        Target(i, n.url.get_secret_value(), n.format, n.patience)
-        for i, n in enumerate(configured, 1)
-    ]
-    return [target for target in found if target.url]
+    before: Counter[str] = Counter()
+    found = []
+    for number, notify in enumerate(configured, 1):
+        if url := notify.url.get_secret_value():
+            found.append(Target(number, url, notify.format, notify.patience, before[url]))
+            before[url] += 1
+    return found
 
 
 class Notifier:

@@ -149,8 +149,9 @@ class Queries:
 
     async def _silence(self, holder: str, millis: int) -> list[AttentionItem]:
         """Why the process that runs has reported nothing for so long."""
-        if millis > _LOCKED_AFTER_MS and await self._store.maintenance.is_locked():
-            return [attention.locked(holder, millis)]
+        by = await self._store.maintenance.locked_by() if millis > _LOCKED_AFTER_MS else None
+        if by:
+            return [attention.locked(holder, millis, by)]
         return [attention.silent(holder, millis)] if millis > _SILENT_AFTER_MS else []
 
     async def _known(self) -> _Known:

@@ -63,8 +63,9 @@ class Database(Protocol):
         possible. True without effect where the engine does it by itself."""
         ...
 
-    def is_locked(self) -> bool:
-        """Whether another connection holds the write lock now. False where the engine has none."""
+    def locked_by(self) -> str | None:
+        """The program that holds the write lock now, in words; None: none, or the engine has no
+        such lock."""
         ...
 
     def fault(self) -> StoreError | None:
@@ -185,8 +186,8 @@ class PostgresDatabase:
     async def empty_log(self) -> bool:
         return True
 
-    def is_locked(self) -> bool:
-        return False
+    def locked_by(self) -> str | None:
+        return None
 
     def fault(self) -> StoreError | None:
         return None

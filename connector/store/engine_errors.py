@@ -37,7 +37,7 @@ def to_store_error(error: Exception) -> StoreError:
     detail = f"{type(named).__name__} {message}".strip()
     if is_busy(cause):
         return StoreLocked(
-            Problem.STORE_UNAVAILABLE, f"another program has locked the file ({detail})"
+            Problem.STORE_UNAVAILABLE, f"another program has locked its file ({detail})"
         )
     return StoreError(_problem(error, cause), detail)
 

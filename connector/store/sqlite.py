@@ -18,9 +18,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from connector.domain.errors import Problem, StoreError, StoreLocked, StoreOutage
+from connector.store import file_users
 from connector.store.engine_errors import ENGINE_ERRORS, is_busy, to_store_error
 from connector.store.prepared import Prepared
-from connector.store.sqlite_file import SqliteFile, damaged
+from connector.store.sqlite_file import SqliteFile, damaged, locked
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -143,7 +144,7 @@ class SqliteDatabase:
     async def empty_log(self) -> bool:
         return bool(await self._submit(_Job(_empty_log, alone=True)))
 
-    def is_locked(self) -> bool:
+    def locked_by(self) -> str | None:
         with self.engine.connect() as c:
             connection: Any = c.connection.driver_connection
             try:
@@ -151,10 +152,11 @@ class SqliteDatabase:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
             except sqlite3.Error as error:
-                return is_busy(error)
+                if is_busy(error) and self._file:
+                    return file_users.locking(self._file.path)
             finally:
                 connection.execute(f"PRAGMA busy_timeout={_READER_LOCK_WAIT}")
-        return False
+        return None
 
     def fault(self) -> StoreError | None:
         if self._damage is None and self._file:
@@ -322,6 +324,8 @@ class SqliteDatabase:
         if not isinstance(error, ENGINE_ERRORS):
             return error
         failure = to_store_error(error)
+        if isinstance(failure, StoreLocked) and self._file:
+            return locked(self._file.path)
         if failure.problem is Problem.STORE_DAMAGED and self._file:
             failure = self._damage = damaged(self._file.path, failure.detail)
         return failure

@@ -9,7 +9,8 @@ import stat
 from pathlib import Path
 from urllib.parse import quote
 
-from connector.domain.errors import Problem, StoreError, StoreOutage
+from connector.domain.errors import Problem, StoreError, StoreLocked, StoreOutage
+from connector.store import file_users
 
 LOG = "-wal"
 SIDE_FILES = (LOG, "-shm", "-journal")
@@ -108,7 +109,20 @@ class SqliteFile:
             )
 
 
+def locked(path: Path) -> StoreError:
+    return StoreLocked(
+        Problem.STORE_UNAVAILABLE, f"{file_users.locking(path)} has locked its file {path}"
+    )
+
+
 def missing(path: Path) -> StoreError:
+    """Where a process still has it, that one holds the only copy."""
+    if keeping := file_users.keeping(path):
+        return StoreOutage(
+            Problem.STORE_REPLACED,
+            f"{path} was deleted while {keeping} had it open; rescue it before that process ends "
+            "(`connector problem S70`), and start no other one meanwhile",
+        )
     return StoreOutage(
         Problem.STORE_UNAVAILABLE,
         f"there is no store at {path}: `connector run` creates it, or correct [store] url",

@@ -57,7 +57,7 @@ def test_a_wrong_secret_shows_until_a_webhook_is_accepted(call: Call, folder: Fo
     assert (acme["last_refusal"]["problem"], acme["last_refusal"]["in_a_row"]) == ("W401", 5)
     assert acme["last_received"] is None
     text = call("status", at=folder).out
-    assert re.search(r"last refusal .* ago: W401 signature, 5 times", text)
+    assert re.search(r"last refusal .* ago: W401 signature, 5 times in a row", text)
     # One line of log for all of them.
     assert folder.log.count("webhook_rejected") == 1
     assert folder.request("POST", "/webhooks/acme", body, headers)[0] == 202

@@ -30,11 +30,12 @@ def test_it_prints_the_text_to_paste_and_needs_no_store(call: Call, flows: Folde
     result = call(*ARGS, "--show-secret", at=flows)
     assert result.code == 0
     assert result.err == ""
+    url = f"http://127.0.0.1:{flows.port}/flows/acme/balance/increase"
     pasted = (
-        "http://127.0.0.1:8787/flows/acme/balance/increase",
+        url,
         "api-key: flow_secret",
         "{% if event|lookup:'$event_id' %}hello:",
-        "curl -i http://127.0.0.1:8787/flows/acme/balance/increase",
+        f"curl -i {url}",
         "Notes",
     )
     places = [result.out.index(part) for part in pasted]

@@ -174,7 +174,6 @@ def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
         ('[[notify]]\nurl = "https://hooks.example:s3cr3t"\n', "notify.0.url"),
         ('[[notify]]\nurl = "https://hooks..example/s3cr3t"\n', "notify.0.url"),
         (f'[[notify]]\nurl = "https://{"a" * 64}.example/s3cr3t"\n', "notify.0.url"),
-        (2 * '[[notify]]\nurl = "https://hooks.example/s3cr3t"\n', "notify.1.url"),
         ('[server]\npublic_url = "http://localhost:65536"\n', "server.public_url"),
         ('[store]\nurl = "postgresql://u:s3cr3t@db:65536/d"\n', "store.url"),
         ('[store]\nurl = "postgresql://u:s3cr3t@db:abc/d"\n', "store.url"),

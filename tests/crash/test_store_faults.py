@@ -4,6 +4,7 @@ answers the same as intake, and the words name the file and what to do."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -18,8 +19,6 @@ from tests.stores import write_lock
 from tests.waiting import until
 
 from .conftest import ENVIRONMENT, Daemon, Platforms
-
-_LOCKED = "another program has locked"
 
 
 def store_of(daemon: Daemon) -> Path:
@@ -53,6 +52,18 @@ def deleted(file: Path) -> None:
 def replaced_by_an_empty_file(file: Path) -> None:
     deleted(file)
     file.touch()
+
+
+def test_a_deleted_store_is_reported_with_the_process_that_still_has_it(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.wait_until_ready()
+    assert daemon.process
+    for file in (store_of(daemon), store_of(daemon).with_name("crash.db-wal")):
+        file.unlink()
+    found = connector(daemon, "store", "check")
+    assert found.returncode == 1
+    assert f"S70: {store_of(daemon)} was deleted while process {daemon.process.pid}" in found.stdout
+    assert "`connector problem S70`" in found.stdout
 
 
 @pytest.mark.parametrize("plant", [deleted, replaced_by_an_empty_file])
@@ -149,15 +160,17 @@ def test_while_another_program_holds_the_write_lock_webhooks_are_refused_and_sta
 ) -> None:
     daemon.start()
     daemon.wait_until_ready()
+    who = f"process {os.getpid()} ({Path('/proc/self/comm').read_text().strip()})"
     with write_lock(store_of(daemon)):
         assert [post_new(daemon, traffic)[0] for _ in range(5)] == [503] * 5
         status = connector(daemon, "status")
         assert (status.returncode, status.stderr) == (0, "")
         assert "demo" in status.stdout
-        until("status names the lock", lambda: _LOCKED in connector(daemon, "status").stdout, 60.0)
+        named = f"{who} has locked"
+        until("status names the lock", lambda: named in connector(daemon, "status").stdout, 60.0)
         assert "no process runs" not in connector(daemon, "status").stdout
-        line = "S10 the store is unavailable: another program has locked its file {}; what to do: "
-        assert line.format(store_of(daemon)) in daemon.get("/healthz")[1]
+        line = f"S10 the store is unavailable: {who} has locked its file {store_of(daemon)}; what"
+        assert line in daemon.get("/healthz")[1]
     taken: list[str] = []
 
     def accepted() -> bool:

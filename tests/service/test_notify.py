@@ -55,7 +55,12 @@ class Rig:
     def start(
         self, *urls: str, form: Any = "json", patience: Callable[[int], float] = lambda number: 0.0
     ) -> None:
-        found = [Target(i, url, form, patience(i)) for i, url in enumerate(urls or (HOOK,), 1)]
+        found = targets(
+            [
+                Notify(url=SecretStr(url), format=form, patience=patience(i))
+                for i, url in enumerate(urls or (HOOK,), 1)
+            ]
+        )
         notifier = Notifier(
             found,
             self._attention,
@@ -133,6 +138,16 @@ async def test_a_problem_and_its_end_are_each_notified_once(rig: Rig) -> None:
     rig.attention = {}
     await rig.polls(20)
     assert rig.sent_keys() == [(list(BROKEN), []), ([], list(BROKEN))]
+
+
+async def test_two_targets_with_one_url_have_a_record_each(rig: Rig) -> None:
+    patience = {1: 0.0, 2: 3600.0}
+    rig.start(HOOK, HOOK, patience=patience.__getitem__)
+    await rig.clock.advance(STARTUP_GRACE)
+    slow = AttentionItem("slow", "K503", Problem.KLAVIYO_UNAVAILABLE, since=rig.clock.now())
+    rig.away = [slow]
+    await rig.polls(20)
+    assert rig.sent_keys() == [(["slow"], [])]
 
 
 @pytest.mark.parametrize("change", ["raised", "resolved"])

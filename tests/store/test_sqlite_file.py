@@ -237,7 +237,7 @@ async def test_a_lock_of_another_program_fails_all_that_waits_at_once_and_reads_
             *(append(store, f"k{n}") for n in range(50)), return_exceptions=True
         )
         assert {type(result) for result in results} == {StoreLocked}
-        assert "another program has locked the file" in str(results[0])
+        assert f"another program has locked its file {file}" in str(results[0])
         assert [lane.connection for lane, _ in await store.lanes.all()] == ["acme"]
         [waited] = await store.database.read(
             lambda c: c.exec_driver_sql("SELECT count(*) FROM outbox").one()

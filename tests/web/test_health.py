@@ -133,9 +133,10 @@ async def test_healthz_reports_an_unavailable_store(
     answer = await http.get("/healthz")
     assert (answer.status_code, answer.text) == (
         500,
-        "S10 the store is unavailable; what to do: bring the database or its disk back, or end "
-        "the program that locks the store's file (`fuser -v state/connector.db`, or as `[store] "
-        "url` says); the connector reconnects by itself\n",
+        "S10 the store is unavailable (OperationalError); what to do: bring the database back, "
+        "free its disk if it is full, or end the program that locks the store's file (`fuser -v "
+        "state/connector.db`, or as `[store] url` says, names it); the connector reconnects by "
+        "itself\n",
     )
 
 

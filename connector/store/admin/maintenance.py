@@ -73,8 +73,8 @@ class SqlMaintenance:
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(self._file.parent).free if self._file else None
 
-    async def is_locked(self) -> bool:
-        return await asyncio.to_thread(self._database.is_locked)
+    async def locked_by(self) -> str | None:
+        return await asyncio.to_thread(self._database.locked_by)
 
     def fault(self) -> StoreError | None:
         return self._database.fault()

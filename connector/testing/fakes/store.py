@@ -64,8 +64,8 @@ class InlineDatabase:
     async def empty_log(self) -> bool:
         return True
 
-    def is_locked(self) -> bool:
-        return False
+    def locked_by(self) -> str | None:
+        return None
 
     def fault(self) -> StoreError | None:
         return None
