@@ -75,6 +75,12 @@ def in_console(remedy: str, connection: str = "", cause: str = "") -> str:
     return _SLOT.sub(link, remedy)
 
 
+def retried(remedy: str, code: str) -> str:
+    """The remedy of records that died of this code, with the command that retries them."""
+    command = f"`connector dead-letters retry --cause {code}`"
+    return remedy + by(Page.NONE, f" ({command})" if "retry" in remedy else f"; then {command}")
+
+
 class Advice(NamedTuple):
     """`effect`: what happens meanwhile. `remedy`: what a person does, with slots."""
 

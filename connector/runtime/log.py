@@ -17,6 +17,7 @@ from typing import Any, Literal
 import orjson
 
 from connector.domain.errors import Problem
+from connector.domain.remedies import at_command_line
 from connector.runtime.late_import import without
 from connector.runtime.printable import one_line, printable
 
@@ -30,7 +31,7 @@ _TOKEN = re.compile(
     r"\b(pk_[A-Za-z0-9_]{4,}|(?:[Bb]earer|Basic|Klaviyo-API-Key)\s+[^\s\"']+"
     r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*)"
 )
-_REMEDIES = {problem.value: problem.remedy for problem in Problem}
+_ADVICE = {problem.value: problem.advice for problem in Problem}
 _SECRET_KEYS = re.compile(
     r"secret|password|token|api[_-]?key|private_key|authorization|signature|hmac|cookie", re.I
 )
@@ -60,9 +61,9 @@ def _clean(value: Any) -> Any:
 
 def _add_remedy(_: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A warning or error with a problem code says what to do about it."""
-    remedy = _REMEDIES.get(str(event.get("problem")))
-    if remedy and level in ("warning", "error", "critical"):
-        event.setdefault("remedy", remedy)
+    advice = _ADVICE.get(str(event.get("problem")))
+    if advice and level in ("warning", "error", "critical"):
+        event.setdefault("remedy", at_command_line(advice, str(event.get("connection", ""))))
     return event
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import EVENTS
-from connector.domain.remedies import Page, by
+from connector.domain.remedies import Page, by, retried
 from connector.domain.wording import counted, format_age, listed
 from connector.ports import Approval, Backlog
 
@@ -46,8 +46,8 @@ def of_lanes(
             found.append(stopped)
         if b.dead:
             alone = sum(other.dead for other in backlogs if _same(other, b)) == b.dead
-            causes = dead_by_cause.get(b.lane.connection, {}) if alone else {}
-            found.append(_dead(b, causes))
+            causes = dead_by_cause.get(b.lane.connection, {})
+            found.append(_dead(b, causes if alone or len(causes) == 1 else {}))
     return found
 
 
@@ -72,10 +72,11 @@ def _as_one(key: str, items: Sequence[AttentionItem]) -> AttentionItem:
     first = items[0]
     affected = [item.affected for item in items if item.affected]
     if len(items) > 1 and first.problem:
-        details = dict.fromkeys(x.detail for x in affected if x.detail)
+        details = {x.detail: f"{x.work}: {x.detail}" for x in affected if x.detail}
         works = list(dict.fromkeys(x.work for x in affected if x.work))
         waits = f"; {listed(works)} wait" if works else ""
-        why = f": {', '.join(details)}" if details else ""
+        whys = details.values() if len(details) > 1 else details
+        why = f": {'; '.join(whys)}" if details else ""
         # The meaning of what waits for a remote side does not name it.
         to = f" → {first.remote}" if first.waits and first.remote else ""
         text = f"{affected[0].connection}{to}: {first.problem.meaning}{waits}{why}"
@@ -115,10 +116,9 @@ def _dead(b: Backlog, causes: Mapping[str, int]) -> AttentionItem:
     if len(causes) == 1:
         [code] = causes
         problem = Problem.from_code(code)
-        command = f"`connector dead-letters retry --cause {code}`"
-        then = f" ({command})" if "retry" in problem.advice else f"; then {command}"
-        then += ", or discard"
-        todo = problem.advice + (by(Page.NONE, then) if kind is EVENTS else f"; {kind.dead_remedy}")
+        todo = f"{problem.advice}; {kind.dead_remedy}"
+        if kind is EVENTS:
+            todo = retried(problem.advice, code) + by(Page.NONE, ", or discard")
         return AttentionItem(f"dead {label}", f"{text}: {problem.meaning}", problem, todo)
     if causes:
         listed = [f"{count:,} {code}" for code, count in sorted(causes.items())]

@@ -24,7 +24,7 @@ from connector.domain.lanes import (
     MinuteCount,
 )
 from connector.domain.records import State
-from connector.domain.remedies import at_command_line, in_console
+from connector.domain.remedies import at_command_line, in_console, retried
 from connector.domain.wording import counted, format_age
 from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import Backlog, Store
@@ -134,7 +134,7 @@ def attention_view(item: AttentionItem, connections: Collection[str]) -> views.A
         key=item.key,
         text=item.text,
         code=code or None,
-        remedy=item.remedy,
+        remedy=at_command_line(item.advice, connection),
         in_console=in_console(item.advice, connection, code),
         connection=connection,
         since=item.since,
@@ -214,13 +214,15 @@ def _age(at: int | None, now: Millis) -> float | None:
 
 def _dead_letters(connection: str, state: State, code: str, count: int) -> views.DeadLetters:
     problem = Problem.from_code(code) if code else None
+    advice = problem.advice if problem else ""
+    todo = retried(advice, code) if advice and state is State.DEAD else advice
     return views.DeadLetters(
         connection=connection,
         state=state.name.lower(),
         problem=code,
         meaning=problem.meaning if problem else "",
-        remedy=problem.remedy if problem else "",
-        in_console=in_console(problem.advice, connection, code) if problem else "",
+        remedy=at_command_line(todo, connection),
+        in_console=in_console(advice, connection, code),
         count=count,
     )
 
@@ -312,7 +314,7 @@ class _Connection:
             state=state,
             problem=problem.value if problem else None,
             reason=reason,
-            remedy=at_command_line(advice),
+            remedy=at_command_line(advice, b.lane.connection),
             in_console=in_console(advice, b.lane.connection),
             since=since,
             retry_in=item.retry_in if item else None,

@@ -177,8 +177,10 @@ def test_a_warning_with_a_problem_code_says_what_to_do(lines: Lines) -> None:
     log.get("lanes").error("lane_blocked", problem="K401")
     log.get("lanes").info("lane_resumed", problem="K401")
     log.get("lanes").error("odd", problem="not a code")
-    blocked, resumed, odd = lines()
+    log.get("lanes").error("lane_blocked", problem="K600", connection="acme")
+    blocked, resumed, odd, named = lines()
     assert blocked["remedy"] == Problem.KLAVIYO_KEY.remedy
+    assert "`connector resume acme`" in named["remedy"]
     assert "remedy" not in resumed
     assert "remedy" not in odd
 
