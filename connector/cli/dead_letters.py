@@ -34,7 +34,9 @@ def list_(
         session.known_name(config, connection)
     if cause is not None:
         session.known_problem(cause)
-    groups, found = session.run(_find(config, cause, connection, limit))
+    groups, found = session.run(_find(config, cause, connection, limit + 1))
+    more = len(found) > limit
+    found = found[:limit]
     if as_json:
         print(json.dumps([_plain(dead_letter) for dead_letter in found], indent=2))
         return
@@ -46,6 +48,8 @@ def list_(
         when = format_time(x.received_at)
         line = f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}"
         print(one_line(line))
+    if more:
+        print(f"and older ones: --limit shows more than {limit}")
 
 
 async def _find(
@@ -56,7 +60,9 @@ async def _find(
     async with session.open_commands(config) as commands:
         status = await commands.status()
         groups = [
-            (x.connection, x.state, x.problem, x.meaning, x.count) for x in status.dead_letters
+            (x.connection, x.state, x.problem, x.meaning, x.count)
+            for x in status.dead_letters
+            if cause in (None, x.problem) and connection in (None, x.connection)
         ]
         which = filter_of({"cause": cause, "connection": connection})
         return groups, list(await commands.dead_letters(which, limit))

@@ -447,6 +447,15 @@ def test_a_retry_reports_how_many_still_wait_for_an_address(call: Call, folder: 
         assert (result.code, result.out) == (0, f"retried: 0, waiting for an address: {waiting}\n")
 
 
+def test_a_list_of_dead_letters_says_where_it_ends(call: Call, folder: Folder) -> None:
+    folder.ingest(None, None)
+    more = "and older ones: --limit shows more than 1"
+    assert call("dead-letters", "list", "--limit", "1", at=folder).out.splitlines()[-1] == more
+    assert more not in call("dead-letters", "list").out
+    other = call("dead-letters", "list", "--cause", "K400")
+    assert (other.code, other.out) == (0, "nothing waits: no record is dead or held\n")
+
+
 def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder) -> None:
     folder.ingest(None)
     listed = call("dead-letters", "list", at=folder)
