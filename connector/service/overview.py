@@ -227,6 +227,10 @@ def _dead_letters(connection: str, state: State, code: str, count: int) -> views
     )
 
 
+_STOPS_EVERY_LANE = frozenset({Problem.STORE_UNAVAILABLE, Problem.STORE_REPLACED})
+"""Nothing can be claimed. Of a damaged store some pages still can."""
+
+
 class _Connection:
     """The part of one connection."""
 
@@ -238,6 +242,7 @@ class _Connection:
         self._report = facts.report.connections.get(name)
         self._backlogs = [b for b in facts.backlogs if b.lane.connection == name]
         self._items = {item.key: item for item in facts.items}
+        self._store_outage = next((x for x in facts.items if x.problem in _STOPS_EVERY_LANE), None)
 
     async def view(
         self,
@@ -292,7 +297,8 @@ class _Connection:
     def _lane(self, b: Backlog) -> views.LaneStatus:
         title = b.lane.title
         keys = (f"lane {title}", f"slow {title}", f"account {self._name}")
-        item = next((self._items[key] for key in keys if key in self._items), None)
+        found = (self._items[key] for key in keys if key in self._items)
+        item = next(found, None) or self._store_outage
         name, problem, reason = b.state.mode, b.state.problem, b.state.detail
         since: int | None = b.state.since or None
         if b.state.mode == "running":

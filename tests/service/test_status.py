@@ -270,6 +270,26 @@ async def test_a_process_that_holds_the_lease_and_reports_nothing_needs_a_person
     assert item.text == "host/1 holds the lease and has reported nothing for 1 min"
 
 
+@pytest.mark.parametrize(
+    ("problem", "state"),
+    [
+        (Problem.STORE_UNAVAILABLE, "degraded"),
+        (Problem.STORE_REPLACED, "degraded"),
+        (Problem.STORE_DAMAGED, "running"),
+        (Problem.DISK_LOW, "running"),
+    ],
+)
+async def test_no_lane_is_called_running_that_the_store_stops(
+    rig: Rig, problem: Problem, state: str
+) -> None:
+    lanes = {int(rig.lane.id): LaneReport(per_second=2.0)}
+    await rig.run(attention=(AttentionItem("store", "the store fails", problem),), lanes=lanes)
+    [lane] = (await rig.status()).connections["acme"].lanes
+    assert lane.state == state
+    assert lane.problem == (problem.value if state == "degraded" else None)
+    assert (lane.eta_seconds is None) == (state == "degraded")
+
+
 async def test_a_report_of_another_version_is_not_an_error(rig: Rig) -> None:
     await rig.run()
     await rig.store.process_reports.save(
