@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from connector.cli import session
 from connector.domain.wording import counted
+
+if TYPE_CHECKING:
+    from connector.config import Config
+    from connector.domain.lanes import Millis
 
 app = typer.Typer(no_args_is_help=True, help="Schema upgrade, integrity check, backup, restore.")
 
@@ -66,10 +70,10 @@ def restore(
     from connector.runtime.clock import SystemClock
     from connector.store.admin.restore import restore as restore_store
 
-    url = session.read(context.obj).store.url
+    config, now = session.read(context.obj), SystemClock().now()
     if not yes:
         typer.confirm(f"Replace the store by {file}?", abort=True, err=True)
-    restored = restore_store(url, file, now=SystemClock().now())
+    restored = restore_store(config.store.url, file, now=now)
     print(f"{file}: restored, {restored.size:,} bytes, integrity checked")
     if restored.kept:
         print(f"the former store is kept as {restored.kept}")
@@ -77,3 +81,13 @@ def restore(
         waiting = counted(restored.actions, "waiting action is", "waiting actions are")
         print(f"{waiting} looked up before being sent")
     print("people who were forgotten since the backup are back: forget them again")
+    if restored.damaged:
+        session.run(_record_damage(config, now))
+
+
+async def _record_damage(config: Config, now: Millis) -> None:
+    """So that the next daemon sends its end: the one that met it could not record what it sent."""
+    from connector.service.notify import record_damage
+
+    async with session.open_store(config) as store:
+        await record_damage(store.notifications, config.notify, now=now)

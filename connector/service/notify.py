@@ -22,7 +22,8 @@ import orjson
 
 from connector.config import Notify
 from connector.domain.attention import AttentionItem, store_item
-from connector.domain.errors import DeliveryError, StoreError
+from connector.domain.errors import DeliveryError, Problem, StoreError
+from connector.domain.lanes import Millis
 from connector.net.retry import Backoff, retry_read
 from connector.ports import Clock, Notifications
 from connector.runtime import log
@@ -107,6 +108,16 @@ def targets(configured: Sequence[Notify]) -> list[Target]:
             found.append(Target(number, url, notify.format, notify.patience, before[url]))
             before[url] += 1
     return found
+
+
+async def record_damage(
+    notices: Notifications, configured: Sequence[Notify], *, now: Millis
+) -> None:
+    """Record that all targets were sent the damage of the store that this one replaces. Raises
+    StoreError."""
+    item = store_item(StoreError(Problem.STORE_DAMAGED, "the store was damaged, and is replaced"))
+    for target in targets(configured):
+        await notices.record(target.id, _lines([item]), resolved=(), now=now)
 
 
 class Notifier:

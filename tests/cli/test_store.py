@@ -75,9 +75,22 @@ def damage(file: Path) -> None:
         raw.write(b"\xff" * 64)
 
 
+def noted(file: Path) -> list[tuple[str]]:
+    """The keys of the notices that were sent, as far as the store knows."""
+    with closing(sqlite3.connect(file)) as store:
+        return store.execute("SELECT key FROM notifications").fetchall()
+
+
 def test_a_damaged_store_is_replaced_by_its_backup_and_kept(call: Call, folder: Folder) -> None:
+    folder.config.write_text(
+        folder.config.read_text() + '\n[[notify]]\nurl = "https://h.example"\n'
+    )
     folder.ingest("ana@example.com")
     assert call("store", "backup", "copy.db", at=folder).code == 0
+    assert call("store", "restore", "copy.db", "--yes").code == 0
+    assert noted(folder.store) == []
+    for kept in folder.store.parent.glob("cli.db.replaced-*"):
+        kept.unlink()
     damage(folder.store)
     checked = call("store", "check")
     assert checked.code == 1
@@ -89,6 +102,7 @@ def test_a_damaged_store_is_replaced_by_its_backup_and_kept(call: Call, folder: 
     assert (restored.code, restored.err) == (0, "")
     assert "integrity checked" in restored.out
     assert call("store", "check").out == "the store is ok\n"
+    assert noted(folder.store) == [("store",)]
     [kept] = folder.store.parent.glob("cli.db.replaced-*")
     assert str(kept.name) in restored.out
     assert integrity.check(f"sqlite:///{kept}") != []

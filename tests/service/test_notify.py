@@ -23,6 +23,7 @@ from connector.service.notify import (
     Notifier,
     Sent,
     Target,
+    record_damage,
     targets,
 )
 from connector.testing.fakes.clock import FakeClock
@@ -138,6 +139,19 @@ async def test_a_problem_and_its_end_are_each_notified_once(rig: Rig) -> None:
     rig.attention = {}
     await rig.polls(20)
     assert rig.sent_keys() == [(list(BROKEN), []), ([], list(BROKEN))]
+
+
+async def test_the_end_of_a_damage_is_notified_by_the_daemon_on_the_restored_store(
+    rig: Rig,
+) -> None:
+    hook = Notify(url=SecretStr(HOOK))
+    notices = memory_store(rig.database).notifications
+    await record_damage(notices, [hook, Notify()], now=rig.clock.now())
+    rig.start()
+    await rig.clock.advance(STARTUP_GRACE + 3 * CHECK_INTERVAL)
+    assert rig.sent_keys() == [([], ["store"])]
+    [(_, body)] = rig.posts
+    assert body["resolved"][0]["text"].startswith("S50 the store was damaged, and is replaced")
 
 
 async def test_two_targets_with_one_url_have_a_record_each(rig: Rig) -> None:

@@ -32,11 +32,12 @@ _ALIVE_LOCK = 128
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """`kept`: where the former store is now, None if there was none. `actions`: how many waiting
-    actions are looked up at the platform before they are sent."""
+    """`kept`: where the former store is now, None if there was none, and whether it is `damaged`.
+    `actions`: how many waiting actions are looked up at the platform before they are sent."""
 
     size: int
     kept: Path | None
+    damaged: bool
     actions: int
 
 
@@ -70,7 +71,7 @@ def restore(url: str, backup: Path, *, now: Millis) -> Restored:
     finally:
         for leftover in path.parent.glob(f"{copy.name}*"):
             leftover.unlink()
-    return Restored(path.stat().st_size, kept, count)
+    return Restored(path.stat().st_size, kept, bool(kept and _damage(kept)), count)
 
 
 def _is_open(path: Path) -> bool:
@@ -97,14 +98,18 @@ def _copy(backup: Path, copy: Path, now: Millis) -> int:
     with closing(sqlite3.connect(source, uri=True)) as old, closing(sqlite3.connect(copy)) as new:
         old.backup(new)
     url = f"sqlite:///{copy}"
-    for fault in integrity.check(url):
-        if fault.startswith(Problem.STORE_DAMAGED):
-            raise StoreError(Problem.STORE_DAMAGED, f"{backup} is damaged: {fault}")
+    if damage := _damage(copy):
+        raise StoreError(Problem.STORE_DAMAGED, f"{backup} is damaged: {damage}")
     schema.prepare(url, "auto", create=False)
     try:
         return schema.with_connection(url, _look_up_first(now))
     except SQLAlchemyError as error:
         raise to_store_error(error) from error
+
+
+def _damage(file: Path) -> str | None:
+    faults = integrity.check(f"sqlite:///{file}")
+    return next((fault for fault in faults if fault.startswith(Problem.STORE_DAMAGED)), None)
 
 
 def _look_up_first(now: Millis) -> Callable[[Connection], int]:
