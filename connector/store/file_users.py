@@ -15,11 +15,7 @@ _PROC = Path("/proc")
 def locking(path: Path) -> str:
     """The program that holds the write lock of the store: `process 25572 (python3)`, or `another
     program` where the system does not say which."""
-    files = {
-        str(inode)
-        for name in (path.name, f"{path.name}-shm")
-        if (inode := _inode(path.with_name(name)))
-    }
+    files = {_inode(path), _inode(path.with_name(f"{path.name}-shm"))} - {""}
     with contextlib.suppress(OSError):
         for line in (_PROC / "locks").read_text().splitlines():
             fields = line.split()
@@ -49,7 +45,7 @@ def _inode(path: Path) -> str:
 
 
 def _open_files(process: Path) -> set[str]:
-    """None where the process is another user's."""
+    """Nothing where the process is another user's."""
     found = set()
     with contextlib.suppress(OSError):
         for link in (process / "fd").iterdir():
