@@ -36,6 +36,7 @@ Recover = Callable[[Mapping[str, Set[LaneId]]], Awaitable[None]]
 _IDLE_HORIZON = 60.0
 _IDLE_CHECK_INTERVAL = 0.1
 _CONFIRM_TIMEOUT = 10.0
+_STOP_TIMEOUT = 5.0
 
 
 def _unnamed(connection: str) -> str:
@@ -227,11 +228,11 @@ class Connections:
     async def is_outdated(self, resource: str) -> bool:
         """Whether another replica has found another account for a connection of this lease, and
         this one has not learnt it yet. Raises StoreError."""
-        names = [r.name for r in self._of(resource) if r.enabled]
-        if not self._shared or all(self.accounts[name].confirmed for name in names):
+        accounts = [(r.name, self.accounts[r.name]) for r in self._of(resource) if r.enabled]
+        if not self._shared or all(account.confirmed for _, account in accounts):
             return False
         pinned = await self._store.facts.pinned_accounts()
-        return any(_is_other(self.accounts[name], pinned.get(name)) for name in names)
+        return any(_is_other(account, pinned.get(name)) for name, account in accounts)
 
     def _of(self, resource: str) -> list[ConnectionRuntime]:
         return [r for r in list(self.runtimes.values()) if r.lease.resource == resource]
@@ -392,14 +393,18 @@ class Connections:
         await until_available(lambda: scopes.move(name, account), self._clock)
 
     async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
-        """Build connections that have not started here for the account that another replica found
+        """Build connections that are not worked for here for the account that another replica found
         theirs to belong to. Raises ConfigError and StoreError."""
         if not any(_is_other(account, pinned.get(n)) for n, account in self.accounts.items()):
             return
         async with self.changing:
             for name, account in list(self.accounts.items()):
-                if _is_other(account, pinned.get(name)) and name not in self.running:
-                    await self.rebuild(name, pinned[name], ours=False)
+                runtime, runs = self.runtimes[name], name in self.running
+                if not _is_other(account, pinned.get(name)) or (runs and runtime.lease.valid()):
+                    continue
+                if runs:  # Klaviyo had refused to name its account
+                    await self._stop([runtime], _STOP_TIMEOUT)
+                await self.rebuild(name, pinned[name], ours=False)
 
     def quota(self) -> list[QuotaUse]:
         """Requests of the last minute, in words for people."""

@@ -66,6 +66,8 @@ class Takeover:
         self._on_taken = on_taken
         self._free_since: dict[str, float] = {}
         self._kept_until: dict[str, float] = {}
+        self._left_until: dict[str, float] = {}
+        """A release wakes every replica, this one too: it does not take it at once again."""
         self._handed_over: set[str] = set()
         self._next_hand_over = 0.0
         self._log = log.get("takeover")
@@ -164,6 +166,7 @@ class Takeover:
             if dead and holder and holder.expires_at:
                 self._log.warning("lease_holder_died", holder=dead)
         if not await self._is_still_left(resource):
+            self._left_until[resource] = self._clock.monotonic() + _PASS_SECONDS
             await self._leases.release([lease])
             return
         try:
@@ -174,6 +177,8 @@ class Takeover:
             # It has expired meanwhile. Renewal says whether it is still ours.
 
     def _may_take(self, resource: str, holder: Holder | None, preferred: Mapping[str, str]) -> bool:
+        if self._clock.monotonic() < self._left_until.get(resource, 0.0):
+            return False
         if holder and _is_live(holder):
             self._free_since.pop(resource, None)
             return holder.holder == self._leases.holder

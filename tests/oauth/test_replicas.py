@@ -232,3 +232,27 @@ async def test_the_account_that_a_connection_had_before_is_not_worked_for(
     await async_until("both know it", lambda: pair.accounts() == ["OTHER1", "OTHER1"])
     assert taken[0]
     assert not any(both)
+
+
+async def test_a_connection_that_runs_without_its_account_learns_it_from_another_replica(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Klaviyo had refused to name it here. Else no one would work for it once the other stops."""
+    unnamed, named = pair.holder.leases.of("connection acme"), pair.other.leases.of("SANDBX")
+    acquire = pair.holder.leases.acquire
+
+    async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
+        if resource == unnamed.resource:
+            await async_until("the other works for the account", named.valid)
+        return await acquire(resource, dead_holder=dead_holder)
+
+    async def no_reload(*, not_by: str) -> int:
+        return 0
+
+    monkeypatch.setattr(pair.holder.leases, "acquire", acquire_late)
+    monkeypatch.setattr(pair.holder.store.commands, "last_reload", no_reload)
+    await pair.holder.leases.release([unnamed])
+    pair.holder.connections.run("acme")
+    await pair.rig.connect()
+    await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
+    await async_until("one works for it", lambda: len(pair.working()) == 1)
