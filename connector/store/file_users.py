@@ -1,35 +1,38 @@
 """Which programs of this machine use the file of an SQLite store, where the system says so (Linux).
 
 A person has to end the one that holds a lock, and must not end the one that holds a deleted file.
+What the system says is text of other programs: nothing here raises.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from connector.runtime.printable import one_line
+
 _PROC = Path("/proc")
+_WRITE_LOCK = 120
+"""The byte of the -shm file that a program locks which writes (SQLite: WAL_WRITE_LOCK)."""
 
 
 def locking(path: Path) -> str:
     """The program that holds the write lock of the store: `process 25572 (python3)`, or `another
     program` where the system does not say which."""
-    files = {_inode(path), _inode(path.with_name(f"{path.name}-shm"))} - {""}
-    with contextlib.suppress(OSError):
-        for line in (_PROC / "locks").read_text().splitlines():
-            fields = line.split()
-            # A line of who waits for the lock has an arrow in place of the kind.
-            if fields[1] != "POSIX" or fields[3] != "WRITE" or fields[4] == str(os.getpid()):
-                continue
-            if fields[5].rpartition(":")[2] in files and int(fields[4]) > 0:
-                return _named(fields[4])
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        found = path.with_name(f"{path.name}-shm").stat()
+        file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        for pid in _writers(file):
+            if pid != os.getpid():
+                return _named(str(pid))
     return "another program"
 
 
 def keeping(path: Path) -> str | None:
     """The program that still has this deleted file open: `process 25572 (python3)`."""
-    deleted = f"{path.parent.resolve() / path.name} (deleted)"
+    deleted = f"{os.path.realpath(path)} (deleted)"
     with contextlib.suppress(OSError):
         for process in _PROC.iterdir():
             if process.name.isdigit() and deleted in _open_files(process):
@@ -37,11 +40,15 @@ def keeping(path: Path) -> str | None:
     return None
 
 
-def _inode(path: Path) -> str:
-    try:
-        return str(path.stat().st_ino)
-    except OSError:
-        return ""
+def _writers(file: str) -> Iterator[int]:
+    """The processes of this machine, as far as they can be seen from here, that hold the lock. The
+    line of who waits for it has an arrow in place of the kind."""
+    for line in (_PROC / "locks").read_text().splitlines():
+        _, kind, _, access, pid, where, first, last = line.split()[:8]
+        if (kind, access, where) != ("POSIX", "WRITE", file) or int(pid) <= 0:
+            continue
+        if int(first) <= _WRITE_LOCK and (last == "EOF" or int(last) >= _WRITE_LOCK):
+            yield int(pid)
 
 
 def _open_files(process: Path) -> set[str]:
@@ -56,7 +63,7 @@ def _open_files(process: Path) -> set[str]:
 
 def _named(pid: str) -> str:
     try:
-        name = (_PROC / pid / "comm").read_text().strip()
+        name = (_PROC / pid / "comm").read_bytes().decode(errors="replace")
     except OSError:
         return f"process {pid}"
-    return f"process {pid} ({name})"
+    return f"process {pid} ({one_line(name.strip())})"

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
@@ -226,6 +227,36 @@ async def test_a_file_that_is_replaced_while_it_is_opened_is_not_written_to(
 
 
 # ── a lock of another program ─────────────────────────────────────────────────────────────────────
+
+
+_HOLD = """
+import pathlib, sqlite3, sys
+pathlib.Path("/proc/self/comm").write_bytes(sys.argv[2].encode("latin-1"))
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("backup", "backup"), ("donn\xe9", "donn\ufffd"), ("a\x1b[2J", "a\\x1b[2J")]
+)
+async def test_the_program_that_has_locked_the_file_is_named_whatever_its_name(
+    store: SqlStore, file: Path, name: str, shown: str
+) -> None:
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-c", _HOLD, str(file), name)
+    other = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert other.stdin
+    assert other.stdout
+    await other.stdout.readline()
+    assert await asyncio.to_thread(store.database.locked_by) == f"process {other.pid} ({shown})"
+    with pytest.raises(StoreLocked, match=f"process {other.pid} "):
+        await append(store, "k")
+    other.stdin.close()
+    await other.wait()
+    await append(store, "k")
 
 
 async def test_a_lock_of_another_program_fails_all_that_waits_at_once_and_reads_continue(
