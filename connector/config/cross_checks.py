@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Container, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +17,11 @@ from connector.config.models import Config
 from connector.config.values import Section, field_option
 from connector.domain.hosts import is_loopback
 
-_LAST_PORT = 65_535
+_LAST_PORT, _LONGEST_LABEL = 65_535, 63
+_DATABASE = re.compile(
+    r"(?:[^:/]*(?::[^@]*)?@)?(?:\[[^/?]+\]|(?P<host>[^/:?]+))?(?::(?P<port>[^/?]*))?(?:[/?]|$)"
+)
+"""What follows the scheme, as SQLAlchemy reads it: a password may have any character but @."""
 STORE_SCHEMES = ("sqlite", "postgresql", "postgres")
 
 
@@ -43,10 +48,9 @@ def _host(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         _ = parts.port  # read when it is asked for
-        (parts.hostname or "").encode("idna")
     except ValueError:
         return None
-    return parts.hostname
+    return parts.hostname if _may_exist(parts.hostname or "") else None
 
 
 def _server(config: Config, faults: Faults) -> None:
@@ -93,19 +97,18 @@ def _store(config: Config, faults: Faults) -> None:
 
 def _is_address(database: str) -> bool:
     """Whether the host and the port of this database may exist; of a file they may."""
-    if not database.startswith("postgres"):
+    scheme, _, rest = database.partition("://")
+    if not scheme.startswith("postgres"):
         return True
-    _, _, rest = database.partition("://")
-    # A password may have any character but @, also those that end the host of a URL.
-    user, at, address = rest.partition("@")
-    if not at or "/" in user.partition(":")[0]:
-        address = rest
-    try:
-        parts = urlsplit(f"//{address}")
-        (parts.hostname or "").encode("idna")
-        return parts.port != 0
-    except ValueError:
-        return False
+    found = _DATABASE.match(rest)
+    host, port = (found["host"] or "", found["port"]) if found else ("", "0")
+    return _may_exist(host) and (port is None or (port.isdecimal() and 0 < int(port) <= _LAST_PORT))
+
+
+def _may_exist(host: str) -> bool:
+    """Whether each of its labels has 1 to 63 characters (RFC 1035), or there is none."""
+    labels = host.removesuffix(".").split(".")
+    return not host or all(0 < len(label) <= _LONGEST_LABEL for label in labels)
 
 
 def _encryption(config: Config, faults: Faults) -> None:

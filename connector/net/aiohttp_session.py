@@ -89,7 +89,7 @@ class Session:
             # yarl would decode %40 of a path and %2C of a query.
             url = URL(address, encoded=True)
             _ = url.port  # read when it is asked for
-            (url.host or "").encode("idna")
+            (url.raw_host or "").encode("idna")
         except ValueError:
             # Its text quotes the address, which may be a secret.
             raise httpx.UnsupportedProtocol("no URL that can be called") from None

@@ -117,6 +117,9 @@ GUARDED = '[server]\npublic_url = "https://l.example"\n'
         2 * '[[notify]]\nurl = ""\n',
         '[store]\nurl = "postgresql://u:p/w#@[::1]:5432/d?pooler=transaction"\n',
         '[store]\nurl = "postgresql:///d?host=/run/postgresql"\n',
+        '[store]\nurl = "postgresql://conn@srv:pa/ss@db.example/d"\n',
+        '[store]\nurl = "postgresql://u:p[w#@db_1.example.:5432/d"\n',
+        '[[notify]]\nurl = "https://xn--1-zhc.example/x"\n',
     ],
 )  # fmt: skip
 def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
@@ -179,6 +182,8 @@ def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
         ('[store]\nurl = "postgresql://u:s3cr3t@db:abc/d"\n', "store.url"),
         ('[store]\nurl = "postgresql://u:s3cr3t@[::1/d"\n', "store.url"),
         ('[store]\nurl = "postgresql://u:s3cr3t@a..b/d"\n', "store.url"),
+        ('[store]\nurl = "postgresql://u:pw@s3cr3t:pw@db.example/d"\n', "store.url"),
+        ('[store]\nurl = "postgresql://u:s3cr3t@db:/d"\n', "store.url"),
         ('[store]\nlisten_url = "postgresql://u:s3cr3t@a..b/d"\n', "store.listen_url"),
     ],
 )
