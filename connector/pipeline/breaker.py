@@ -95,7 +95,7 @@ class LaneBreaker:
 
     def reset(self) -> None:
         """The lane runs again: failures are forgotten, unless the remote side limits requests."""
-        if self.failing_with not in THROTTLED:
+        if not (self.is_open and self.failing_with in THROTTLED):
             self._failures, self.failure = 0, None
         self._resume_at, self._unanswered, self._bulk_at = 0.0, 0, 0.0
 
@@ -156,7 +156,7 @@ class LaneBreaker:
         after = 0.0 if isinstance(outcome, Pending) else outcome.after
         self.delay(now, self._backoff(self._failures - OPEN_AFTER + 1, after))
         if outcome.problem in THROTTLED:
-            self._asked_until = self._resume_at
+            self._asked_until = max(self._asked_until, now + after)
         self.failure = outcome
 
     def _fail_bulk(self, outcome: Failure, now: float) -> None:

@@ -253,3 +253,27 @@ def test_entries_of_one_request_that_were_tried_equally_often_wait_equally_long(
         if isinstance(outcome, Retry)
     ]
     assert waits == [1, 2, 1, 2, 1, 2]
+
+
+def limited(after: float) -> Retry:
+    return Retry(1, Problem.KLAVIYO_THROTTLED, after)
+
+
+def test_a_person_shortens_what_is_longer_than_the_remote_side_has_asked_for() -> None:
+    breaker = make_breaker()
+    for _ in range(12):
+        breaker.record([Retry(1, Problem.NOT_CONNECTED)], 0.0, held=False)
+    breaker.record([limited(2.0)], 0.0, held=False)
+    assert breaker.wait(0.0) == CAP
+    breaker.probe_now()
+    assert breaker.wait(0.0) == 2.0
+
+
+def test_a_lane_that_runs_again_has_forgotten_a_limit_that_a_success_has_ended() -> None:
+    breaker = make_breaker()
+    lost = [Ambiguous(1, Problem.TIMED_OUT)] * 5
+    breaker.record(lost, 0.0, held=False, bulk=True)
+    breaker.record([limited(2.0)] * 5, 0.0, held=False, bulk=True)
+    breaker.record([Accepted(1, "r")], 400.0, held=False)
+    breaker.reset()
+    assert (breaker.failing_with, breaker.is_open) == (None, False)
