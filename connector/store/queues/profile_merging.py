@@ -49,8 +49,12 @@ def _fold(c: Connection, gone: ProfileRow, keep: int, now: Millis) -> None:
         moved = {"person": keep, "merged_into": None}
         c.execute(update(profiles).where(profiles.c.person == gone.person).values(moved))
         return
-    c.execute(delete(profiles).where(profiles.c.person == gone.person))
+    removed = delete(profiles).where(profiles.c.person == gone.person)
+    until = c.execute(removed.returning(profiles.c.ambiguous_until)).scalar_one()
     profile_rows.save(c, [_merged(kept, gone, now)])
+    # What may still be applied of the one may contradict the next write of the other.
+    later = profiles.c.person == keep, profiles.c.ambiguous_until < until
+    c.execute(update(profiles).where(*later).values(ambiguous_until=until))
 
 
 def _merged(kept: ProfileRow, gone: ProfileRow, now: Millis) -> Values:

@@ -13,7 +13,7 @@ from typing import Any
 from connector.domain.actions import Action, ActionRequest, Caps
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Millis
-from connector.domain.outcomes import Accepted, Held, Observed, Pending, Retry
+from connector.domain.outcomes import Accepted, Ambiguous, Held, Observed, Pending, Retry
 from connector.domain.profile_state import write_from_json
 from connector.domain.records import Page
 from connector.ports import Fence, RetryPolicy, Settled, Store
@@ -376,6 +376,23 @@ class IdentityContract:
         await settle(store, claim, Accepted(claim.entries[0].seq, "r"), at=LATER)
         assert await claim_writes(store, harness.fence, LATER + 60_000) is None
         assert len(await store.ledger.sample_people(claim.lane.id, 10)) == 1
+
+    async def test_no_write_of_the_merged_person_crosses_one_that_may_still_be_applied(
+        self, store: Store
+    ) -> None:
+        harness = await make_harness(store)
+        await append(store, email=_ADA)
+        await read_shows(store, harness.fence, at=NOW, email=None, balance=1)
+        claim = await claim_writes(store, harness.fence)
+        assert claim
+        await append(store, person="7", at=LATER)
+        await read_shows(store, harness.fence, "7", at=LATER, balance=2)
+        lost = Ambiguous(claim.entries[0].seq, Problem.TIMED_OUT)
+        await settle(store, claim, lost, at=LATER)
+        assert await claim_writes(store, harness.fence, LATER + 1) is None
+        at = Millis(LATER + 30_000)
+        await store.leases.renew([harness.fence], now=at, ttl=60_000)
+        assert written_fields(await claim_writes(store, harness.fence, at)) == {"balance": 2}
 
     async def test_a_write_that_a_job_holds_is_followed_by_one_of_the_merged_person(
         self, store: Store
