@@ -45,9 +45,11 @@ def of_lanes(
         if stopped := _stopped(b):
             found.append(stopped)
         if b.dead:
-            alone = sum(other.dead for other in backlogs if _same(other, b)) == b.dead
+            dead = sum(other.dead for other in backlogs if _same(other, b))
             causes = dead_by_cause.get(b.lane.connection, {})
-            found.append(_dead(b, causes if alone or len(causes) == 1 else {}))
+            # Those of reads are not counted by cause.
+            shared = len(causes) == 1 and sum(causes.values()) == dead
+            found.append(_dead(b, causes if dead == b.dead or shared else {}))
     return found
 
 
@@ -72,11 +74,12 @@ def _as_one(key: str, items: Sequence[AttentionItem]) -> AttentionItem:
     first = items[0]
     affected = [item.affected for item in items if item.affected]
     if len(items) > 1 and first.problem:
-        details = {x.detail: f"{x.work}: {x.detail}" for x in affected if x.detail}
+        details = dict.fromkeys(x.detail for x in affected if x.detail)
+        if len(details) > 1:
+            details = dict.fromkeys(f"{x.work}: {x.detail}" for x in affected if x.detail)
         works = list(dict.fromkeys(x.work for x in affected if x.work))
         waits = f"; {listed(works)} wait" if works else ""
-        whys = details.values() if len(details) > 1 else details
-        why = f": {'; '.join(whys)}" if details else ""
+        why = f": {'; '.join(details)}" if details else ""
         # The meaning of what waits for a remote side does not name it.
         to = f" → {first.remote}" if first.waits and first.remote else ""
         text = f"{affected[0].connection}{to}: {first.problem.meaning}{waits}{why}"

@@ -24,7 +24,7 @@ from connector.domain.lanes import (
     MinuteCount,
 )
 from connector.domain.records import State
-from connector.domain.remedies import at_command_line, in_console, retried
+from connector.domain.remedies import at_command_line, in_console
 from connector.domain.wording import counted, format_age
 from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import Backlog, Store
@@ -215,13 +215,12 @@ def _age(at: int | None, now: Millis) -> float | None:
 def _dead_letters(connection: str, state: State, code: str, count: int) -> views.DeadLetters:
     problem = Problem.from_code(code) if code else None
     advice = problem.advice if problem else ""
-    todo = retried(advice, code) if advice and state is State.DEAD else advice
     return views.DeadLetters(
         connection=connection,
         state=state.name.lower(),
         problem=code,
         meaning=problem.meaning if problem else "",
-        remedy=at_command_line(todo, connection),
+        remedy=at_command_line(advice, connection),
         in_console=in_console(advice, connection, code),
         count=count,
     )
@@ -298,7 +297,9 @@ class _Connection:
         title = b.lane.title
         keys = (f"lane {title}", f"slow {title}", f"account {self._name}")
         found = (self._items[key] for key in keys if key in self._items)
-        item = next(found, None) or self._store_outage
+        item = next(found, None)
+        if item is None and b.state.mode == "running":
+            item = self._store_outage
         name, problem, reason = b.state.mode, b.state.problem, b.state.detail
         since: int | None = b.state.since or None
         if b.state.mode == "running":

@@ -9,6 +9,7 @@ from connector.service import attention
 
 EVENTS = Lane(LaneId(1), "acme", "klaviyo", "event")
 PROFILES = Lane(LaneId(2), "acme", "klaviyo", "profile")
+READS = Lane(LaneId(3), "acme", "jericommerce", "profile")
 RUNNING = LaneState("running")
 
 
@@ -21,6 +22,12 @@ def test_dead_records_of_two_lanes_name_the_one_cause_that_all_have() -> None:
     events, profiles = attention.of_lanes(lanes, {"acme": {"K400": 5}})
     assert events.problem is profiles.problem is Problem.KLAVIYO_REFUSED
     assert "`connector dead-letters retry --cause K400`" in events.remedy
+
+
+def test_dead_reads_are_not_given_the_cause_of_events() -> None:
+    lanes = [backlog(EVENTS, dead=2), backlog(READS, dead=3)]
+    items = attention.of_lanes(lanes, {"acme": {"E10": 2}})
+    assert [item.problem for item in items] == [None, None]
 
 
 def test_dead_records_of_two_lanes_name_no_cause_where_there_are_several() -> None:

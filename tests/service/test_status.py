@@ -290,6 +290,16 @@ async def test_no_lane_is_called_running_that_the_store_stops(
     assert (lane.eta_seconds is None) == (state == "degraded")
 
 
+async def test_a_paused_lane_is_shown_as_paused_while_the_store_fails(rig: Rig) -> None:
+    outage = AttentionItem("store", "the store fails", Problem.STORE_UNAVAILABLE)
+    await rig.run(attention=(outage,))
+    state = LaneState("paused", Problem.PAUSED, "", rig.clock.now())
+    await rig.store.lanes.set_state(rig.lane.id, state)
+    [lane] = (await rig.status()).connections["acme"].lanes
+    assert (lane.state, lane.problem) == ("paused", "L40")
+    assert "database" not in lane.remedy
+
+
 async def test_a_report_of_another_version_is_not_an_error(rig: Rig) -> None:
     await rig.run()
     await rig.store.process_reports.save(
