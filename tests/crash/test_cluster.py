@@ -81,7 +81,7 @@ class Accounts(Platforms):
 
     def connections(self, mapping: Path) -> str:
         """Their platform allows as much as they ask for, so that nothing waits but for a fault."""
-        unlimited = CONNECTION.replace("program =", "rate_per_second = 1000\nprogram =")
+        unlimited = CONNECTION.replace("rate_per_second = 100\n", "rate_per_second = 1000\n")
         return "".join(
             unlimited.format(
                 name=name,
