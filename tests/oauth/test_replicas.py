@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -114,49 +114,71 @@ async def test_a_connection_is_left_to_a_replica_that_takes_it_by_name_meanwhile
     assert (meanwhile, both) == ([True], [False])
 
 
+@dataclass(frozen=True)
+class Late:
+    """A lease that a replica takes only once another one works for the account: `taken` has whether
+    it got it, each time; `both` whether the other one worked when it began to use it."""
+
+    lease: ResourceLease
+    taken: list[bool]
+    both: list[bool]
+
+    async def until_over(self) -> None:
+        await async_until("it is taken", lambda: self.taken)
+        await async_until("it is used or given back", lambda: self.both or not self.lease.acquired)
+
+
+def take_late(
+    monkeypatch: pytest.MonkeyPatch, app: App, resource: str, other: ResourceLease
+) -> Late:
+    late = Late(app.leases.of(resource), [], [])
+    acquire, activate = app.leases.acquire, ResourceLease.activate
+
+    async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
+        if resource != late.lease.resource:
+            return await acquire(resource, dead_holder=dead_holder)
+        await async_until("the other works for the account", other.valid)
+        answer = await acquire(resource, dead_holder=dead_holder)
+        late.taken.append(answer is None)
+        return answer
+
+    def note(lease: ResourceLease) -> None:
+        if lease is late.lease and app.runtimes["acme"].lease is lease:
+            late.both.append(other.valid())
+        activate(lease)
+
+    monkeypatch.setattr(app.leases, "acquire", acquire_late)
+    monkeypatch.setattr(ResourceLease, "activate", note)
+    return late
+
+
+def postpone(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, until: asyncio.Event
+) -> None:
+    call = getattr(owner, name)
+
+    async def late(*args: object, **options: object) -> object:
+        await until.wait()
+        return await call(*args, **options)
+
+    monkeypatch.setattr(owner, name, late)
+
+
 async def test_a_connection_is_left_to_the_replica_that_has_taken_its_account(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The replica that has not learnt the account takes the lease of the connection after the other
     one has looked for it a second time."""
-    unnamed, named = pair.holder.leases.of("connection acme"), pair.other.leases.of("SANDBX")
-    acquire, activate, learn = (
-        pair.holder.leases.acquire,
-        ResourceLease.activate,
-        pair.holder.connections.learn_accounts,
-    )
-    lacks = asyncio.Event()
-    taken: list[bool] = []
-    both: list[bool] = []
-
-    async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
-        if resource == unnamed.resource:
-            await async_until("the other works for the account", named.valid)
-        answer = await acquire(resource, dead_holder=dead_holder)
-        if resource == unnamed.resource:
-            taken.append(answer is None)
-        return answer
-
-    async def learn_late(pinned: Mapping[str, str]) -> None:
-        if lacks.is_set():
-            await learn(pinned)
-
-    def note(lease: ResourceLease) -> None:
-        if lease is unnamed and pair.holder.runtimes["acme"].lease is lease:
-            both.append(named.valid())
-        activate(lease)
-
-    monkeypatch.setattr(pair.holder.leases, "acquire", acquire_late)
-    monkeypatch.setattr(pair.holder.connections, "learn_accounts", learn_late)
-    monkeypatch.setattr(ResourceLease, "activate", note)
-    await pair.holder.leases.release([unnamed])
+    learns = asyncio.Event()
+    postpone(monkeypatch, pair.holder.connections, "learn_accounts", learns)
+    late = take_late(monkeypatch, pair.holder, "connection acme", pair.other.leases.of("SANDBX"))
+    await pair.holder.leases.release([late.lease])
     await pair.rig.connect()
-    await async_until("the first takes the connection by its name", lambda: taken)
-    await async_until("it is used or given back", lambda: both or not unnamed.acquired)
-    lacks.set()
+    await late.until_over()
+    learns.set()
     await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
-    assert taken[0]
-    assert not any(both)
+    assert late.taken[0]
+    assert not any(late.both)
 
 
 async def connect_another(rig: Rig) -> None:
@@ -192,66 +214,30 @@ async def test_the_account_that_a_connection_had_before_is_not_worked_for(
     await pair.rig.connect()
     await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
     await async_until("the first works for it", lambda: pair.working() == [pair.holder])
-    before, now = pair.other.leases.of("SANDBX"), pair.holder.leases.of("OTHER1")
-    acquire, activate = pair.other.leases.acquire, ResourceLease.activate
     learns = asyncio.Event()
-    taken: list[bool] = []
-    both: list[bool] = []
-
-    def postpone(owner: object, name: str) -> None:
-        call = getattr(owner, name)
-
-        async def late(*args: object, **options: object) -> object:
-            await learns.wait()
-            return await call(*args, **options)
-
-        monkeypatch.setattr(owner, name, late)
-
-    async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
-        if resource == before.resource:
-            await async_until("the first works for the new account", now.valid)
-        answer = await acquire(resource, dead_holder=dead_holder)
-        if resource == before.resource:
-            taken.append(answer is None)
-        return answer
-
-    def note(lease: ResourceLease) -> None:
-        if lease is before and pair.other.runtimes["acme"].lease is lease:
-            both.append(now.valid())
-        activate(lease)
-
-    postpone(pair.other.store.commands, "last_reload")
-    postpone(pair.other.connections, "learn_accounts")
-    monkeypatch.setattr(pair.other.leases, "acquire", acquire_late)
-    monkeypatch.setattr(ResourceLease, "activate", note)
+    postpone(monkeypatch, pair.other.store.commands, "last_reload", learns)
+    postpone(monkeypatch, pair.other.connections, "learn_accounts", learns)
+    late = take_late(monkeypatch, pair.other, "SANDBX", pair.holder.leases.of("OTHER1"))
     connecting = asyncio.create_task(connect_another(pair.rig))
-    await async_until("the second takes the lease of the old account", lambda: taken)
-    await async_until("it is used or given back", lambda: both or not before.acquired)
+    await late.until_over()
     learns.set()
     await connecting
     await async_until("both know it", lambda: pair.accounts() == ["OTHER1", "OTHER1"])
-    assert taken[0]
-    assert not any(both)
+    assert late.taken[0]
+    assert not any(late.both)
 
 
 async def test_a_connection_that_runs_without_its_account_learns_it_from_another_replica(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Klaviyo had refused to name it here. Else no one would work for it once the other stops."""
-    unnamed, named = pair.holder.leases.of("connection acme"), pair.other.leases.of("SANDBX")
-    acquire = pair.holder.leases.acquire
-
-    async def acquire_late(resource: str, *, dead_holder: str | None = None) -> Holder | None:
-        if resource == unnamed.resource:
-            await async_until("the other works for the account", named.valid)
-        return await acquire(resource, dead_holder=dead_holder)
 
     async def no_reload(*, not_by: str) -> int:
         return 0
 
-    monkeypatch.setattr(pair.holder.leases, "acquire", acquire_late)
     monkeypatch.setattr(pair.holder.store.commands, "last_reload", no_reload)
-    await pair.holder.leases.release([unnamed])
+    late = take_late(monkeypatch, pair.holder, "connection acme", pair.other.leases.of("SANDBX"))
+    await pair.holder.leases.release([late.lease])
     pair.holder.connections.run("acme")
     await pair.rig.connect()
     await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
