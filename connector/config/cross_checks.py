@@ -22,7 +22,7 @@ _DATABASE = re.compile(
     r"(?:[^:/]*(?::[^@]*)?@)?(?:\[[^/?]+\]|(?P<host>[^/:?]+))?(?::(?P<port>[^/?]*))?(?:[/?]|$)"
 )
 """What follows the scheme, as SQLAlchemy reads it: a password may have any character but @."""
-STORE_SCHEMES = ("sqlite", "postgresql", "postgres")
+_STORE_SCHEMES = ("sqlite", "postgresql")
 
 
 def check(config: Config, faults: Faults) -> None:
@@ -79,7 +79,7 @@ def _server(config: Config, faults: Faults) -> None:
 
 def _store(config: Config, faults: Faults) -> None:
     scheme, _, rest = config.store.url.partition("://")
-    if scheme not in STORE_SCHEMES or not rest.strip("/"):
+    if scheme not in _STORE_SCHEMES or not rest.strip("/"):
         # Without a scheme the text may be anything, even a password.
         found = f'the scheme "{scheme}"' if rest and scheme.isalnum() else "text that is not a URL"
         faults.add(
@@ -98,11 +98,13 @@ def _store(config: Config, faults: Faults) -> None:
 def _is_address(database: str) -> bool:
     """Whether the host and the port of this database may exist; of a file they may."""
     scheme, _, rest = database.partition("://")
-    if not scheme.startswith("postgres"):
+    if scheme != "postgresql":
         return True
     found = _DATABASE.match(rest)
-    host, port = (found["host"] or "", found["port"]) if found else ("", "0")
-    return _may_exist(host) and (port is None or (port.isdecimal() and 0 < int(port) <= _LAST_PORT))
+    if found is None or not _may_exist(found["host"] or ""):
+        return False
+    port = found["port"]
+    return port is None or (port.isdecimal() and 0 < int(port) <= _LAST_PORT)
 
 
 def _may_exist(host: str) -> bool:

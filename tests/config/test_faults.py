@@ -119,7 +119,7 @@ GUARDED = '[server]\npublic_url = "https://l.example"\n'
         '[store]\nurl = "postgresql:///d?host=/run/postgresql"\n',
         '[store]\nurl = "postgresql://conn@srv:pa/ss@db.example/d"\n',
         '[store]\nurl = "postgresql://u:p[w#@db_1.example.:5432/d"\n',
-        '[[notify]]\nurl = "https://xn--1-zhc.example/x"\n',
+        '[[notify]]\nurl = "https://\\u05d01.example/x"\n',
     ],
 )  # fmt: skip
 def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
@@ -184,6 +184,7 @@ def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
         ('[store]\nurl = "postgresql://u:s3cr3t@a..b/d"\n', "store.url"),
         ('[store]\nurl = "postgresql://u:pw@s3cr3t:pw@db.example/d"\n', "store.url"),
         ('[store]\nurl = "postgresql://u:s3cr3t@db:/d"\n', "store.url"),
+        ('[store]\nurl = "postgres://u:s3cr3t@db.example/d"\n', "store.url"),
         ('[store]\nlisten_url = "postgresql://u:s3cr3t@a..b/d"\n', "store.listen_url"),
     ],
 )
