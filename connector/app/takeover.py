@@ -67,7 +67,8 @@ class Takeover:
         self._free_since: dict[str, float] = {}
         self._kept_until: dict[str, float] = {}
         self._left_until: dict[str, float] = {}
-        """A release wakes every replica, this one too: it does not take it at once again."""
+        """A lease that was left is not taken again before then: its release wakes every replica,
+        this one too."""
         self._handed_over: set[str] = set()
         self._next_hand_over = 0.0
         self._log = log.get("takeover")

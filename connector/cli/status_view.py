@@ -125,7 +125,7 @@ def _intake(about: ConnectionStatus, now: int) -> str:
 
 
 _REFUSAL_SHOWN_MS = 3_600_000
-"""For how long a refusal is shown after which calls were accepted again."""
+"""How long a refusal is still shown once calls are accepted again."""
 _VIA = {"flow": "flow call", "scan": "scan"}
 
 

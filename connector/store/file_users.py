@@ -21,7 +21,7 @@ _WRITE_LOCK = 120
 def locking(path: Path) -> str:
     """The program that holds the write lock of the store: `process 25572 (python3)`, or `another
     program` where the system does not say which."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    with contextlib.suppress(OSError, ValueError):
         found = path.with_name(f"{path.name}-shm").stat()
         file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
         for pid in _writers(file):
