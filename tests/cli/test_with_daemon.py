@@ -193,7 +193,7 @@ def test_the_daemon_is_healthy_and_ready(call: Call, daemon: Folder) -> None:
 
 def test_reload_applies_an_edited_file(call: Call, daemon: Folder) -> None:
     result = call("reload", at=daemon)
-    assert (result.code, result.out) == (0, "reloaded\n")
+    assert (result.code, result.out, result.err) == (0, "reloaded\n", "")
 
 
 def test_a_rejected_reload_prints_and_logs_every_fault_and_status_shows_it(
