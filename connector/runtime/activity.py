@@ -13,6 +13,8 @@ from connector.domain.lanes import LaneId, Millis, MinuteCount
 RATE_WINDOW: Final = 60.0
 """Seconds over which a rate is taken."""
 _MINUTE_MS = 60_000
+RECENT_MS: Final = 3_600_000
+"""Refusals with a longer pause between them have nothing to do with each other."""
 ACCEPTED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("signature", "malformed"),
     "flow": ("flow_secret",),
@@ -24,10 +26,12 @@ ACCEPTED_BY: Final[Mapping[str, tuple[str, ...]]] = {
 class Refusals:
     """Calls of one connection that were refused for one reason. `in_a_row`: since the last call of
     the same kind was accepted; `last`: when the newest came in, in ms, and `problem` its problem
-    code, where it has one."""
+    code, where it has one. `recent`: with the problem of the newest, and no pause of RECENT_MS
+    between them, whatever else was accepted."""
 
     count: int = 0
     in_a_row: int = 0
+    recent: int = 0
     last: Millis = Millis(0)
     problem: str | None = None
 
@@ -69,10 +73,13 @@ class Activity:
         self, connection: str, reason: str, now: Millis, problem: Problem | None = None
     ) -> None:
         refusals = self.refused.setdefault((connection, reason), Refusals())
+        code = problem.value if problem else None
+        continues = code == refusals.problem and now - refusals.last <= RECENT_MS
         refusals.count += 1
         refusals.in_a_row += 1
+        refusals.recent = refusals.recent + 1 if continues else 1
         refusals.last = now
-        refusals.problem = problem.value if problem else None
+        refusals.problem = code
 
     def record_settled(self, lane: LaneId, count: int, *, accepted: bool, now: Millis) -> None:
         """`count` entries of the lane reached an end."""

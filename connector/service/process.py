@@ -20,7 +20,7 @@ from connector.domain.wording import counted
 from connector.pipeline.holder import is_dead
 from connector.ports import Clock, ProcessState
 from connector.ports.workers import Worker
-from connector.runtime.activity import Activity, Refusals
+from connector.runtime.activity import RECENT_MS, Activity, Refusals
 from connector.service.runtime import ConnectionRuntime
 
 ALIVE_MS: Final = 15_000
@@ -29,12 +29,21 @@ DEFAULT_PATIENCE: Final = 600.0
 """Seconds that a remote side may be away before it is a matter for a person."""
 _WRONG_SECRET_AFTER = 3
 """Refusals in a row, with accepted calls before them, that are not an unknown caller's."""
-_REFUSAL_FORGOTTEN_MS = 3_600_000
+_OLD_SECRET_AFTER = 20
+"""Refusals, with accepted calls between them, that are more than an unknown caller's."""
+_LOST_AFTER = 3
+"""Calls with the right secret that were refused for good, and are more than someone's trial."""
 _REFUSED = {
     "signature": (Problem.WEBHOOK_UNSIGNED, "webhook", "webhook"),
     "flow_secret": (Problem.FLOW_SECRET, "flow", "flow call"),
 }
 """Reason of a refusal → its problem, how accepted calls are counted, and their name."""
+_LOST = {
+    Problem.WEBHOOK_MALFORMED.value: "webhook",
+    Problem.FLOW_MALFORMED.value: "flow call",
+    Problem.FLOW_CONFLICT.value: "flow call",
+}
+"""Problem of a refusal whose sender had the right secret → the name of such calls."""
 
 
 class _Report(BaseModel):
@@ -56,6 +65,7 @@ class RefusedCalls(_Report):
     problem: str | None = None
     count: int
     in_a_row: int
+    recent: int = 0
     last: int
 
 
@@ -132,23 +142,34 @@ class Process:
         return [*found, *self._refusals()]
 
     def _refusals(self) -> list[AttentionItem]:
-        """Connections whose callers are refused as if the secret were wrong: all calls since the
-        last accepted one, and more than an unknown caller would make."""
+        """Connections whose callers are refused as if their secret were wrong, oftener than an
+        unknown caller would be, or send what cannot be read."""
         found, now = [], self.clock.now()
         for (connection, reason), refusals in self.activity.refused.items():
-            if reason not in _REFUSED or connection not in self.runtimes:
+            if connection not in self.runtimes or now - refusals.last > RECENT_MS:
                 continue
-            problem, via, call = _REFUSED[reason]
-            ever_accepted = (connection, via) in self.activity.received
-            needed = _WRONG_SECRET_AFTER if ever_accepted else 1
-            if refusals.in_a_row < needed or now - refusals.last > _REFUSAL_FORGOTTEN_MS:
+            if reason in _REFUSED:
+                problem, via, call = _REFUSED[reason]
+                what = self._wrong_secret(refusals, call, (connection, via))
+            elif refusals.problem in _LOST and refusals.recent >= _LOST_AFTER:
+                problem = Problem.from_code(refusals.problem)
+                calls = counted(refusals.recent, _LOST[refusals.problem])
+                what = f"{calls} refused, and nothing of them is stored"
+            else:
                 continue
-            calls = counted(refusals.in_a_row, call)
-            text = (
-                f"{connection}: {calls} refused with 401 and none accepted since: {problem.meaning}"
-            )
-            found.append(AttentionItem(f"refused {connection} {reason}", text, problem))
+            if what:
+                text = f"{connection}: {what}: {problem.meaning}"
+                found.append(AttentionItem(f"refused {connection} {reason}", text, problem))
         return found
+
+    def _wrong_secret(self, refusals: Refusals, call: str, accepted: tuple[str, str]) -> str:
+        """What a wrong secret does, or "" where an unknown caller may have made the calls."""
+        needed = _WRONG_SECRET_AFTER if accepted in self.activity.received else 1
+        if refusals.in_a_row >= needed:
+            return f"{counted(refusals.in_a_row, call)} refused with 401 and none accepted since"
+        if refusals.recent >= _OLD_SECRET_AFTER:
+            return f"{counted(refusals.recent, call)} refused with 401 while others are accepted"
+        return ""
 
     def note(self, items: Sequence[AttentionItem]) -> None:
         """Remember since when each of these has been there, and forget all others. `items` are all
@@ -198,7 +219,11 @@ class Process:
             received={via: at for (c, via), at in activity.received.items() if c == name},
             refused={
                 reason: RefusedCalls(
-                    problem=r.problem, count=r.count, in_a_row=r.in_a_row, last=r.last
+                    problem=r.problem,
+                    count=r.count,
+                    in_a_row=r.in_a_row,
+                    recent=r.recent,
+                    last=r.last,
                 )
                 for (c, reason), r in activity.refused.items()
                 if c == name
@@ -215,7 +240,7 @@ class Process:
                 activity.received[name, via] = Millis(at)
             for reason, calls in connection.refused.items():
                 activity.refused[name, reason] = Refusals(
-                    calls.count, calls.in_a_row, Millis(calls.last), calls.problem
+                    calls.count, calls.in_a_row, calls.recent, Millis(calls.last), calls.problem
                 )
             for reason, count in connection.skipped.items():
                 activity.skipped[name, reason] += count

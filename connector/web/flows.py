@@ -73,7 +73,7 @@ class FlowApp(EndpointApp[FlowEndpoint, ActionReceipt | Conflict]):
         if path not in endpoint.routes:
             offered = ", ".join(f"{self.prefix}{name}/{route}" for route in endpoint.routes)
             detail = f"path: {runtime.title} does not offer this, allowed {offered or 'none'}"
-            raise Rejection(404, detail, reason="malformed")
+            raise Rejection(404, detail, reason="malformed", problem=Problem.FLOW_MALFORMED)
 
     def _throttled(self, address: str) -> Rejection | None:
         """A call with a wrong secret: 429 where its address had too many of them. A right secret

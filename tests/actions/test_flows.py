@@ -204,7 +204,7 @@ async def test_a_route_that_is_not_offered_is_404_naming_those_that_are(
     http: httpx.AsyncClient,
 ) -> None:
     answer = await http.post("/flows/acme/balance/double", json=BODY, headers=VALID_HEADERS)
-    assert answer.status_code == 404
+    assert (answer.status_code, answer.json()["problem"]) == (404, "A400")
     for route in ("balance/increase", "balance/decrease", "points/adjust", "push"):
         assert f"/flows/acme/{route}" in answer.json()["detail"]
     assert (

@@ -422,6 +422,49 @@ async def test_wrong_secrets_need_a_person_once_they_are_no_unknown_caller() -> 
     )
 
 
+async def test_calls_that_cannot_be_read_need_a_person_although_others_are_accepted() -> None:
+    """Their senders proved who they are, and what they sent is lost."""
+    clock = FakeClock()
+    process = Process(clock=clock, runtimes={"acme": object()})  # type: ignore[dict-item]
+    activity = process.activity
+    for _ in range(3):
+        assert process._refusals() == []
+        activity.record_refused("acme", "malformed", clock.now(), Problem.FLOW_MALFORMED)
+        activity.record_received("acme", "flow", clock.now())
+        activity.record_received("acme", "webhook", clock.now())
+    [item] = process._refusals()
+    assert item.problem is Problem.FLOW_MALFORMED
+    assert item.text == (
+        "acme: 3 flow calls refused, and nothing of them is stored: a flow call could not be parsed"
+    )
+    activity.record_refused("acme", "malformed", clock.now(), Problem.WEBHOOK_MALFORMED)
+    assert process._refusals() == []
+    for _ in range(3):
+        activity.record_refused("acme", "conflict", clock.now(), Problem.FLOW_CONFLICT)
+    assert [item.problem for item in process._refusals()] == [Problem.FLOW_CONFLICT]
+    await clock.advance(3_601.0)
+    assert process._refusals() == []
+    activity.record_refused("acme", "conflict", clock.now(), Problem.FLOW_CONFLICT)
+    assert process._refusals() == []
+
+
+async def test_many_wrong_secrets_need_a_person_although_others_are_right() -> None:
+    """One of several flows has an old secret."""
+    clock = FakeClock()
+    process = Process(clock=clock, runtimes={"acme": object()})  # type: ignore[dict-item]
+    activity = process.activity
+    for _ in range(20):
+        assert process._refusals() == []
+        activity.record_refused("acme", "flow_secret", clock.now(), Problem.FLOW_SECRET)
+        activity.record_received("acme", "flow", clock.now())
+    [item] = process._refusals()
+    assert item.problem is Problem.FLOW_SECRET
+    assert item.text == (
+        "acme: 20 flow calls refused with 401 while others are accepted: "
+        "a flow call's secret is missing or wrong"
+    )
+
+
 async def test_a_restart_continues_what_was_counted() -> None:
     clock = FakeClock()
     now = clock.now()
@@ -432,7 +475,7 @@ async def test_a_restart_continues_what_was_counted() -> None:
             "acme": ACME.model_copy(
                 update={
                     "received": {"webhook": now},
-                    "refused": {"signature": RefusedCalls(count=5, in_a_row=1, last=now)},
+                    "refused": {"signature": RefusedCalls(count=5, in_a_row=1, recent=4, last=now)},
                     "skipped": {"shadow": 2},
                     "unattached": 3,
                 }
@@ -444,7 +487,8 @@ async def test_a_restart_continues_what_was_counted() -> None:
     process.resume(ProcessReport.model_validate_json(before.model_dump_json()))
     activity = process.activity
     assert activity.received == {("acme", "webhook"): now}
-    assert activity.refused["acme", "signature"].count == 5
+    calls = activity.refused["acme", "signature"]
+    assert (calls.count, calls.in_a_row, calls.recent, calls.last) == (5, 1, 4, now)
     assert activity.skipped == {("acme", "shadow"): 2}
     assert activity.unattached == {"acme": 3}
     assert list(activity.delivered.values()) == [now]
