@@ -137,18 +137,39 @@ class Takeover:
     async def _take_free(self, *, hurry: bool = False) -> Mapping[str, Holder]:
         """Take what no one else holds. Without `hurry` the preferred replica goes first, and gets
         what this one should not keep. Returns who holds which resource."""
-        held = await self._store.leases.holders(now=self._clock.now())
-        preferred = await self._preferred(held) if self._shared and not hurry else {}
         at_once = asyncio.Semaphore(_TAKEN_AT_ONCE)
 
-        async def take(resource: str) -> None:
+        async def take(
+            resource: str, held: Mapping[str, Holder], preferred: Mapping[str, str]
+        ) -> None:
             async with at_once:
                 await self._take(resource, held, preferred)
 
-        taking = [take(resource) for resource in self._missing()]
-        for failed in await asyncio.gather(*taking, return_exceptions=True):
-            if failed is not None:
-                raise failed
+        taking: dict[str, asyncio.Task[None]] = {}
+        failures: list[BaseException] = []
+        try:
+            while True:
+                held = await self._store.leases.holders(now=self._clock.now())
+                preferred = await self._preferred(held) if self._shared and not hurry else {}
+                for resource in self._missing():
+                    if resource not in taking:
+                        taking[resource] = asyncio.create_task(take(resource, held, preferred))
+                if taking:
+                    # One that is slow keeps no other, also none that becomes free meanwhile.
+                    await asyncio.wait(taking.values(), timeout=_PASS_SECONDS)
+                for resource, task in list(taking.items()):
+                    if task.done():
+                        del taking[resource]
+                        if failed := task.exception():
+                            failures.append(failed)
+                if not taking:
+                    break
+        finally:
+            for task in taking.values():
+                task.cancel()
+            await asyncio.gather(*taking.values(), return_exceptions=True)
+        if failures:
+            raise failures[0]
         if preferred:
             await self._hand_over(preferred)
         return held

@@ -242,17 +242,24 @@ async def test_an_account_that_is_slow_to_stop_keeps_no_other(
 async def test_an_account_that_is_slow_to_take_keeps_no_other(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it left in the store is loaded before anything is delivered."""
+    """What it left in the store is loaded before anything is delivered. The others become free only
+    once that has begun."""
     one, two = await cluster.start_two()
     slow, *others = sorted(cluster.held(one))
-    refresh, loaded = two.connections.refresh, asyncio.Event()
+    refresh, may_take = two.connections.refresh, two._takeover._may_take
+    begun, loaded = asyncio.Event(), asyncio.Event()
 
     async def refresh_slowly(resource: str) -> None:
         if resource == slow:
+            begun.set()
             await loaded.wait()
         await refresh(resource)
 
+    def may_take_late(resource: str, *args: Any) -> bool:
+        return may_take(resource, *args) and (resource not in others or begun.is_set())
+
     monkeypatch.setattr(two.connections, "refresh", refresh_slowly)
+    monkeypatch.setattr(two._takeover, "_may_take", may_take_late)
     await cluster.stop(one)
     await async_until("the others are held", lambda: cluster.held(two) >= set(others))
     assert slow not in cluster.held(two)
