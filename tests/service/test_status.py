@@ -396,9 +396,13 @@ async def test_the_minutes_of_the_last_two_hours_are_in_the_status(rig: Rig) -> 
 # ── what the process reports about itself ────────────────────────────────────────────────────────
 
 
+def process_of_acme(clock: FakeClock) -> Process:
+    return Process(clock=clock, runtimes={"acme": object()})  # type: ignore[dict-item]
+
+
 async def test_wrong_secrets_need_a_person_once_they_are_no_unknown_caller() -> None:
     clock = FakeClock()
-    process = Process(clock=clock, runtimes={"acme": object()})  # type: ignore[dict-item]
+    process = process_of_acme(clock)
     activity = process.activity
 
     async def codes() -> list[str]:
@@ -425,7 +429,7 @@ async def test_wrong_secrets_need_a_person_once_they_are_no_unknown_caller() -> 
 async def test_calls_that_cannot_be_read_need_a_person_although_others_are_accepted() -> None:
     """Their senders proved who they are, and what they sent is lost."""
     clock = FakeClock()
-    process = Process(clock=clock, runtimes={"acme": object()})  # type: ignore[dict-item]
+    process = process_of_acme(clock)
     activity = process.activity
     for _ in range(3):
         assert process._refusals() == []
@@ -451,7 +455,7 @@ async def test_calls_that_cannot_be_read_need_a_person_although_others_are_accep
 async def test_many_wrong_secrets_need_a_person_although_others_are_right() -> None:
     """One of several flows has an old secret."""
     clock = FakeClock()
-    process = Process(clock=clock, runtimes={"acme": object()})  # type: ignore[dict-item]
+    process = process_of_acme(clock)
     activity = process.activity
     for _ in range(20):
         assert process._refusals() == []
