@@ -74,9 +74,9 @@ class Cluster:
         return app
 
     async def start_two(self) -> tuple[App, App]:
-        """Two replicas that both have an account."""
+        """Two replicas that share the accounts."""
         one, two = await self.start(), await self.start()
-        await async_until("both work", lambda: self.held(one) and self.held(two))
+        await self.until_settled()
         return one, two
 
     async def stop(self, app: App) -> None:
