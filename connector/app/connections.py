@@ -45,8 +45,14 @@ def _unnamed(connection: str) -> str:
 
 
 def _is_other(account: Account, found: str | None) -> bool:
-    """Whether another replica has found another account than is assumed here."""
-    return not account.confirmed and found not in (None, account.id)
+    """Whether another replica has found another account than is assumed here, or a person has
+    moved the connection to another one since it was built here."""
+    return found not in (None, account.id, account.pinned)
+
+
+def _may_learn(account: Account, found: str | None) -> bool:
+    """What Klaviyo has named here holds until a reload: the key may be another one than there."""
+    return not account.confirmed and _is_other(account, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +234,11 @@ class Connections:
     async def is_outdated(self, resource: str) -> bool:
         """Whether another replica has found another account for a connection of this lease, and
         this one has not learnt it yet. Raises StoreError."""
-        accounts = [(r.name, self.accounts[r.name]) for r in self._of(resource) if r.enabled]
-        if not self._shared or all(account.confirmed for _, account in accounts):
+        names = [r.name for r in self._of(resource) if r.enabled]
+        if not (self._shared and names):
             return False
         pinned = await self._store.facts.pinned_accounts()
-        return any(_is_other(account, pinned.get(name)) for name, account in accounts)
+        return any(_is_other(self.accounts[name], pinned.get(name)) for name in names)
 
     def _of(self, resource: str) -> list[ConnectionRuntime]:
         return [r for r in list(self.runtimes.values()) if r.lease.resource == resource]
@@ -395,12 +401,12 @@ class Connections:
     async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
         """Build connections that are not worked for here for the account that another replica found
         theirs to belong to. Raises ConfigError and StoreError."""
-        if not any(_is_other(account, pinned.get(n)) for n, account in self.accounts.items()):
+        if not any(_may_learn(account, pinned.get(n)) for n, account in self.accounts.items()):
             return
         async with self.changing:
             for name, account in list(self.accounts.items()):
                 runtime, runs = self.runtimes[name], name in self.running
-                if not _is_other(account, pinned.get(name)) or (runs and runtime.lease.valid()):
+                if not _may_learn(account, pinned.get(name)) or (runs and runtime.lease.valid()):
                     continue
                 if runs:  # Klaviyo had refused to name its account
                     await self._stop([runtime], _STOP_TIMEOUT)

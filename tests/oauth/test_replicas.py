@@ -206,10 +206,21 @@ async def test_another_account_confirmed_at_another_replica_is_used_by_all(pair:
     await rig.until_events(2)
 
 
+@pytest.mark.parametrize("worked", [False, True])
 async def test_the_account_that_a_connection_had_before_is_not_worked_for(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, worked: bool
 ) -> None:
-    """The replica that has not learnt the new one takes the lease of the old one, which is free."""
+    """The replica that has not learnt the new one takes the lease of the old one, which is free,
+    and for which it may have `worked` itself, so that Klaviyo has named it here."""
+    takeover, accounts = pair.holder._takeover, pair.other.connections.accounts
+    may_take = takeover._may_take
+    if worked:
+        monkeypatch.setattr("connector.app.takeover._KEEP_RETAKEN", 0.0)
+        monkeypatch.setattr(
+            takeover,
+            "_may_take",
+            lambda resource, *args: accounts["acme"].confirmed and may_take(resource, *args),
+        )
     await pair.rig.connect()
     await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
     await async_until("the first works for it", lambda: pair.working() == [pair.holder])

@@ -21,13 +21,14 @@ from connector.ports import Lease
 class Account:
     """The Klaviyo account of a connection, as far as it is known without a request.
 
-    `id`: as Klaviyo named it to this process, else as at first contact; None before that.
-    `confirmed`: Klaviyo has named it for the key that is configured now. `credential` identifies
-    the key (a secret); `read` asks Klaviyo for the id and raises DeliveryError, after a wait where
-    `waits_for_quota`.
+    `id`: as Klaviyo named it to this process, else as `pinned`. `pinned`: what the store had for
+    the connection when it was built; None before first contact. `confirmed`: Klaviyo has named it
+    for the key that is configured now. `credential` identifies the key (a secret); `read` asks
+    Klaviyo for the id and raises DeliveryError, after a wait where `waits_for_quota`.
     """
 
     id: str | None
+    pinned: str | None
     confirmed: bool
     credential: str = field(repr=False)
     read: Callable[[], Awaitable[str]]
@@ -47,7 +48,8 @@ async def connect(
     """The API on the quota of its account, and the account's lease. Klaviyo is not called."""
     key = credential(connection)
     known = services.known_accounts.get(key)
-    id = known or services.stored.account(connection.name)
+    pinned = services.stored.account(connection.name)
+    id = known or pinned
     asked_by_key = known is not None and services.limiters.drop(key)
     limiter = await _limiter(services, id or key, connection)
     if asked_by_key:
@@ -62,7 +64,7 @@ async def connect(
     def waits_for_quota() -> bool:
         return limiter.is_used_up(GET_ACCOUNTS)
 
-    return api, Account(id, known is not None, key, read, waits_for_quota), lease
+    return api, Account(id, pinned, known is not None, key, read, waits_for_quota), lease
 
 
 def credential(connection: Connection) -> str:
