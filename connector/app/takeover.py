@@ -8,7 +8,10 @@ one has not within a moment. Leases alone decide: the preference only spreads th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from contextlib import ExitStack
+from functools import partial
 from hashlib import blake2b
 
 from connector.app.connections import Connections
@@ -28,7 +31,7 @@ _GRACE = 2.0
 _ALIVE_MS = round(1000 * (TTL + 2))
 """A replica that has reported within this time may be preferred."""
 _TAKEN_AT_ONCE = 4
-"""Leases whose claims and states are loaded at the same time."""
+"""Leases whose claims and states are loaded at the same time, besides slow ones."""
 _HANDED_OVER = 4
 """Accounts that are handed over in `_PASS_SECONDS`: a hint of others, or of this process itself,
 begins a pass early."""
@@ -138,22 +141,15 @@ class Takeover:
         """Take what no one else holds. Without `hurry` the preferred replica goes first, and gets
         what this one should not keep. Returns who holds which resource."""
         at_once = asyncio.Semaphore(_TAKEN_AT_ONCE)
-
-        async def take(
-            resource: str, held: Mapping[str, Holder], preferred: Mapping[str, str]
-        ) -> None:
-            async with at_once:
-                await self._take(resource, held, preferred)
-
         taking: dict[str, asyncio.Task[None]] = {}
-        failures: list[BaseException] = []
+        failures: dict[str, BaseException] = {}
         try:
+            held, preferred = await self._look(hurry)
             while True:
-                held = await self._store.leases.holders(now=self._clock.now())
-                preferred = await self._preferred(held) if self._shared and not hurry else {}
                 for resource in self._missing():
-                    if resource not in taking:
-                        taking[resource] = asyncio.create_task(take(resource, held, preferred))
+                    if resource not in taking and resource not in failures:
+                        take = partial(self._take, resource, held, preferred)
+                        taking[resource] = asyncio.create_task(_in_turn(at_once, take))
                 if taking:
                     # One that is slow keeps no other, also none that becomes free meanwhile.
                     await asyncio.wait(taking.values(), timeout=_PASS_SECONDS)
@@ -161,18 +157,26 @@ class Takeover:
                     if task.done():
                         del taking[resource]
                         if failed := task.exception():
-                            failures.append(failed)
+                            failures[resource] = failed
                 if not taking:
                     break
+                # To fail would cut off those that are being taken, and what they start.
+                with contextlib.suppress(StoreError):
+                    held, preferred = await self._look(hurry)
         finally:
             for task in taking.values():
                 task.cancel()
             await asyncio.gather(*taking.values(), return_exceptions=True)
-        if failures:
-            raise failures[0]
+        for failed in failures.values():
+            raise failed
         if preferred:
             await self._hand_over(preferred)
         return held
+
+    async def _look(self, hurry: bool) -> tuple[Mapping[str, Holder], Mapping[str, str]]:
+        """Who holds which resource, and who should. Raises StoreError."""
+        held = await self._store.leases.holders(now=self._clock.now())
+        return held, await self._preferred(held) if self._shared and not hurry else {}
 
     async def _take(
         self, resource: str, held: Mapping[str, Holder], preferred: Mapping[str, str]
@@ -338,6 +342,19 @@ class Takeover:
 
 def _is_live(holder: Holder) -> bool:
     return not holder.expired and not is_dead(holder.holder)
+
+
+async def _in_turn(at_once: asyncio.Semaphore, take: Callable[[], Awaitable[None]]) -> None:
+    """One that is slow gives its turn to another."""
+    await at_once.acquire()
+    given = ExitStack()
+    given.callback(at_once.release)
+    timer = asyncio.get_running_loop().call_later(_PASS_SECONDS, given.close)
+    try:
+        await take()
+    finally:
+        timer.cancel()
+        given.close()
 
 
 def preferred_holder(resource: str, holders: Iterable[str]) -> str:

@@ -267,6 +267,26 @@ async def test_an_account_that_is_slow_to_take_keeps_no_other(
     await async_until("it is held", lambda: cluster.held(two) == set(ACCOUNTS.values()))
 
 
+async def test_all_accounts_that_are_slow_to_take_keep_no_other(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = await cluster.start()
+    await async_until("all are held", lambda: cluster.held(app) == set(ACCOUNTS.values()))
+    refresh, loaded = app.connections.refresh, asyncio.Event()
+
+    async def refresh_slowly(resource: str) -> None:
+        if resource in ACCOUNTS.values():
+            await loaded.wait()
+        await refresh(resource)
+
+    monkeypatch.setattr(app.connections, "refresh", refresh_slowly)
+    await app.leases.release(app.leases.held())
+    await async_until("what is not slow is held", lambda: app.leases.of("store").valid())
+    assert cluster.held(app) == set()
+    loaded.set()
+    await async_until("all are held", lambda: cluster.held(app) == set(ACCOUNTS.values()))
+
+
 @pytest.mark.parametrize("skew", [60, -60])
 async def test_clocks_that_differ_by_a_minute_harm_nothing(cluster: Cluster, skew: int) -> None:
     one = await cluster.start()

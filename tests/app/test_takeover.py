@@ -262,6 +262,38 @@ async def test_a_takeover_that_meets_a_failing_store_is_completed(
         await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
 
 
+async def test_a_look_at_the_leases_that_fails_cuts_off_no_reload(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting that another process has made is used when the lease is regained."""
+    async with world.running() as app:
+        await async_until("it runs", lambda: "acme" in app.connections.running)
+        text = world.file.read_text()
+        world.file.write_text(text.replace("rate_per_second = 100", "rate_per_second = 99"))
+        monkeypatch.setattr(app._following, "_settings_used", ())
+        stop, holders = app.connections._stop, app.store.leases.holders
+        begun, failed = asyncio.Event(), asyncio.Event()
+
+        async def stop_slowly(*args: Any) -> None:
+            begun.set()
+            await stop(*args)
+            await async_until("the leases were read in vain", failed.is_set)
+
+        async def fail_once(*, now: Millis) -> Any:
+            if begun.is_set() and not failed.is_set():
+                failed.set()
+                raise StoreError(Problem.STORE_UNAVAILABLE, "it is away")
+            return await holders(now=now)
+
+        monkeypatch.setattr(app.connections, "_stop", stop_slowly)
+        monkeypatch.setattr(app.store.leases, "holders", fail_once)
+        await app.leases.release(app.leases.held())
+        await async_until("it failed", failed.is_set)
+        await async_until("it runs again", lambda: "acme" in app.connections.running)
+        id = await world.post("acme")
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id))
+
+
 async def test_claims_are_released_although_the_lease_was_renewed_late(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
