@@ -14,7 +14,8 @@ RATE_WINDOW: Final = 60.0
 """Seconds over which a rate is taken."""
 _MINUTE_MS = 60_000
 RECENT_MS: Final = 3_600_000
-"""Refusals with a longer pause between them have nothing to do with each other."""
+"""How long a refusal counts as recent."""
+_RECENT_MINUTES = RECENT_MS // _MINUTE_MS
 ACCEPTED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("signature", "malformed"),
     "flow": ("flow_secret",),
@@ -26,12 +27,10 @@ ACCEPTED_BY: Final[Mapping[str, tuple[str, ...]]] = {
 class Refusals:
     """Calls of one connection that were refused for one reason. `in_a_row`: since the last call of
     the same kind was accepted; `last`: when the newest came in, in ms, and `problem` its problem
-    code, where it has one. `recent`: with the problem of the newest, and no pause of RECENT_MS
-    between them, whatever else was accepted."""
+    code, where it has one."""
 
     count: int = 0
     in_a_row: int = 0
-    recent: int = 0
     last: Millis = Millis(0)
     problem: str | None = None
 
@@ -48,13 +47,16 @@ class Occurrences:
 @dataclass(slots=True)
 class Activity:
     """`received`: (connection, via) → time of the last record, in ms. `refused`: (connection,
-    reason). `delivered`: lane → time of the last success. `skipped`: (connection, reason) → number
-    of records. `unattached`: connection → number of events without their person's fields.
+    reason). `refused_minutes`: (connection, problem code) → refused calls by minute since 1970, of
+    the last RECENT_MS before the newest. `delivered`: lane → time of the last success. `skipped`:
+    (connection, reason) → number of records. `unattached`: connection → number of events without
+    their person's fields.
     `problems`: (connection, problem) while it occurs. `minutes`: (lane, minute since 1970) →
     entries that reached an end and are not stored yet."""
 
     received: dict[tuple[str, str], Millis] = field(default_factory=dict)
     refused: dict[tuple[str, str], Refusals] = field(default_factory=dict)
+    refused_minutes: dict[tuple[str, str], Counter[int]] = field(default_factory=dict)
     delivered: dict[LaneId, Millis] = field(default_factory=dict)
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
     unattached: Counter[str] = field(default_factory=Counter)
@@ -73,13 +75,22 @@ class Activity:
         self, connection: str, reason: str, now: Millis, problem: Problem | None = None
     ) -> None:
         refusals = self.refused.setdefault((connection, reason), Refusals())
-        code = problem.value if problem else None
-        continues = code == refusals.problem and now - refusals.last <= RECENT_MS
         refusals.count += 1
         refusals.in_a_row += 1
-        refusals.recent = refusals.recent + 1 if continues else 1
         refusals.last = now
-        refusals.problem = code
+        refusals.problem = problem.value if problem else None
+        if problem:
+            minute = now // _MINUTE_MS
+            minutes = self.refused_minutes.setdefault((connection, problem.value), Counter())
+            minutes[minute] += 1
+            for earlier in [at for at in minutes if at <= minute - _RECENT_MINUTES]:
+                del minutes[earlier]
+
+    def recently_refused(self, connection: str, problem: Problem, now: Millis) -> int:
+        """Calls that were refused with this problem within RECENT_MS."""
+        minutes = self.refused_minutes.get((connection, problem.value), Counter())
+        first = now // _MINUTE_MS - _RECENT_MINUTES + 1
+        return sum(calls for minute, calls in minutes.items() if minute >= first)
 
     def record_settled(self, lane: LaneId, count: int, *, accepted: bool, now: Millis) -> None:
         """`count` entries of the lane reached an end."""

@@ -7,6 +7,7 @@ and says when the process was last alive.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -30,18 +31,21 @@ DEFAULT_PATIENCE: Final = 600.0
 _WRONG_SECRET_AFTER = 3
 """Refusals in a row, with accepted calls before them, that are not an unknown caller's."""
 _OLD_SECRET_AFTER = 20
-"""Refusals, with accepted calls between them, that are more than an unknown caller's."""
+"""Refusals within an hour, with accepted calls between them, that are more than an unknown
+caller's."""
 _LOST_AFTER = 3
-"""Calls with the right secret that were refused for good, and are more than someone's trial."""
+"""Calls with the right secret that were refused for good within an hour, and are more than
+someone's trial."""
 _REFUSED = {
     "signature": (Problem.WEBHOOK_UNSIGNED, "webhook", "webhook"),
     "flow_secret": (Problem.FLOW_SECRET, "flow", "flow call"),
 }
 """Reason of a refusal → its problem, how accepted calls are counted, and their name."""
 _LOST = {
-    Problem.WEBHOOK_MALFORMED.value: "webhook",
-    Problem.FLOW_MALFORMED.value: "flow call",
-    Problem.FLOW_CONFLICT.value: "flow call",
+    Problem.WEBHOOK_MALFORMED: "webhook",
+    Problem.STORE_REFUSED: "webhook",
+    Problem.FLOW_MALFORMED: "flow call",
+    Problem.FLOW_CONFLICT: "flow call",
 }
 """Problem of a refusal whose sender had the right secret → the name of such calls."""
 
@@ -65,14 +69,13 @@ class RefusedCalls(_Report):
     problem: str | None = None
     count: int
     in_a_row: int
-    recent: int = 0
     last: int
 
 
 class ConnectionReport(_Report):
     """One connection as configured in the process, and what arrived. `starting`: it is enabled, and
-    its lanes do not run yet. `lease` is the resource whose lease it needs. Times in ms since
-    1970."""
+    its lanes do not run yet. `lease` is the resource whose lease it needs. `refused_minutes` by
+    problem code and minute since 1970. Other times in ms since 1970."""
 
     title: str
     source: str
@@ -83,6 +86,7 @@ class ConnectionReport(_Report):
     lease: str = ""
     received: dict[str, int] = {}
     refused: dict[str, RefusedCalls] = {}
+    refused_minutes: dict[str, dict[int, int]] = {}
     skipped: dict[str, int] = {}
     unattached: int = 0
 
@@ -144,32 +148,39 @@ class Process:
     def _refusals(self) -> list[AttentionItem]:
         """Connections whose callers are refused as if their secret were wrong, oftener than an
         unknown caller would be, or send what cannot be read."""
-        found, now = [], self.clock.now()
-        for (connection, reason), refusals in self.activity.refused.items():
-            if connection not in self.runtimes or now - refusals.last > RECENT_MS:
-                continue
-            if reason in _REFUSED:
-                problem, via, call = _REFUSED[reason]
-                what = self._wrong_secret(refusals, call, (connection, via))
-            elif refusals.problem in _LOST and refusals.recent >= _LOST_AFTER:
-                problem = Problem.from_code(refusals.problem)
-                calls = counted(refusals.recent, _LOST[refusals.problem])
-                what = f"{calls} refused, and nothing of them is stored"
-            else:
-                continue
-            if what:
-                text = f"{connection}: {what}: {problem.meaning}"
-                found.append(AttentionItem(f"refused {connection} {reason}", text, problem))
+        found = []
+        for connection in list(self.runtimes):
+            wrong = {p: self._wrong_secret(connection, why) for why, (p, *_) in _REFUSED.items()}
+            lost = {problem: self._lost(connection, problem) for problem in _LOST}
+            for problem, refused in (wrong | lost).items():
+                if refused:
+                    text = f"{connection}: {refused}: {problem.meaning}"
+                    found.append(AttentionItem(f"refused {connection} {problem}", text, problem))
         return found
 
-    def _wrong_secret(self, refusals: Refusals, call: str, accepted: tuple[str, str]) -> str:
+    def _wrong_secret(self, connection: str, reason: str) -> str:
         """What a wrong secret does, or "" where an unknown caller may have made the calls."""
-        needed = _WRONG_SECRET_AFTER if accepted in self.activity.received else 1
+        problem, via, call = _REFUSED[reason]
+        activity, now = self.activity, self.clock.now()
+        refusals = activity.refused.get((connection, reason))
+        if refusals is None or now - refusals.last > RECENT_MS:
+            return ""
+        needed = _WRONG_SECRET_AFTER if (connection, via) in activity.received else 1
         if refusals.in_a_row >= needed:
             return f"{counted(refusals.in_a_row, call)} refused with 401 and none accepted since"
-        if refusals.recent >= _OLD_SECRET_AFTER:
-            return f"{counted(refusals.recent, call)} refused with 401 while others are accepted"
+        recent = activity.recently_refused(connection, problem, now)
+        if recent >= _OLD_SECRET_AFTER:
+            calls = counted(recent, call)
+            return f"{calls} refused with 401 within an hour while others are accepted"
         return ""
+
+    def _lost(self, connection: str, problem: Problem) -> str:
+        """What calls that cannot be read lose, or "" where they may be someone's trial."""
+        recent = self.activity.recently_refused(connection, problem, self.clock.now())
+        if recent < _LOST_AFTER:
+            return ""
+        calls = counted(recent, _LOST[problem])
+        return f"{calls} refused within an hour, and nothing of them is stored"
 
     def note(self, items: Sequence[AttentionItem]) -> None:
         """Remember since when each of these has been there, and forget all others. `items` are all
@@ -222,10 +233,14 @@ class Process:
                     problem=r.problem,
                     count=r.count,
                     in_a_row=r.in_a_row,
-                    recent=r.recent,
                     last=r.last,
                 )
                 for (c, reason), r in activity.refused.items()
+                if c == name
+            },
+            refused_minutes={
+                code: dict(minutes)
+                for (c, code), minutes in activity.refused_minutes.items()
                 if c == name
             },
             skipped={reason: n for (c, reason), n in activity.skipped.items() if c == name},
@@ -240,8 +255,10 @@ class Process:
                 activity.received[name, via] = Millis(at)
             for reason, calls in connection.refused.items():
                 activity.refused[name, reason] = Refusals(
-                    calls.count, calls.in_a_row, calls.recent, Millis(calls.last), calls.problem
+                    calls.count, calls.in_a_row, Millis(calls.last), calls.problem
                 )
+            for code, minutes in connection.refused_minutes.items():
+                activity.refused_minutes[name, code] = Counter(minutes)
             for reason, count in connection.skipped.items():
                 activity.skipped[name, reason] += count
             activity.unattached[name] += connection.unattached

@@ -439,17 +439,35 @@ async def test_calls_that_cannot_be_read_need_a_person_although_others_are_accep
     [item] = process._refusals()
     assert item.problem is Problem.FLOW_MALFORMED
     assert item.text == (
-        "acme: 3 flow calls refused, and nothing of them is stored: a flow call could not be parsed"
+        "acme: 3 flow calls refused within an hour, and nothing of them is stored: "
+        "a flow call could not be parsed"
     )
-    activity.record_refused("acme", "malformed", clock.now(), Problem.WEBHOOK_MALFORMED)
-    assert process._refusals() == []
-    for _ in range(3):
-        activity.record_refused("acme", "conflict", clock.now(), Problem.FLOW_CONFLICT)
-    assert [item.problem for item in process._refusals()] == [Problem.FLOW_CONFLICT]
     await clock.advance(3_601.0)
     assert process._refusals() == []
-    activity.record_refused("acme", "conflict", clock.now(), Problem.FLOW_CONFLICT)
+    activity.record_refused("acme", "malformed", clock.now(), Problem.FLOW_MALFORMED)
     assert process._refusals() == []
+
+
+async def test_refusals_of_several_causes_are_counted_apart() -> None:
+    clock = FakeClock()
+    process = process_of_acme(clock)
+    for _ in range(3):
+        for problem in (Problem.WEBHOOK_MALFORMED, Problem.FLOW_MALFORMED, Problem.STORE_REFUSED):
+            process.activity.record_refused("acme", "malformed", clock.now(), problem)
+        # An unknown caller has closed the connection.
+        process.activity.record_refused("acme", "malformed", clock.now())
+        process.activity.record_refused("acme", "conflict", clock.now(), Problem.FLOW_CONFLICT)
+    assert {str(item.problem) for item in process._refusals()} == {"W400", "A400", "S60", "A409"}
+
+
+async def test_a_few_wrong_secrets_an_hour_are_an_unknown_callers() -> None:
+    clock = FakeClock()
+    process = process_of_acme(clock)
+    for _ in range(30):
+        process.activity.record_refused("acme", "signature", clock.now(), Problem.WEBHOOK_UNSIGNED)
+        process.activity.record_received("acme", "webhook", clock.now())
+        assert process._refusals() == []
+        await clock.advance(1_800.0)
 
 
 async def test_many_wrong_secrets_need_a_person_although_others_are_right() -> None:
@@ -464,7 +482,7 @@ async def test_many_wrong_secrets_need_a_person_although_others_are_right() -> N
     [item] = process._refusals()
     assert item.problem is Problem.FLOW_SECRET
     assert item.text == (
-        "acme: 20 flow calls refused with 401 while others are accepted: "
+        "acme: 20 flow calls refused with 401 within an hour while others are accepted: "
         "a flow call's secret is missing or wrong"
     )
 
@@ -479,7 +497,8 @@ async def test_a_restart_continues_what_was_counted() -> None:
             "acme": ACME.model_copy(
                 update={
                     "received": {"webhook": now},
-                    "refused": {"signature": RefusedCalls(count=5, in_a_row=1, recent=4, last=now)},
+                    "refused": {"signature": RefusedCalls(count=5, in_a_row=1, last=now)},
+                    "refused_minutes": {"W401": {now // 60_000: 4}},
                     "skipped": {"shadow": 2},
                     "unattached": 3,
                 }
@@ -492,7 +511,8 @@ async def test_a_restart_continues_what_was_counted() -> None:
     activity = process.activity
     assert activity.received == {("acme", "webhook"): now}
     calls = activity.refused["acme", "signature"]
-    assert (calls.count, calls.in_a_row, calls.recent, calls.last) == (5, 1, 4, now)
+    assert (calls.count, calls.in_a_row, calls.last) == (5, 1, now)
+    assert activity.recently_refused("acme", Problem.WEBHOOK_UNSIGNED, now) == 4
     assert activity.skipped == {("acme", "shadow"): 2}
     assert activity.unattached == {"acme": 3}
     assert list(activity.delivered.values()) == [now]
