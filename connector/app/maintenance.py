@@ -180,7 +180,7 @@ class Maintenance:
         Raises StoreError."""
         store, metrics, ours = self._store, self._metrics, self._connections.is_ours
         backlogs = [b for b in await store.reports.backlog() if ours(b.lane.connection)]
-        dead = [found for found in await store.reports.dead_by_cause() if ours(found[0])]
+        stuck = [g for g in await store.dead_letters.groups() if ours(g.lane.connection)]
         streams = [found for found in await store.reports.streams() if ours(found[0])]
         approvals = [a for a in await store.approvals.find() if ours(a.connection)]
         uncertain = await store.action_views.uncertain()
@@ -189,7 +189,7 @@ class Maintenance:
         await self._show_people()
         metrics.forget_connections()
         metrics.set_backlog(backlogs, self._clock.now())
-        metrics.set_dead_letters(dead)
+        metrics.set_dead_letters(stuck)
         for connection, stream, _, saved_at in streams:
             metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         metrics.set_approvals(approvals)

@@ -32,6 +32,7 @@ from connector.cli import (
     setup,
     status,
     store,
+    stuck_people,
     support,
     terminal,
     webhook_builder,
@@ -75,6 +76,7 @@ for module in (
 app.add_typer(backfill.app, name="backfill")
 settings.register(app, setup.configuration)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(stuck_people.app, name="people")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")
 app.add_typer(groups.audiences, name="audiences")

@@ -16,6 +16,7 @@ from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.ports import DeadLetter, DeadLetterDetail
+    from connector.service.status import DeadLetters
 
 app = typer.Typer(no_args_is_help=True, help="Records that failed for good or are held.")
 
@@ -42,25 +43,30 @@ def list_(
         return
     if not groups and not found:
         print("nothing waits: no record is dead or held")
-    for name, state, problem, meaning, count in groups:
-        print(f"{count:>8,}  {name}  {state:<5} {problem:<5} {meaning}")
-    for x in found:
-        when = format_time(x.received_at)
-        line = f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}"
+    for x in groups:
+        lane = f"{x.connection} {x.lane}"
+        print(f"{x.count:>8,}  {lane}  {x.state:<5} {x.problem:<5} {x.meaning}")
+    for record in found:
+        when, where = format_time(record.received_at), record.connection
+        line = (
+            f"{record.id:>8}  {when}  {where}  {record.problem:<5} {record.name}  {record.detail}"
+        )
         print(one_line(line))
     if more:
         print(f"and older ones: --limit shows more than {limit}")
+    if any(x.kind != "event" for x in groups):
+        print("`connector people list` shows whose profiles, reads and memberships these are")
 
 
 async def _find(
     config: Any, cause: str | None, connection: str | None, limit: int
-) -> tuple[list[tuple[str, str, str, str, int]], list[DeadLetter]]:
+) -> tuple[list[DeadLetters], list[DeadLetter]]:
     from connector.service.dead_letters import filter_of
 
     async with session.open_commands(config) as commands:
         status = await commands.status()
         groups = [
-            (x.connection, x.state, x.problem, x.meaning, x.count)
+            x
             for x in status.dead_letters
             if cause in (None, x.problem) and connection in (None, x.connection)
         ]

@@ -13,6 +13,7 @@ from connector.service.status import (
     Link,
     LinkNotRun,
     Status,
+    StuckPersonView,
     WebhookSheet,
 )
 from connector.service.timeline import PersonTimeline
@@ -24,6 +25,7 @@ REPORTS: Final[Mapping[str, Any]] = {
     "connector backfill list": list[BackfillStatus],
     "connector backfill show": BackfillStatus,
     "connector dead-letters list": list[DeadLetterView],
+    "connector people list": list[StuckPersonView],
     "connector approvals list": list[ApprovalStatus],
     "connector actions list": list[ActionView],
     "connector audit": list[AuditEntry],

@@ -238,7 +238,7 @@ def tail(found: Status) -> list[RenderableType]:
     if found.dead_letters:
         parts.append(Text("Dead letters and held records", style="bold"))
         for x in found.dead_letters:
-            line = f"{x.count:>7,}  {x.connection}  {x.state}  {x.problem} {x.meaning}"
+            line = f"{x.count:>7,}  {x.connection} {x.lane}  {x.state}  {x.problem} {x.meaning}"
             parts.append(Padding(Text(line), (0, 0, 0, 2)))
             parts.append(Padding(Text(f"→ {x.remedy}"), (0, 0, 0, 11)))
     return parts

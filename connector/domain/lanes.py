@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Final, Literal, NamedTuple, NewType
 
 from connector.domain.errors import Problem
-from connector.domain.remedies import Page, by
+from connector.domain.remedies import OF_PEOPLE, Page, by, refreshed, retried
 
 Millis = NewType("Millis", int)
 """A time in ms since 1970 UTC, or a duration in ms."""
@@ -55,13 +55,29 @@ class LaneKind:
     arrow: Literal["→", "←"] = "→"
     counts_names: bool = False
 
+    def advice(self, problem: Problem) -> str:
+        """What a person does about entries of this kind that died of the problem, with slots."""
+        code = problem.value
+        if self.queue == "outbox":
+            return retried(problem.advice, code) + by(Page.NONE, ", or discard")
+        if self.queue == "actions":
+            return f"{problem.advice}; {self.dead_remedy}"
+        remedy = OF_PEOPLE.get(code, problem.advice)
+        if self.queue == "memberships":
+            return f"{remedy}; {self.dead_remedy}"
+        return refreshed(remedy, code)
+
     def title(self, destination: str) -> str:
         """`events → klaviyo`, `people ← yotpo`."""
         return f"{self.label} {self.arrow} {destination}"
 
 
-_REFRESH = by(Page.PEOPLE, "with `connector refresh CONNECTION PERSON`")
-_NEXT_CHANGE = f"the next change, or a refresh {_REFRESH}, tries again"
+_REFRESH_THEM = (
+    "look at them "
+    + by(Page.PEOPLE, "with `connector people list --connection CONNECTION`")
+    + ", then fix the cause and refresh them"
+    + by(Page.NONE, " with `connector people refresh CONNECTION`")
+)
 
 EVENTS = LaneKind(
     "event",
@@ -75,7 +91,7 @@ EVENTS = LaneKind(
     + ", then fix the cause and retry, or discard",
 )
 PROFILES = LaneKind(
-    "profile", "klaviyo", "profiles", "profiles", "profiles", "refused profile", _NEXT_CHANGE
+    "profile", "klaviyo", "profiles", "profiles", "profiles", "refused profile", _REFRESH_THEM
 )
 READS = LaneKind(
     "profile",
@@ -84,7 +100,7 @@ READS = LaneKind(
     "people",
     "reads of people",
     "refused read",
-    _NEXT_CHANGE,
+    _REFRESH_THEM,
     arrow="←",
 )
 LIST_MEMBERS = LaneKind(

@@ -34,7 +34,7 @@ class Page(StrEnum):
         query = urlencode({key: value for key, value in about.items() if value})
         if self in _TABS:
             return f"/connections/{quote(connection)}{_TABS[self]}" if connection else ""
-        if self in (Page.FAILED, Page.BACKFILLS, Page.BUILDER) and query:
+        if self in (Page.FAILED, Page.BACKFILLS, Page.PEOPLE, Page.BUILDER) and query:
             return f"{_PATHS[self]}?{query}"
         return _PATHS[self]
 
@@ -79,6 +79,18 @@ def retried(remedy: str, code: str) -> str:
     """The remedy of records that died of this code, with the command that retries them."""
     command = f"`connector dead-letters retry --cause {code}`"
     return remedy + by(Page.NONE, f" ({command})" if "retry" in remedy else f"; then {command}")
+
+
+def refreshed(remedy: str, code: str) -> str:
+    """The remedy of people whose profile or read died of this code, with the command that refreshes
+    them."""
+    command = f"`connector people refresh CONNECTION --cause {code}`"
+    if "refresh" in remedy:
+        return remedy + by(Page.NONE, f" (all of them: {command})")
+    with_it = by(Page.NONE, f" with {command}")
+    if f"{{{Page.PEOPLE}:" not in remedy:
+        with_it = " " + by(Page.PEOPLE, f"with {command}")
+    return f"{remedy}, then refresh them{with_it}"
 
 
 class Advice(NamedTuple):
@@ -417,6 +429,24 @@ ADVICE: Final[dict[str, Advice]] = {
         f"switch it on again {by(Page.STATE, 'and `connector reload`')}, or discard the records",
     ),
 }
+
+
+def _look(code: str) -> str:
+    """Where the detail of people is shown."""
+    return by(Page.PEOPLE, f"with `connector people list --cause {code}`")
+
+
+OF_PEOPLE: Final[dict[str, str]] = {
+    "M10": f"fix the mapping, or report the detail that is shown {_look('M10')}",
+    "E11": f"find the long text {_look('E11')}; shorten it at its source",
+    "E13": "flatten the value at its source",
+    "K400": f"read which field Klaviyo names {_look('K400')} and fix it",
+    "K409": f"look at the two profiles at Klaviyo; who it is about is shown {_look('K409')}",
+    "K413": f"find what makes the profile large {_look('K413')}; report it",
+    "S60": f"find the value {_look('S60')} and fix its source",
+    "L20": f"read the last reason {_look('L20')} and resolve it",
+}
+"""Remedies of a person's profile, read or membership that died, where that of a record differs."""
 
 WAITS_FOR_REMOTE: Final[frozenset[str]] = frozenset(
     {"K429", "K503", "P429", "P503", "N10", "N20", "N30", "N40", "N50", "N60", "N80"}

@@ -33,6 +33,11 @@ from connector.ports.admin import (
     DeadLetters,
     KeyReused,
     Notifications,
+    StuckGroup,
+    StuckPeople,
+    StuckPerson,
+    StuckPosition,
+    StuckQueue,
 )
 from connector.ports.backfills import (
     Backfill,
@@ -243,6 +248,11 @@ __all__ = [
     "StoredSecret",
     "StoredSetting",
     "Stream",
+    "StuckGroup",
+    "StuckPeople",
+    "StuckPerson",
+    "StuckPosition",
+    "StuckQueue",
     "SyncedPerson",
     "TargetGroups",
     "TargetMembers",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from connector.domain.lanes import Kind, Millis
+from connector.domain.lanes import Kind, Lane, Millis
 from connector.domain.outcomes import Request
 from connector.domain.records import Entry, State
 
@@ -53,6 +53,15 @@ class DeadLetterFilter:
 ANY_DEAD_LETTER = DeadLetterFilter()
 
 
+class StuckGroup(NamedTuple):
+    """The held or dead entries of a lane with one cause."""
+
+    lane: Lane
+    state: State
+    problem: str
+    entries: int
+
+
 class DeadLetters(Protocol):
     """Dead records, and those held for a person. They stay until a person retries or discards
     them, or retention ends.
@@ -61,8 +70,8 @@ class DeadLetters(Protocol):
     ids, and return how many and the last id; None: there are no more.
     """
 
-    async def groups(self) -> Sequence[tuple[str, State, str, int]]:
-        """(connection, state, problem code, how many), most first."""
+    async def groups(self) -> Sequence[StuckGroup]:
+        """Of the lanes of all queues, the largest first."""
         ...
 
     async def find(
@@ -99,6 +108,54 @@ class DeadLetters(Protocol):
         limit: int = 1_000,
         now: Millis,
     ) -> tuple[int, int | None]: ...
+
+
+StuckQueue = Literal["profiles", "reads", "memberships"]
+"""The queues whose entries are of people, in the order in which they are listed."""
+
+
+class StuckPosition(NamedTuple):
+    """The place in their list that a person's entry had."""
+
+    queue: StuckQueue
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StuckPerson:
+    """A person's profile, read or membership that is held or died.
+
+    `since`: when what waits in it came to be. `person` is None where only an address is known, as
+    of a membership, whose list or tag is `target`.
+    """
+
+    position: StuckPosition
+    lane: Lane
+    state: State
+    problem: str
+    detail: str
+    since: Millis
+    person: int | None
+    platform_id: str | None
+    email: str | None
+    target: str = ""
+
+
+class StuckPeople(Protocol):
+    """What is held or dead besides records: they are retried by a new read of their person, or the
+    next full sync of their list."""
+
+    async def find(
+        self,
+        *,
+        connection: str | None = None,
+        cause: str | None = None,
+        after: StuckPosition | None = None,
+        limit: int = 100,
+    ) -> Sequence[StuckPerson]:
+        """Profiles, then reads, then memberships, each with the newest first; with `after` those
+        that follow. `cause` is a problem code."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,17 +74,9 @@ class Reports(Protocol):
 
     async def backlog(self) -> Sequence[Backlog]: ...
 
-    async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
-        """(connection, problem code, dead letters)."""
-        ...
-
     async def people_by_state(self) -> Mapping[tuple[str, str], int]:
         """(connection, `known` | `held` | `gone`) → people: those with an address, those who wait
         for one, and those the platform no longer knows (counted nowhere else)."""
-        ...
-
-    async def skipped_people(self) -> Mapping[tuple[str, str], int]:
-        """(connection, problem code) → people whose profile is held or dead."""
         ...
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:

@@ -10,7 +10,7 @@ from connector.domain.errors import StoreError
 from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, MinuteCount, QuotaUsage
 from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionDecisions, ActionIntake, ActionQueue, ActionViews
-from connector.ports.admin import Approvals, CommandQueue, DeadLetters, Notifications
+from connector.ports.admin import Approvals, CommandQueue, DeadLetters, Notifications, StuckPeople
 from connector.ports.backfills import BackfillProgress, Backfills, DryRuns, PeopleIndex
 from connector.ports.memberships import (
     GroupScans,
@@ -288,6 +288,7 @@ class Store:
     commands: CommandQueue
     approvals: Approvals
     dead_letters: DeadLetters
+    stuck_people: StuckPeople
     notifications: Notifications
     secrets: Secrets
     authorizations: Authorizations

@@ -26,8 +26,8 @@ from connector.domain.outcomes import (
     Retry,
     Skipped,
 )
-from connector.domain.records import Appended, Entry
-from connector.ports import Approval, Backlog
+from connector.domain.records import Appended, Entry, State
+from connector.ports import Approval, Backlog, StuckGroup
 from connector.runtime.activity import Activity
 from connector.runtime.changes import Topic
 from connector.runtime.metric_registry import MetricRegistry
@@ -137,7 +137,10 @@ class Metrics(MetricRegistry):
             "kind",
         )
         self.dead = self.gauge(
-            "dead_letters", "Dead events and profiles, by problem code.", "connection", "cause"
+            "dead_letters",
+            "Entries of all lanes that died, by problem code.",
+            "connection",
+            "cause",
         )
         self.backfill = self.gauge(
             "backfill_progress_ratio",
@@ -407,10 +410,11 @@ class Metrics(MetricRegistry):
         for labels, age in oldest.items():
             self.oldest.labels(*labels).set(age)
 
-    def set_dead_letters(self, found: Sequence[tuple[str, str, int]]) -> None:
+    def set_dead_letters(self, groups: Sequence[StuckGroup]) -> None:
         self.dead.clear()
-        for connection, cause, count in found:
-            self.dead.labels(connection, cause).set(count)
+        for group in groups:
+            if group.state is State.DEAD:
+                self.dead.labels(group.lane.connection, group.problem).inc(group.entries)
 
     def set_uncertain(self, found: Mapping[str, int], connections: Sequence[str]) -> None:
         for connection in connections:

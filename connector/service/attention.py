@@ -3,15 +3,17 @@ is the same."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from connector.domain.attention import Affected, AttentionItem
 from connector.domain.errors import Problem
-from connector.domain.lanes import EVENTS
-from connector.domain.remedies import Page, by, retried
+from connector.domain.lanes import LaneId
+from connector.domain.records import State
+from connector.domain.remedies import Page, by
 from connector.domain.wording import counted, format_age, listed
-from connector.ports import Approval, Backlog
+from connector.ports import Approval, Backlog, StuckGroup
 
 _NO_ALERT = {Problem.PAUSED}
 """Stops that a person made on purpose."""
@@ -35,21 +37,18 @@ def locked(holder: str, millis: int, by: str) -> AttentionItem:
     return AttentionItem("silent", text, Problem.STORE_UNAVAILABLE)
 
 
-def of_lanes(
-    backlogs: Sequence[Backlog], dead_by_cause: Mapping[str, Mapping[str, int]]
-) -> list[AttentionItem]:
-    """Lanes that were stopped, and entries that died. `dead_by_cause`: connection → problem code →
-    number."""
+def of_lanes(backlogs: Sequence[Backlog], stuck: Sequence[StuckGroup]) -> list[AttentionItem]:
+    """Lanes that were stopped, and entries that died."""
+    causes: dict[LaneId, dict[str, int]] = defaultdict(dict)
+    for group in stuck:
+        if group.state is State.DEAD:
+            causes[group.lane.id][group.problem] = group.entries
     found = []
     for b in backlogs:
         if stopped := _stopped(b):
             found.append(stopped)
         if b.dead:
-            dead = sum(other.dead for other in backlogs if _same(other, b))
-            causes = dead_by_cause.get(b.lane.connection, {})
-            # Those of reads are not counted by cause.
-            shared = len(causes) == 1 and sum(causes.values()) == dead
-            found.append(_dead(b, causes if dead == b.dead or shared else {}))
+            found.append(_dead(b, causes[b.lane.id]))
     return found
 
 
@@ -92,10 +91,6 @@ def _as_one(key: str, items: Sequence[AttentionItem]) -> AttentionItem:
     return replace(first, key=key)
 
 
-def _same(one: Backlog, other: Backlog) -> bool:
-    return one.lane.connection == other.lane.connection
-
-
 def _stopped(b: Backlog) -> AttentionItem | None:
     label, problem = b.lane.title, b.state.problem
     if b.state.mode == "running" or problem is None or problem in _NO_ALERT:
@@ -119,10 +114,8 @@ def _dead(b: Backlog, causes: Mapping[str, int]) -> AttentionItem:
     if len(causes) == 1:
         [code] = causes
         problem = Problem.from_code(code)
-        todo = f"{problem.advice}; {kind.dead_remedy}"
-        if kind is EVENTS:
-            todo = retried(problem.advice, code) + by(Page.NONE, ", or discard")
-        return AttentionItem(f"dead {label}", f"{text}: {problem.meaning}", problem, todo)
+        text = f"{text}: {problem.meaning}"
+        return AttentionItem(f"dead {label}", text, problem, kind.advice(problem))
     if causes:
         listed = [f"{count:,} {code}" for code, count in sorted(causes.items())]
         text += f" ({', '.join(listed)})"

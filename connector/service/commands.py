@@ -38,10 +38,12 @@ from connector.service.status import Status
 _AUDITED_ELSEWHERE = frozenset(("settings", "modules", "add-connection", "remove-connection"))
 """What they change is audited with the change, and says what was before."""
 
-_BULK = ("retry", "discard")
+_BULK = ("retry", "discard", "refresh")
 """Commands about any number of records: they hold up no other command."""
 
-
+_STEP = 1_000
+"""People that one transaction requests reads of."""
+_NO_READS = "only a running daemon that reads people can refresh a person"
 _POLL_INTERVAL = 0.1
 
 
@@ -246,8 +248,10 @@ class Commands(Queries):
                 case "pause" | "resume":
                     async with self._changing:
                         return await self._pause_or_resume(kind, args["connection"])
-                case "refresh":
+                case "refresh" if "person" in args:
                     return await self._refresh_person(args["connection"], args["person"])
+                case "refresh":
+                    return await self._refresh_stuck(args["connection"], args.get("cause"), report)
                 case "retry":
                     return True, await self._retry(args, report)
                 case "discard":
@@ -361,7 +365,7 @@ class Commands(Queries):
     async def _refresh_person(self, connection: str, who: str) -> tuple[bool, Mapping[str, Any]]:
         runtime = self._runtimes.get(connection)
         if runtime is None or runtime.reads is None:
-            return False, {"error": "only a running daemon that reads people can refresh a person"}
+            return False, {"error": _NO_READS}
         found = await self._store.timelines.find(connection, who)
         if not found:
             return False, {"error": f"{connection} has no person with this address or id"}
@@ -371,6 +375,27 @@ class Commands(Queries):
         )
         runtime.reads.wake()
         return True, {"requested": len(found), "since": now}
+
+    async def _refresh_stuck(
+        self, connection: str, cause: str | None, report: Report
+    ) -> tuple[bool, Mapping[str, Any]]:
+        """Read everyone whose profile or read is held or died, after what is live."""
+        runtime = self._runtimes.get(connection)
+        if runtime is None or runtime.reads is None:
+            return False, {"error": _NO_READS}
+        now, requested, last = self._clock.now(), 0, None
+        while page := await self._store.stuck_people.find(
+            connection=connection, cause=cause, after=last, limit=_STEP
+        ):
+            last = page[-1].position
+            people = {x.person for x in page if x.person is not None}
+            await self._store.reads.request(
+                runtime.reads.lane.id, dict.fromkeys(people, now), backfill=True
+            )
+            requested += len(people)
+            await report({"requested": requested})
+            runtime.reads.wake()
+        return True, {"requested": requested}
 
     async def count_people(self, connection: str, who: str) -> int:
         """How many people `forget` would erase."""

@@ -27,7 +27,7 @@ from connector.domain.records import State
 from connector.domain.remedies import at_command_line, in_console
 from connector.domain.wording import counted, format_age
 from connector.pipeline.lease import STORE_RESOURCE
-from connector.ports import Backlog, Store
+from connector.ports import Backlog, Store, StuckGroup
 from connector.service import status as views
 from connector.service.process import (
     ConnectionReport,
@@ -79,7 +79,6 @@ async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> view
     names = dict.fromkeys([*report.connections, *(b.lane.connection for b in facts.backlogs)])
     streams = await store.reports.streams()
     uncertain = await store.action_views.uncertain()
-    skipped = await store.reports.skipped_people()
     minutes = _by_lane(
         await store.facts.throughput(since_minute=_first_minute(facts.now)), facts.now
     )
@@ -91,7 +90,7 @@ async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> view
                 if n == name
             ],
             uncertain.get(name, 0),
-            {problem: n for (c, problem), n in skipped.items() if c == name},
+            _skipped_people(groups, name),
             minutes,
         )
         for name in names
@@ -110,7 +109,7 @@ async def build(store: Store, facts: Facts, mappings: Mapping[str, str]) -> view
         attention=[attention_view(item, connections) for item in facts.attention],
         degraded=[attention_view(item, connections) for item in facts.degraded],
         connections=connections,
-        dead_letters=[_dead_letters(*group) for group in groups],
+        dead_letters=[_dead_letters(x) for x in groups if x.lane.lane_kind is not ACTIONS],
         approvals=[
             views.ApprovalStatus(
                 id=approval.id,
@@ -212,18 +211,32 @@ def _age(at: int | None, now: Millis) -> float | None:
     return None if at is None else max(0, now - at) / 1000
 
 
-def _dead_letters(connection: str, state: State, code: str, count: int) -> views.DeadLetters:
+def _dead_letters(group: StuckGroup) -> views.DeadLetters:
+    lane, code = group.lane, group.problem
     problem = Problem.from_code(code) if code else None
     advice = problem.advice if problem else ""
+    if problem and group.state is State.DEAD:
+        advice = lane.lane_kind.advice(problem)
     return views.DeadLetters(
-        connection=connection,
-        state=state.name.lower(),
+        connection=lane.connection,
+        kind=lane.kind,
+        lane=lane.lane_kind.title(lane.destination),
+        state=group.state.name.lower(),
         problem=code,
         meaning=problem.meaning if problem else "",
-        remedy=at_command_line(advice, connection),
-        in_console=in_console(advice, connection, code),
-        count=count,
+        remedy=at_command_line(advice, lane.connection),
+        in_console=in_console(advice, lane.connection, code),
+        count=group.entries,
     )
+
+
+def _skipped_people(groups: Sequence[StuckGroup], connection: str) -> dict[str, int]:
+    """Problem code → people whose profile is held or died."""
+    found: dict[str, int] = defaultdict(int)
+    for group in groups:
+        if group.lane.connection == connection and group.lane.lane_kind is PROFILES:
+            found[group.problem] += group.entries
+    return dict(found)
 
 
 _STOPS_EVERY_LANE = frozenset({Problem.STORE_UNAVAILABLE, Problem.STORE_REPLACED})

@@ -25,6 +25,8 @@ from connector.ports import (
     DeadLetterFilter,
     Store,
     StoredSetting,
+    StuckPerson,
+    StuckPosition,
 )
 from connector.service import attention, grants
 from connector.service.mapping_trials import MappingTrials
@@ -247,6 +249,19 @@ class Queries:
             found += [(name, id) for id in await self._store.timelines.find(name, who)]
         return found
 
+    async def stuck_people(
+        self,
+        connection: str | None,
+        cause: str | None,
+        limit: int,
+        *,
+        after: StuckPosition | None = None,
+    ) -> Sequence[StuckPerson]:
+        """People whose profile, read or membership is held or died. See StuckPeople.find."""
+        return await self._store.stuck_people.find(
+            connection=connection, cause=cause, after=after, limit=limit
+        )
+
     async def timeline(self, id: int) -> dict[str, Any]:
         """One person with what happened to them. Raises KeyError for one who is not stored."""
         return timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT))
@@ -327,11 +342,8 @@ class Queries:
         """What needs a person, or will if it lasts. Each has a key that stays the same while the
         problem is the same. `report`: of the process that runs."""
         found = list(report.attention) if report else []
-        causes: dict[str, dict[str, int]] = {}
-        if any(b.dead for b in backlogs):
-            for connection, code, count in await self._store.reports.dead_by_cause():
-                causes.setdefault(connection, {})[code] = count
-        found += attention.of_lanes(backlogs, causes)
+        stuck = await self._store.dead_letters.groups() if any(b.dead for b in backlogs) else []
+        found += attention.of_lanes(backlogs, stuck)
         for b in backlogs:
             if b.held and b.lane.lane_kind is ACTIONS:
                 found += await self._held_actions(b.lane.connection)

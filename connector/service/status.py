@@ -207,8 +207,13 @@ class ConnectionStatus(View):
 
 
 class DeadLetters(View):
+    """What is held or died in one lane with one cause: records, and profiles, reads and memberships
+    of people."""
+
     connection: str
-    state: str
+    kind: str
+    lane: str = Field(description="As in `lanes`.")
+    state: str = Field(description="`held` or `dead`.")
     problem: str
     meaning: str
     remedy: str
@@ -231,6 +236,21 @@ class DeadLetterView(View):
     attempts: int
     received_at: int
     settled_at: int | None
+
+
+class StuckPersonView(View):
+    """A person's profile, read or membership that is held or died."""
+
+    connection: str
+    lane: str = Field(description="As in the status.")
+    state: str = Field(description="`held` or `dead`.")
+    problem: str
+    meaning: str
+    detail: str
+    since: int = Field(description="When what waits came to be, in ms since 1970.")
+    platform_id: str | None
+    email: str | None
+    target: str = Field(description="The list or tag of a membership.")
 
 
 class WebhookSheet(View):

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.profile_state import digest
-from connector.ports import Backfill, PersonState
+from connector.ports import Backfill, PersonState, StuckPerson
+from connector.service.status import StuckPersonView
 
 _OUTCOMES = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
 _FLAGS = ("dry_run", "existing_only", "force", "events")
@@ -24,6 +26,21 @@ _DRY_RUN_OUTCOMES = (
     "dead",
     "new_to_klaviyo",
 )
+
+
+def stuck_person_view(found: StuckPerson) -> StuckPersonView:
+    return StuckPersonView(
+        connection=found.lane.connection,
+        lane=found.lane.lane_kind.title(found.lane.destination),
+        state=found.state.name.lower(),
+        problem=found.problem,
+        meaning=Problem.from_code(found.problem).meaning if found.problem else "",
+        detail=found.detail,
+        since=found.since,
+        platform_id=found.platform_id,
+        email=found.email,
+        target=found.target,
+    )
 
 
 def run_view(

@@ -30,6 +30,7 @@ from connector.store.admin.process_reports import SqlProcessReports
 from connector.store.admin.reports import SqlReports
 from connector.store.admin.secrets import SqlSecrets
 from connector.store.admin.settings import SqlSettings, load_settings
+from connector.store.admin.stuck_people import SqlStuckPeople
 from connector.store.admin.timelines import SqlTimelines
 from connector.store.database import Database, is_pooled, open_database
 from connector.store.people.address_scopes import SqlAddressScopes
@@ -85,6 +86,7 @@ def store_on(database: Database, url: str, *, listen_url: str | None = None) -> 
         commands=SqlCommands(database),
         approvals=SqlApprovals(database),
         dead_letters=SqlDeadLetters(database),
+        stuck_people=SqlStuckPeople(database),
         notifications=SqlNotifications(database),
         secrets=SqlSecrets(database),
         authorizations=SqlAuthorizations(database),

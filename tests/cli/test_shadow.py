@@ -108,7 +108,7 @@ async def test_undeliverable_records_are_visible_in_shadow_too(folder: Folder) -
         app.runtimes["acme"].events.wake()
         await idle(app)
         groups = await app.store.dead_letters.groups()
-        assert [(problem, count) for _, _, problem, count in groups] == [("I20", 1)]
+        assert [(group.problem, group.entries) for group in groups] == [("I20", 1)]
         assert writes(folder.platforms) == []
     finally:
         await app.stop()

@@ -129,6 +129,36 @@ def test_a_person_is_read_sent_and_explained(call: Call, daemon: Folder) -> None
     assert all(field["confirmed"] for field in timeline["fields"].values())
 
 
+def test_people_whose_profile_was_refused_are_listed_and_refreshed_by_cause(
+    call: Call, daemon: Folder
+) -> None:
+    assert "nothing waits" in call("people", "list", at=daemon).out
+    headers, body = daemon.platforms.traffic.make_event()
+    email = json.loads(body)["email"]
+    daemon.platforms.jericommerce.person(email).change(balance=1234)
+    klaviyo = daemon.platforms.klaviyo
+    for endpoint in ("profile-import", "profile-bulk-import-jobs"):
+        klaviyo.faults.add(endpoint, "poison", match=email, pointer=True, count=50)
+    try:
+        assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
+        until("its profile is refused", lambda: email in call("people", "list", at=daemon).out)
+    finally:
+        klaviyo.faults.clear()
+    listed = call("people", "list", "--connection", "acme", "--cause", "k400", at=daemon).out
+    [line] = listed.splitlines()
+    assert re.search(rf"dead +acme profiles → klaviyo  K400 +\S+ {email}  \S", line)
+    [found] = json.loads(call("people", "list", "--json", at=daemon).out)
+    assert (found["email"], found["problem"], found["state"]) == (email, "K400", "dead")
+    status = call("status", at=daemon).out
+    assert "`connector people refresh acme --cause K400`" in status
+    assert "dead-letters" not in status
+    assert call("people", "list", "--cause", "E10", at=daemon).out.startswith("nothing waits")
+    refreshed = call("people", "refresh", "acme", "--cause", "K400", at=daemon)
+    assert (refreshed.code, refreshed.out) == (0, "requested: 1\n"), refreshed.err
+    until("no one is left", lambda: "nothing waits" in call("people", "list", at=daemon).out)
+    until("it is written", lambda: klaviyo.profile(email)["properties"]["balance"] == 1234)
+
+
 def test_an_unknown_person_is_reported(call: Call, daemon: Folder) -> None:
     for command in ("explain", "refresh"):
         result = call(command, "acme", "unknown@example.com", at=daemon)

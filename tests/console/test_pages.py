@@ -14,6 +14,7 @@ from connector.domain.errors import Problem
 from connector.domain.remedies import Page
 from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter, ProcessState
 from connector.service.process import ConnectionReport, ProcessReport
+from connector.testing.contracts.profile_harness import refuse_profile
 from tests.web.api.conftest import ApiHarness
 
 from .conftest import ConsoleHarness
@@ -150,6 +151,29 @@ async def test_a_person_is_found_without_an_address_in_the_url(console: ConsoleH
     assert "Balance changed" in answer.text
     unknown = await console.browser().submit("/people", "/people", who="else@example.com")
     assert "No person has this address or id." in unknown.text
+
+
+async def test_people_with_something_that_failed_are_found_from_their_cause(
+    console: ConsoleHarness,
+) -> None:
+    await console.api.dead_letters("eve")
+    for name in ("ada", "bob"):
+        await refuse_profile(console.api.store, console.api.fence, name)
+    browser = console.browser()
+    failed = (await browser.get("/dead-letters")).text
+    link = "/people?connection=acme&amp;cause=K400"
+    assert '<td class="n" data-label="Number">2</td>' in failed
+    assert f'<th scope="row"><a href="{link}">' in failed
+    page = (await browser.get(unescape(link))).text
+    assert re.findall(r">(\w+@example\.com)<", page) == ["bob@example.com", "ada@example.com"]
+    assert "ada is odd" in page
+    [key] = re.findall(r'href="(/people/[^"?]+)">ada', page)
+    assert "ada@example.com" in (await browser.get(key)).text
+    assert "No one matches" in (await browser.get("/people?cause=E10")).text
+    assert (await browser.get("/people?cursor=outbox:1")).status_code == 404
+    which = {"connection": "acme", "cause": "K400"}
+    answer = await browser.submit(unescape(link), "/people/refresh", **which)
+    assert "only a running daemon" in answer.text
 
 
 async def test_a_connection_is_paused_and_resumed(console: ConsoleHarness) -> None:

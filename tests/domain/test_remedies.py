@@ -13,15 +13,25 @@ from typer.main import get_command
 import connector
 from connector.cli import app
 from connector.domain.errors import Problem
-from connector.domain.lanes import LANE_KINDS
+from connector.domain.lanes import (
+    LANE_KINDS,
+    LIST_MEMBERS,
+    PROFILES,
+    READS,
+    SEGMENT_MEMBERS,
+    LaneKind,
+)
 from connector.domain.oauth import KLAVIYO_SCOPES
 from connector.domain.remedies import Page, at_command_line, by, in_console
 
 _HAS_A_BUTTON = re.compile(
-    r"`connector (actions|approvals|connect|dead-letters|refresh|resume|webhook-builder)\b"
+    r"`connector (actions|approvals|connect|dead-letters|people|refresh|resume|webhook-builder)\b"
 )
 REMEDIES = {problem.value: problem.advice for problem in Problem} | {
     kind.title("acme"): kind.dead_remedy for kind in LANE_KINDS
+}
+REMEDIES |= {
+    f"{problem} of {kind.label}": kind.advice(problem) for problem in Problem for kind in LANE_KINDS
 }
 
 
@@ -72,3 +82,23 @@ def test_the_console_names_no_command_where_it_has_a_button(name: str) -> None:
     for text in (at_command_line(remedy), in_console(remedy, "acme", "M20")):
         assert not re.search(r"[{}]", text)
     assert not _HAS_A_BUTTON.search(in_console(remedy, "acme"))
+
+
+@pytest.mark.parametrize("problem", [p for p in Problem if p is not Problem.UNKNOWN_EVENT])
+@pytest.mark.parametrize("kind", [PROFILES, READS, LIST_MEMBERS, SEGMENT_MEMBERS])
+def test_the_remedies_of_people_name_no_records(kind: LaneKind, problem: Problem) -> None:
+    for remedy in (at_command_line(kind.advice(problem)), in_console(kind.advice(problem), "acme")):
+        assert "dead-letters" not in remedy
+        assert remedy.count("](/people") <= 1
+
+
+def test_people_are_refreshed_by_their_cause() -> None:
+    advice = PROFILES.advice(Problem.KLAVIYO_REFUSED)
+    assert at_command_line(advice, "acme") == (
+        "read which field Klaviyo names with `connector people list --cause K400` and fix it, "
+        "then refresh them with `connector people refresh acme --cause K400`"
+    )
+    assert in_console(advice, "acme", "K400") == (
+        "read which field Klaviyo names under [People](/people?connection=acme&cause=K400) and "
+        "fix it, then refresh them"
+    )

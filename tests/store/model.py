@@ -33,6 +33,7 @@ from connector.ports import (
     ReadyCounts,
     RetryPolicy,
     Settled,
+    StuckGroup,
 )
 
 _STUCK = (State.HELD, State.DEAD)
@@ -330,13 +331,9 @@ class OutboxModel:
     def _stuck(self) -> list[Row]:
         return [row for row in self.rows.values() if row.state in _STUCK]
 
-    async def groups(self) -> Sequence[tuple[str, State, str, int]]:
-        counts: dict[tuple[str, State, str], int] = {}
-        for row in self._stuck():
-            key = (row.page.lane.connection, row.state, row.problem or "")
-            counts[key] = counts.get(key, 0) + 1
-        found = [(*key, n) for key, n in counts.items()]
-        return sorted(found, key=lambda group: (-group[3], group[0], group[2]))
+    async def groups(self) -> Sequence[StuckGroup]:
+        counts = Counter((row.page.lane, row.state, row.problem or "") for row in self._stuck())
+        return [StuckGroup(*key, count) for key, count in counts.items()]
 
     async def find(
         self, which: DeadLetterFilter = ANY_DEAD_LETTER, *, limit: int = 100
@@ -396,13 +393,6 @@ class OutboxModel:
                 )
             )
         return found
-
-    async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
-        return sorted(
-            (connection, problem, n)
-            for connection, state, problem, n in await self.groups()
-            if state == State.DEAD
-        )
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         return sorted((*key, *saved) for key, saved in self._checkpoints.items())

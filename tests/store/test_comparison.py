@@ -130,12 +130,14 @@ class Comparison:
                     (b.lane.connection, b.ready, b.claimed, b.held, b.dead, b.oldest)
                     for b in await store.reports.backlog()
                 ],
-                sorted(await store.dead_letters.groups()),
+                sorted(
+                    (group.lane.connection, *group[1:])
+                    for group in await store.dead_letters.groups()
+                ),
                 [
                     (x.unique_id, x.problem, x.detail, x.attempts, x.settled_at)
                     for x in await store.dead_letters.find()
                 ],
-                await store.reports.dead_by_cause(),
                 await store.reports.streams(),
                 [await store.reports.latencies(lane.id, 100) for lane in lanes],
                 await store.facts.usage_since("acc", {"events": 0}),

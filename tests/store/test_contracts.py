@@ -19,6 +19,7 @@ from connector.testing.contracts.retry_now import RetryNowContract
 from connector.testing.contracts.secrets import SecretsContract
 from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.stuck_people import StuckPeopleContract
 from connector.testing.contracts.throughput import ThroughputContract
 from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
 from connector.testing.contracts.unset_fields import UnsetFieldsContract
@@ -41,6 +42,10 @@ class TestProcessReports(ProcessReportsContract):
 
 
 class TestRetryNow(RetryNowContract):
+    pass
+
+
+class TestStuckPeople(StuckPeopleContract):
     pass
 
 

@@ -22,9 +22,10 @@ from connector.ports import (
     Fence,
     ProcessState,
     RetryPolicy,
+    StuckPosition,
 )
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import actions
+from connector.store.tables import actions, profiles
 from connector.testing.contracts.actions import make_harness, make_request
 from connector.testing.contracts.store import NOW, acquire_lease, record
 from connector.testing.contracts.unanswered_claims import QUEUES, TOKEN
@@ -169,11 +170,40 @@ async def test_dead_letters_are_found_in_order_and_without_a_scan(store: SqlStor
     assert plans.sorts == []
 
 
-async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
+async def test_people_with_a_cause_are_found_by_the_index_of_their_queue(store: SqlStore) -> None:
+    lane = await store.lanes.ensure("acme", "klaviyo", "profile")
+    await store.database.write(
+        lambda c: c.execute(
+            profiles.insert(),
+            [
+                {
+                    "person": n,
+                    "lane": lane.id,
+                    "state": State.DEAD if n % 9 == 0 else State.ACCEPTED,
+                    "problem": f"K40{n % 2 * 9}" if n % 9 == 0 else None,
+                    "due": NOW,
+                    "identity": "{}",
+                    "wanted": "{}",
+                    "confirmed": "{}",
+                }
+                for n in range(1, 4000)
+            ],
+        )
+    )
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    after = StuckPosition("profiles", 2000)
+    plans = await explain(
+        store, "profiles", lambda: store.stuck_people.find(cause="K400", after=after, limit=5)
+    )
+    assert (plans.scans, plans.sorts) == ([], [])
+    assert plans.count("profiles_stuck") == 1
+
+
+async def test_what_a_process_reports_and_what_is_stuck_is_read_by_an_index(
     store: SqlStore,
 ) -> None:
-    skipped = await explain(store, "counts", store.reports.skipped_people)
-    assert skipped.scans == []
+    stuck = await explain(store, "counts", store.dead_letters.groups)
+    assert stuck.scans == []
     await store.process_reports.save(ProcessState("one", NOW, frozenset(), "{}"))
     report = await explain(store, "process_reports", store.process_reports.latest)
     assert report.scans == []

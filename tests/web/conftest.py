@@ -71,7 +71,7 @@ class WebHarness:
         self.scraping.set()
         await self.may_scrape.wait()
         self.metrics.set_backlog(await self.store.reports.backlog(), self.clock.now())
-        self.metrics.set_dead_letters(await self.store.reports.dead_by_cause())
+        self.metrics.set_dead_letters(await self.store.dead_letters.groups())
 
     def connect(self, name: str, *, enabled: bool = True, pushes: bool = True) -> None:
         """Add a connection to JeriCommerce. Its lane is not run: nothing here delivers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,7 +21,7 @@ from connector.domain.wording import counted
 from connector.ports import Command, DeadLetterDetail
 from connector.service.dead_letters import filter_of
 from connector.service.mapping_trials import CAUSES
-from connector.service.status import Status
+from connector.service.status import DeadLetters
 from connector.web.storable import read_id
 
 _PAGE = 50
@@ -43,7 +44,8 @@ async def show(request: Request) -> Response:
         raise HTTPException(404) from None
     found = list(await commands.dead_letters(which, _PAGE + 1, before=before))
     status = await commands.latest_status()
-    causes = {group.problem: group.meaning for group in status.dead_letters if group.problem}
+    of_records = [group for group in status.dead_letters if group.kind == "event"]
+    causes = {group.problem: group.meaning for group in of_records if group.problem}
     if given.get("cause"):
         causes.setdefault(given["cause"], "")
     return await page(
@@ -51,7 +53,7 @@ async def show(request: Request) -> Response:
         "dead_letters.html",
         groups=status.dead_letters,
         causes=dict(sorted(causes.items())),
-        trials=await _trials(visit, status),
+        trials=await _trials(visit, of_records),
         progress=_progress(command),
         given=given,
         query=urlencode(given),
@@ -63,12 +65,12 @@ async def show(request: Request) -> Response:
     )
 
 
-async def _trials(visit: Visit, status: Status) -> dict[tuple[str, str], Any]:
+async def _trials(visit: Visit, groups: Sequence[DeadLetters]) -> dict[tuple[str, str], Any]:
     """(connection, cause) → what a changed mapping would make of its records."""
     trials = visit.services.commands.mapping_trials
     found = {
         (group.connection, group.problem): await trials.of_cause(group.connection, group.problem)
-        for group in status.dead_letters
+        for group in groups
     }
     return {key: trial for key, trial in found.items() if trial is not None}
 

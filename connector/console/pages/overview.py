@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +18,7 @@ from connector.console.session import ConsoleServices, Visit
 from connector.console.view import SharedPage
 from connector.domain.errors import ConfigError, StoreError
 from connector.domain.lanes import KLAVIYO
+from connector.domain.remedies import Page
 from connector.service.status import Attention, ConnectionStatus, LaneStatus, QuotaStatus, Status
 from connector.web.access import AccessDenied
 from connector.web.event_stream import event_stream
@@ -107,16 +107,19 @@ def cards(status: Status) -> list[Card]:
 
 
 def _page_of(status: Status) -> Callable[[Attention], str]:
-    """The page on which a person can do something about an item whose text links to none: failed
-    records by their cause, else the connection."""
-    failed = {(group.connection, group.problem) for group in status.dead_letters}
+    """The page on which a person can do something about an item whose text links to none: what
+    failed, by its cause, else the connection."""
+    pages = {
+        (group.connection, group.problem): Page.FAILED if group.kind == "event" else Page.PEOPLE
+        for group in reversed(status.dead_letters)
+    }
 
     def page_of(item: Attention) -> str:
         if "](" in item.in_console:
             return ""
-        if (item.connection, item.code) in failed:
-            query = {"connection": item.connection, "cause": item.code}
-            return "/dead-letters?" + urlencode(query)
+        code = item.code or ""
+        if page := pages.get((item.connection, code)):
+            return page.path(item.connection, code)
         return f"/connections/{item.connection}" if item.connection else ""
 
     return page_of

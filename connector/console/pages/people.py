@@ -1,11 +1,13 @@
-"""`/people`: one person's timeline and fields. No address or platform id is in a URL."""
+"""`/people`: one person's timeline and fields, and all with something that failed. No address or
+platform id is in a URL."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,13 +16,57 @@ from starlette.routing import Route
 
 from connector.console.session import Visit, error_text
 from connector.console.view import page
+from connector.ports import StuckPerson
 from connector.service.runtime import PersonNow
+from connector.service.views import stuck_person_view
 from connector.web.access import AccessDenied
 from connector.web.person_keys import open_person, seal_person
+from connector.web.stuck_position import read_position, write_position
+
+_PAGE = 50
+_FILTERS = ("connection", "cause")
 
 
 async def show(request: Request) -> Response:
-    return await page(Visit.of(request), "people.html", found=None)
+    return await _list(Visit.of(request), None)
+
+
+async def _list(visit: Visit, found: list[tuple[str, str]] | None) -> Response:
+    """The search, what it has `found`, and for operators the people with something that failed."""
+    values, commands = visit.request.query_params, visit.services.commands
+    given = {key: str(values[key]).strip() for key in _FILTERS if values.get(key)}
+    try:
+        after = read_position(values["cursor"]) if values.get("cursor") else None
+    except ValueError:
+        raise HTTPException(404) from None
+    status = await commands.latest_status()
+    groups = [group for group in status.dead_letters if group.kind != "event"]
+    causes = {group.problem: group.meaning for group in groups if group.problem}
+    if given.get("cause"):
+        causes.setdefault(given["cause"], "")
+    stuck: Sequence[StuckPerson] = ()
+    if visit.principal.is_operator:
+        stuck = await commands.stuck_people(
+            given.get("connection"), given.get("cause"), _PAGE + 1, after=after
+        )
+    more = len(stuck) > _PAGE
+    return await page(
+        visit,
+        "people.html",
+        found=found,
+        given=given,
+        query=urlencode(given),
+        causes=dict(sorted(causes.items())),
+        connections=sorted(status.connections),
+        stuck=[(stuck_person_view(x), _key(visit, x)) for x in stuck[:_PAGE]],
+        next=write_position(stuck[_PAGE - 1].position) if more else None,
+    )
+
+
+def _key(visit: Visit, found: StuckPerson) -> str | None:
+    if found.person is None:
+        return None
+    return seal_person(visit.services.seal, found.lane.connection, found.person)
 
 
 async def find(request: Request) -> Response:
@@ -32,7 +78,7 @@ async def find(request: Request) -> Response:
     keys = [(name, seal_person(visit.services.seal, name, id)) for name, id in found]
     if len(keys) == 1:
         return RedirectResponse(f"/people/{keys[0][1]}", 303)
-    return await page(visit, "people.html", found=keys)
+    return await _list(visit, keys)
 
 
 async def show_one(request: Request) -> Response:
@@ -123,6 +169,18 @@ async def forget(request: Request) -> Response:
     return visit.redirect("/people", "The person is forgotten, and does not come back by itself.")
 
 
+async def refresh_stuck(request: Request) -> Response:
+    """Read everyone with something that failed again; with a cause those with it."""
+    visit = Visit.of(request)
+    form = await visit.form()
+    args = {key: str(form[key]) for key in _FILTERS if form.get(key)}
+    if "connection" not in args:
+        raise HTTPException(400)
+    done, result = await visit.run("refresh", args)
+    message = "They are being read at the platform." if done else error_text(result)
+    return visit.redirect(f"/people?{urlencode(args)}", message, failed=not done)
+
+
 async def refresh(request: Request) -> Response:
     visit = Visit.of(request)
     await visit.form()
@@ -148,6 +206,7 @@ async def _person(visit: Visit) -> tuple[str, int, dict[str, Any]]:
 routes = [
     Route("/people", show, name="people"),
     Route("/people", find, methods=["POST"]),
+    Route("/people/refresh", refresh_stuck, methods=["POST"]),
     Route("/people/{key}", show_one, name="person"),
     Route("/people/{key}/refresh", refresh, methods=["POST"]),
     Route("/people/{key}/compare", compare, methods=["POST"]),

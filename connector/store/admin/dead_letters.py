@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select, true, update
 
-from connector.domain.lanes import LaneId, Millis, QueueName
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import Entry, State
-from connector.ports import ANY_DEAD_LETTER, DeadLetter, DeadLetterDetail, DeadLetterFilter
+from connector.ports import (
+    ANY_DEAD_LETTER,
+    DeadLetter,
+    DeadLetterDetail,
+    DeadLetterFilter,
+    StuckGroup,
+)
 from connector.store.admin import requests as request_rows
 from connector.store.admin.lanes import LaneRow
-from connector.store.admin.reports import stuck_rows
+from connector.store.admin.reports import stuck_groups
 from connector.store.database import Database
 from connector.store.pieces import Pieces
 from connector.store.queues.outbox_rows import COLUMNS, OutboxRow, by_stuck_index
@@ -63,7 +68,6 @@ class _DeadLetterRow(NamedTuple):
 
 
 _DEAD_LETTERS = select(*(outbox.c[name] for name in _DeadLetterRow._fields))
-_GROUPED: tuple[QueueName, ...] = ("outbox", "profiles", "memberships")
 
 
 class SqlDeadLetters:
@@ -73,13 +77,12 @@ class SqlDeadLetters:
         self._database = database
         self._changed = Pieces(database, _MOST_CHANGED)
 
-    async def groups(self) -> Sequence[tuple[str, State, str, int]]:
-        def work(c: Connection) -> list[tuple[str, State, str, int]]:
-            found: Counter[tuple[str, State, str]] = Counter()
-            for connection, state, problem, rows in stuck_rows(c, _GROUPED):
-                found[connection, state, problem] += rows
-            groups = [(*key, count) for key, count in found.items()]
-            return sorted(groups, key=lambda group: (-group[3], group[0], group[2]))
+    async def groups(self) -> Sequence[StuckGroup]:
+        def work(c: Connection) -> list[StuckGroup]:
+            return sorted(
+                stuck_groups(c),
+                key=lambda group: (-group.entries, group.lane.title, group.problem, group.state),
+            )
 
         return await self._database.read(work)
 
@@ -104,11 +107,11 @@ class SqlDeadLetters:
         def work(c: Connection) -> int:
             if not (which.ids or which.text):
                 return sum(
-                    rows
-                    for connection, state, cause, rows in stuck_rows(c, ("outbox",))
-                    if which.connection in (None, "", connection)
-                    and which.state in (None, state)
-                    and which.cause in (None, "", cause)
+                    group.entries
+                    for group in stuck_groups(c, ["outbox"])
+                    if which.connection in (None, "", group.lane.connection)
+                    and which.state in (None, group.state)
+                    and which.cause in (None, "", group.problem)
                 )
             query = select(func.count()).select_from(outbox)
             query = query.where(*_conditions(which, _lanes(c)))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, func, select
 
 from connector.domain.lanes import Lane, LaneId, Millis, QueueName
 from connector.domain.outcomes import Request
 from connector.domain.records import FIRST_POLL_STREAM, State
-from connector.ports import Backlog
+from connector.ports import Backlog, StuckGroup
 from connector.store import counters
 from connector.store.admin import requests as request_rows
 from connector.store.admin.lanes import LaneRow
@@ -61,27 +60,8 @@ class SqlReports:
 
         return await self._database.read(work)
 
-    async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
-        def work(c: Connection) -> list[tuple[str, str, int]]:
-            found: Counter[tuple[str, str]] = Counter()
-            for connection, state, problem, rows in stuck_rows(c, _WITH_CAUSES):
-                if state is State.DEAD:
-                    found[connection, problem] += rows
-            return sorted((*key, rows) for key, rows in found.items())
-
-        return await self._database.read(work)
-
     async def people_by_state(self) -> Mapping[tuple[str, str], int]:
         return await self._database.read(lambda c: counters.load(c, "people"))
-
-    async def skipped_people(self) -> Mapping[tuple[str, str], int]:
-        def work(c: Connection) -> dict[tuple[str, str], int]:
-            found: Counter[tuple[str, str]] = Counter()
-            for connection, _, problem, rows in stuck_rows(c, ("profiles",)):
-                found[connection, problem] += rows
-            return dict(found)
-
-        return await self._database.read(work)
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         t = checkpoints.c
@@ -145,7 +125,6 @@ class SqlReports:
         return await self._database.read(work)
 
 
-_WITH_CAUSES: tuple[QueueName, ...] = ("outbox", "profiles", "actions", "memberships")
 _QUEUES: Mapping[QueueName, QueueTable] = {
     "outbox": outbox_queue,
     "reads": reads_queue,
@@ -155,14 +134,14 @@ _QUEUES: Mapping[QueueName, QueueTable] = {
 }
 
 
-def stuck_rows(c: Connection, queues: Sequence[QueueName]) -> Iterator[tuple[str, State, str, int]]:
-    """(connection, held or dead, problem code, rows) of each lane of these queues."""
-    connections = {row.id: row.connection for row in LaneRow.all(c)}
+def stuck_groups(c: Connection, queues: Iterable[QueueName] = _QUEUES) -> Iterator[StuckGroup]:
+    """What is held or dead in the lanes of these queues."""
+    lanes = {row.id: row.lane() for row in LaneRow.all(c)}
     for queue in queues:
-        for lane, counted in counters.load_queue(c, queue).items():
-            for (state, problem), rows in counted.stuck.items():
-                if connection := connections.get(LaneId(lane)):
-                    yield connection, state, problem, rows
+        for id, counted in counters.load_queue(c, queue).items():
+            if lane := lanes.get(LaneId(id)):
+                for (state, problem), count in counted.stuck.items():
+                    yield StuckGroup(lane, state, problem, count)
 
 
 def queue_of(lane: Lane) -> QueueTable:

@@ -27,8 +27,16 @@ from connector.domain.outcomes import (
     Retry,
     Unsent,
 )
-from connector.domain.records import Claim, Page, Record
-from connector.ports import ActionPosition, ActionView, Decision, Fence, RetryPolicy, Store
+from connector.domain.records import Claim, Page, Record, State
+from connector.ports import (
+    ActionPosition,
+    ActionView,
+    Decision,
+    Fence,
+    RetryPolicy,
+    Store,
+    StuckGroup,
+)
 from connector.testing.fakes.clock import START
 
 _NOW = Millis(START)
@@ -609,5 +617,6 @@ class ActionsContract:
         await harness.settle(claim, Dead(claim.entries[0].seq, Problem.PLATFORM_REFUSED))
         [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.claimed, backlog.dead) == (0, 1, 1)
-        assert await store.reports.dead_by_cause() == [("acme", "P400", 1)]
+        groups = await store.dead_letters.groups()
+        assert groups == [StuckGroup(harness.lane, State.DEAD, "P400", 1)]
         assert (await store.action_views.throughput(harness.lane.id, now=_NOW)).waiting == 0

@@ -311,7 +311,7 @@ class MembershipsContract:
         env.later(HORIZON)
         await env.settle(claim, [Ambiguous(seq, Problem.TIMED_OUT)])
         [letter] = await store.dead_letters.groups()
-        assert letter[2] == Problem.RETRIES_EXHAUSTED
+        assert letter.problem == Problem.RETRIES_EXHAUSTED
 
     async def test_a_refused_member_is_retried_when_they_join_again(self, store: Store) -> None:
         env = await make_harness(store)

@@ -6,7 +6,7 @@ from typing import Any
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
-from connector.domain.outcomes import Observed
+from connector.domain.outcomes import Dead, Observed
 from connector.domain.profile_state import write_from_json
 from connector.domain.profiles import EmailChange, Observation
 from connector.domain.records import Claim, Page
@@ -113,6 +113,19 @@ async def read(store: Store, fence: Fence, name: str, at: int = NOW, **changes: 
 async def settle(store: Store, claim: Claim, *outcomes: Any, at: int = NOW) -> int:
     policy = RetryPolicy(HORIZON)
     return (await store.profiles.settle(claim, outcomes, now=Millis(at), policy=policy)).changed
+
+
+async def refuse_profile(
+    store: Store, fence: Fence, name: str, problem: Problem = Problem.KLAVIYO_REFUSED
+) -> int:
+    """The first write of this person is refused; returns the person."""
+    await append_events(store, name)
+    person = await read(store, fence, name, balance=1)
+    claim = await claim_writes(store, fence, LATER)
+    assert claim
+    [entry] = claim.entries
+    await settle(store, claim, Dead(entry.seq, problem, f"{name} is odd"), at=LATER)
+    return person
 
 
 def written_fields(claim: Claim | None) -> dict[str, Any]:

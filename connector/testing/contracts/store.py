@@ -31,7 +31,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Appended, Checkpoint, Claim, Page, Record, State
-from connector.ports import DeadLetterFilter, Fence, Holder, RetryPolicy, Settled, Store
+from connector.ports import DeadLetterFilter, Fence, Holder, RetryPolicy, Settled, Store, StuckGroup
 
 NOW = Millis(1_790_000_000_000)
 TTL = 300_000
@@ -225,10 +225,9 @@ class StoreContract:
         assert (backlog.ready, backlog.claimed, backlog.held, backlog.dead) == (3, 0, 1, 1)
         groups = await store.dead_letters.groups()
         assert set(groups) == {
-            ("acme", State.DEAD, "E10", 1),
-            ("acme", State.HELD, "I20", 1),
+            StuckGroup(lane, State.DEAD, "E10", 1),
+            StuckGroup(lane, State.HELD, "I20", 1),
         }
-        assert await store.reports.dead_by_cause() == [("acme", "E10", 1)]
         shown = await store.dead_letters.show(seqs[5])
         assert shown
         assert shown.request == request

@@ -11,7 +11,7 @@ from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import Accepted, Observed
 from connector.domain.records import State
 from connector.domain.unsets import FLOOR
-from connector.ports import Fence, RetryPolicy, Store
+from connector.ports import Fence, RetryPolicy, Store, StuckGroup
 from connector.testing.contracts.profile_harness import (
     LATER,
     append_events,
@@ -79,7 +79,7 @@ class UnsetFieldsContract:
         assert await claim_writes(store, fence, LATER, mode=SINGLE) is None
         assert await store.unset_fields.held(profiles.id) == {"tier": 1}
         groups = await store.dead_letters.groups()
-        assert groups == [("acme", State.HELD, Problem.MASS_UNSET.value, 1)]
+        assert groups == [StuckGroup(profiles, State.HELD, Problem.MASS_UNSET.value, 1)]
         # They are no longer held when something else of them changes.
         await observe(store, fence, "ada", LATER + 1, tier=None, balance=3)
         claim = await claim_writes(store, fence, LATER + 1, mode=SINGLE)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from connector.config import Config
 from connector.domain.lanes import MAX_ID
-from connector.ports import ActionPosition
+from connector.ports import ActionPosition, StuckPosition
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.encryption import Seal
 from connector.service import Commands
@@ -21,6 +21,7 @@ from connector.service.webhook_builder import FlowTarget
 from connector.web.access import Access, Principal
 from connector.web.api.problems import ApiError
 from connector.web.storable import is_storable, read_id
+from connector.web.stuck_position import read_position
 
 T = TypeVar("T")
 
@@ -136,6 +137,16 @@ def read_action_cursor(cursor: _CursorText = None) -> ActionPosition | None:
     return ActionPosition(id, stuck=part == "stuck")
 
 
+def read_stuck_cursor(cursor: _CursorText = None) -> StuckPosition | None:
+    """the person after which the page begins."""
+    if cursor is None:
+        return None
+    try:
+        return read_position("{}:{}".format(*_read_position(cursor)))
+    except ValueError:
+        raise ApiError(400, "`cursor` is not one of this list: leave it out") from None
+
+
 def write_cursor(last: int, part: str = "") -> str:
     text = f"{part}:{last}" if part else str(last)
     return urlsafe_b64encode(text.encode()).decode().rstrip("=")
@@ -143,4 +154,5 @@ def write_cursor(last: int, part: str = "") -> str:
 
 Cursor = Annotated[int | None, Depends(read_cursor)]
 ActionCursor = Annotated[ActionPosition | None, Depends(read_action_cursor)]
+StuckCursor = Annotated[StuckPosition | None, Depends(read_stuck_cursor)]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items of a page.")]

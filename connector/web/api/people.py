@@ -1,4 +1,5 @@
-"""`/people`: one person at a time. Addresses and platform ids stand in no URL."""
+"""`/people`: one person, and all with something that failed. Addresses and platform ids stand in
+no URL."""
 
 from __future__ import annotations
 
@@ -7,7 +8,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field, model_validator
 
-from connector.web.api.context import Input, Operator, Services
+from connector.service.status import StuckPersonView
+from connector.service.views import stuck_person_view
+from connector.web.api.context import (
+    Input,
+    Limit,
+    Operator,
+    Page,
+    Services,
+    StuckCursor,
+    write_cursor,
+)
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
 from connector.web.person_keys import open_person, seal_person
@@ -40,6 +51,19 @@ class FoundPeople(BaseModel):
     items: list[FoundPerson]
 
 
+class StuckPerson(StuckPersonView):
+    """`key` as in FoundPerson; None where only an address is known."""
+
+    key: str | None
+
+
+class StuckFilter(Input):
+    """The people of one connection; with `cause`, a problem code, only those with it."""
+
+    connection: str
+    cause: str | None = None
+
+
 class Timeline(BaseModel):
     """What was received about a person, what it became, which request carried it, and what the
     remote side answered."""
@@ -62,6 +86,36 @@ async def find_people(query: PersonQuery, services: Services, caller: Operator) 
             for connection, id in found
         ]
     )
+
+
+@router.get("")
+async def list_stuck_people(
+    services: Services,
+    caller: Operator,
+    after: StuckCursor,
+    limit: Limit = 50,
+    connection: str | None = None,
+    cause: str | None = None,
+) -> Page[StuckPerson]:
+    """People whose profile, read or membership is held or died: profiles, then reads, then
+    memberships, each with the newest first."""
+    found = await services.commands.stuck_people(connection, cause, limit + 1, after=after)
+    items = [
+        StuckPerson(
+            **stuck_person_view(x).model_dump(),
+            key=seal_person(services.seal, x.lane.connection, x.person) if x.person else None,
+        )
+        for x in found[:limit]
+    ]
+    last = found[limit - 1].position if len(found) > limit else None
+    return Page(items=items, next=write_cursor(last.id, last.queue) if last else None)
+
+
+@router.post("/refresh", responses=ACCEPTED)
+async def refresh_stuck_people(which: StuckFilter, order: Order) -> CommandView:
+    """Read these people at the platform again, after what is live, and write their profiles again.
+    The next full sync sends memberships again."""
+    return await order.run("refresh", which.model_dump(exclude_none=True))
 
 
 @router.get("/{key}/timeline")

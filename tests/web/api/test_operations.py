@@ -11,6 +11,7 @@ from connector.domain.actions import Action, ActionBatch, ActionRequest, Caps
 from connector.domain.errors import Problem
 from connector.domain.records import State
 from connector.ports import ANY_DEAD_LETTER
+from connector.testing.contracts.profile_harness import refuse_profile
 from connector.web.api.context import write_cursor
 
 from .conftest import ApiHarness
@@ -219,6 +220,31 @@ async def test_a_person_is_found_by_address_and_shown_by_an_opaque_key(
     assert shown["connection"] == "acme"
     assert shown["person"]["email"] == "ana@example.com"
     assert (await operator.get("/api/v1/people/forged/timeline")).status_code == 404
+
+
+async def test_people_with_something_that_failed_are_listed_for_operators(
+    harness: ApiHarness, operator: httpx.AsyncClient, viewer: httpx.AsyncClient
+) -> None:
+    for name in ("ada", "bob", "cyd"):
+        await refuse_profile(harness.store, harness.fence, name)
+    first = (await operator.get("/api/v1/people?connection=acme&cause=K400&limit=2")).json()
+    second = (await operator.get(f"/api/v1/people?limit=2&cursor={first['next']}")).json()
+    assert [x["platform_id"] for x in first["items"] + second["items"]] == ["cyd", "bob", "ada"]
+    assert second["next"] is None
+    shown = first["items"][0]
+    assert (shown["lane"], shown["state"], shown["problem"]) == (
+        "profiles → klaviyo",
+        "dead",
+        "K400",
+    )
+    timeline = await operator.get(f"/api/v1/people/{shown['key']}/timeline")
+    assert timeline.json()["person"]["email"] == "cyd@example.com"
+    assert (await viewer.get("/api/v1/people")).status_code == 403
+    assert (await operator.get("/api/v1/people?cursor=b3V0Ym94OjE")).status_code == 400  # outbox:1
+    assert (await operator.get("/api/v1/people?cause=E10")).json() == {"items": [], "next": None}
+    which = {"connection": "acme", "cause": "K400"}
+    answer = await operator.post("/api/v1/people/refresh", json=which)
+    assert "only a running daemon" in answer.text
 
 
 async def test_an_invalid_request_is_not_repeated_in_its_answer(
