@@ -16,17 +16,18 @@ from connector.runtime.printable import one_line
 _PROC = Path("/proc")
 _WRITE_LOCK = 120
 """The byte of the -shm file that a program locks which writes (SQLite: WAL_WRITE_LOCK)."""
+_SHARED_LOCK = 0x40000002
+"""A byte of the file that all who use it share (SQLite: SHARED_FIRST)."""
 
 
 def locking(path: Path) -> str:
-    """The program that holds the write lock of the store: `process 25572 (python3)`, or `another
-    program` where the system does not say which."""
-    with contextlib.suppress(OSError, ValueError):
-        found = path.with_name(f"{path.name}-shm").stat()
-        file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-        for pid in _writers(file):
-            if pid != os.getpid():
-                return _named(str(pid))
+    """The program that holds the write lock of the store, or keeps the file for itself: `process
+    25572 (python3)`, or `another program` where the system does not say which."""
+    for file, byte in ((path.with_name(f"{path.name}-shm"), _WRITE_LOCK), (path, _SHARED_LOCK)):
+        with contextlib.suppress(OSError, ValueError):
+            for pid in _writers(file.stat(), byte):
+                if pid != os.getpid():
+                    return _named(str(pid))
     return "another program"
 
 
@@ -40,14 +41,15 @@ def keeping(path: Path) -> str | None:
     return None
 
 
-def _writers(file: str) -> Iterator[int]:
-    """The processes of this machine, as far as they can be seen from here, that hold the lock. The
-    line of who waits for it has an arrow in place of the kind."""
+def _writers(found: os.stat_result, byte: int) -> Iterator[int]:
+    """The processes of this machine, as far as they can be seen from here, that have locked this
+    byte of the file for writing. The line of who waits for it has an arrow in place of the kind."""
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     for line in (_PROC / "locks").read_text().splitlines():
         _, kind, _, access, pid, where, first, last = line.split()[:8]
         if (kind, access, where) != ("POSIX", "WRITE", file) or int(pid) <= 0:
             continue
-        if int(first) <= _WRITE_LOCK and (last == "EOF" or int(last) >= _WRITE_LOCK):
+        if int(first) <= byte and (last == "EOF" or int(last) >= byte):
             yield int(pid)
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from connector.domain.errors import Problem, StoreError, StoreLocked, StoreOutage
 from connector.domain.lanes import Millis
 from connector.domain.records import Appended, Page, Record
-from connector.store import schema
+from connector.store import file_users, schema
 from connector.store.admin import integrity
 from connector.store.sql import SqlStore, open_store
 
@@ -257,6 +257,35 @@ async def test_the_program_that_has_locked_the_file_is_named_whatever_its_name(
     other.stdin.close()
     await other.wait()
     await append(store, "k")
+
+
+_EXCLUSIVE = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA locking_mode = EXCLUSIVE")
+database.execute("BEGIN IMMEDIATE")
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux says who has a lock")
+async def test_a_program_that_keeps_the_file_for_itself_is_named(
+    store: SqlStore, file: Path
+) -> None:
+    """It shares no index of the log, so that there is no -shm file."""
+    await store.aclose()
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-c", _EXCLUSIVE, str(file))
+    other = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert other.stdin
+    assert other.stdout
+    await other.stdout.readline()
+    assert not file.with_name(f"{file.name}-shm").exists()
+    assert file_users.locking(file).startswith(f"process {other.pid} ")
+    other.stdin.close()
+    await other.wait()
+    assert file_users.locking(file) == "another program"
 
 
 async def test_a_lock_of_another_program_fails_all_that_waits_at_once_and_reads_continue(
