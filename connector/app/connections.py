@@ -380,11 +380,13 @@ class Connections:
                 self.runtimes[name].wake()
 
     async def rebuild(self, name: str, account: str, *, ours: bool) -> None:
-        """Replace a connection that has not started, and whose account is known now. `ours`: this
-        process works for it, under the lease that it had before. Raises ConfigError and StoreError;
-        then nothing was changed."""
+        """Replace a connection whose account is known now, and stop it first where it runs. `ours`:
+        this process works for it, under the lease that it had before. Raises ConfigError and
+        StoreError; then nothing was changed."""
         builder = self._builder(self._config)
         runtime = await builder.build(self._config.connection(name))
+        if name in self.running:
+            await self._stop([self.runtimes[name]], _STOP_TIMEOUT)
         old, self.runtimes[name] = self.runtimes[name], runtime
         old.signals.forward_to(runtime.signals)
         self.accounts[name] = builder.accounts[name]
@@ -400,7 +402,8 @@ class Connections:
 
     async def learn_accounts(self, pinned: Mapping[str, str]) -> None:
         """Build connections that are not worked for here for the account that another replica found
-        theirs to belong to. Raises ConfigError and StoreError."""
+        theirs to belong to. One that cannot be built is a problem until it can. Raises
+        StoreError."""
         if not any(_may_learn(account, pinned.get(n)) for n, account in self.accounts.items()):
             return
         async with self.changing:
@@ -408,9 +411,14 @@ class Connections:
                 runtime, runs = self.runtimes[name], name in self.running
                 if not _may_learn(account, pinned.get(name)) or (runs and runtime.lease.valid()):
                     continue
-                if runs:  # Klaviyo had refused to name its account
-                    await self._stop([runtime], _STOP_TIMEOUT)
-                await self.rebuild(name, pinned[name], ours=False)
+                try:
+                    # It may run where Klaviyo had refused to name its account.
+                    await self.rebuild(name, pinned[name], ours=False)
+                except ConfigError as error:
+                    text = f"{name}: {error.faults[0]}"
+                    self._problems.set(f"account {name}", error.problem, text, connection=name)
+                else:
+                    self._problems.clear(f"account {name}")
 
     def quota(self) -> list[QuotaUse]:
         """Requests of the last minute, in words for people."""

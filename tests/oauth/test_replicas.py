@@ -7,11 +7,14 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from connector.app.configuration import read_config
 from connector.app.daemon import App
+from connector.config import Config, Connection
+from connector.domain.errors import ConfigError, Problem
 from connector.pipeline.lease import ResourceLease
 from connector.ports import Holder
 from connector.store.database import open_database
@@ -251,3 +254,39 @@ async def test_a_connection_that_runs_without_its_account_learns_it_from_another
     await pair.rig.connect()
     await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
     await async_until("one works for it", lambda: len(pair.working()) == 1)
+
+
+async def test_a_connection_that_cannot_be_built_for_its_account_runs_on_and_is_named(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mapping has been edited, and is not valid yet."""
+
+    async def no_reload(*, not_by: str) -> int:
+        return 0
+
+    connections = pair.holder.connections
+    monkeypatch.setattr(pair.holder.store.commands, "last_reload", no_reload)
+    late = take_late(monkeypatch, pair.holder, "connection acme", pair.other.leases.of("SANDBX"))
+    await pair.holder.leases.release([late.lease])
+    connections.run("acme")
+    builder, fault = connections._builder, "m.toml: line 1 is no key"
+
+    def faulty(config: Config) -> Any:
+        made = builder(config)
+
+        async def build(connection: Connection) -> Any:
+            raise ConfigError([fault], Problem.MAPPING_FAULTY)
+
+        monkeypatch.setattr(made, "build", build)
+        return made
+
+    monkeypatch.setattr(connections, "_builder", faulty)
+    await pair.rig.connect()
+    problems = pair.holder._problems
+    await async_until("it is named", lambda: "account acme" in problems)
+    [item] = problems.items("account ")
+    assert (item.text, item.problem) == (f"acme: {fault}", Problem.MAPPING_FAULTY)
+    assert "acme" in connections.running
+    monkeypatch.setattr(connections, "_builder", builder)
+    await async_until("both know it", lambda: pair.accounts() == ["SANDBX", "SANDBX"])
+    assert "account acme" not in problems
