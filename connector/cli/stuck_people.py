@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from connector.config import Config
     from connector.service.status import StuckPersonView
 
-app = typer.Typer(
-    no_args_is_help=True, help="People whose profile, read or list membership failed or is held."
-)
+app = typer.Typer(no_args_is_help=True, help="People with something that failed or is held.")
 
 
 @app.command("list")
@@ -28,7 +26,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of lines.")] = 50,
     as_json: session.AsJson = False,
 ) -> None:
-    """List the people with the reason. Profiles first, then reads and memberships; newest first."""
+    """List the people with the reason. Profiles, then reads and memberships; newest first."""
     config = session.read_any(context.obj)
     if connection is not None:
         session.known_name(config, connection)
@@ -68,7 +66,7 @@ def refresh(
     cause: Annotated[str | None, typer.Option(help="Only those with this problem code.")] = None,
     detach: session.Detach = False,
 ) -> None:
-    """Read them again at the platform, after what is live. Their profiles are written again.
+    """Read them at the platform and write them again. After what is live.
 
     Memberships are sent again by the next full sync of their list.
     """

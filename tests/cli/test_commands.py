@@ -429,7 +429,7 @@ def test_text_status_shows_the_holder_and_the_backlog(call: Call, folder: Folder
     assert result.out.startswith("Not started yet, 1 record waits\n")
     assert "no process runs on this store; start it: connector run" in result.out
     assert re.search(r"events → klaviyo +stopped +1 +0 +1 +0 ", result.out)
-    assert "1  acme  held  I10" in result.out
+    assert "1  acme events → klaviyo  held  I10" in result.out
 
 
 def test_a_retry_reports_how_many_still_wait_for_an_address(call: Call, folder: Folder) -> None:

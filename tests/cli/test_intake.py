@@ -66,6 +66,20 @@ def test_a_wrong_secret_shows_until_a_webhook_is_accepted(call: Call, folder: Fo
     assert status(call, folder)["connections"]["acme"]["last_received"] is not None
 
 
+def until_health_has(folder: Folder, code: str) -> None:
+    shown: list[object] = []
+
+    def has() -> bool:
+        shown[:] = [folder.request("GET", "/healthz"), folder.log]
+        return code in str(shown[0])
+
+    try:
+        until(f"/healthz has {code}", has)
+    except AssertionError as error:
+        error.add_note(f"{shown[0]}\n{shown[1]}")
+        raise
+
+
 def test_a_remote_side_that_is_away_is_degraded_and_healthy(call: Call, folder: Folder) -> None:
     text = folder.config.read_text()
     port = free_port()
@@ -86,7 +100,7 @@ def test_a_remote_side_that_is_away_is_degraded_and_healthy(call: Call, folder: 
     assert (lane["state"], lane["problem"]) == ("degraded", "N20")
     folder.config.write_text(away + '\n[[notify]]\nurl = "https://127.0.0.1/x"\npatience = "0s"\n')
     assert call("reload", at=folder).code == 0
-    until("/healthz", lambda: "N20" in folder.request("GET", "/healthz")[1])
+    until_health_has(folder, "N20")
 
 
 def test_a_deleted_store_is_named_by_the_running_daemon(call: Call, folder: Folder) -> None:

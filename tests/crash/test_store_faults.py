@@ -42,6 +42,18 @@ def refusals(daemon: Daemon, traffic: Traffic, *, count: int = 5) -> set[tuple[i
     return {(post_new(daemon, traffic)[0], daemon.get("/readyz")[0]) for _ in range(count)}
 
 
+def until_shown(daemon: Daemon, code: str) -> list[str]:
+    """The lines of /healthz that begin with this code, once there are any."""
+    found: list[str] = []
+
+    def shown() -> bool:
+        found[:] = [x for x in daemon.get("/healthz")[1].splitlines() if x.startswith(code)]
+        return bool(found)
+
+    until(f"{code} is shown", shown)
+    return found
+
+
 # ── the file is deleted or replaced ──────────────────────────────────────────────────────────────
 
 
@@ -77,8 +89,7 @@ def test_a_store_file_that_is_gone_takes_no_webhook_until_the_same_file_is_back(
     file = store_of(daemon)
     plant(file)
     assert refusals(daemon, traffic) == {(503, 503)}
-    until("the fault is shown", lambda: "S70" in daemon.get("/healthz")[1])
-    [line] = [x for x in daemon.get("/healthz")[1].splitlines() if x.startswith("S70")]
+    [line] = until_shown(daemon, "S70")
     assert "state/crash.db was" in line
     assert line.count("move the same file back") == 1
     assert "before you stop it (`connector problem S70`)" in line
@@ -124,9 +135,8 @@ def test_a_damaged_store_refuses_steadily_and_a_restore_brings_it_back(
     daemon.wait_until_ready()
     assert post_new(daemon, traffic)[0] == 503
     assert refusals(daemon, traffic) == {(503, 503)}
-    until("the fault is shown", lambda: "S50" in daemon.get("/healthz")[1])
+    [line] = until_shown(daemon, "S50")
     assert refusals(daemon, traffic) == {(503, 503)}
-    [line] = [x for x in daemon.get("/healthz")[1].splitlines() if x.startswith("S50")]
     assert "state/crash.db is damaged (DatabaseError database disk image is malformed)" in line
     assert "connector store restore" in line
     daemon.send(signal.SIGTERM)

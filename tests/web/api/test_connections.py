@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,20 @@ class Caller:
 
     async def change(self, name: str = "acme", **changes: Any) -> httpx.Response:
         url = f"/api/v1/connections/{name}"
-        return await self._http.patch(url, json=changes, headers=self.headers)
+        return await self._done(await self._http.patch(url, json=changes, headers=self.headers))
 
     async def add(self, body: dict[str, Any], key: str = "") -> httpx.Response:
         headers = self.headers | ({"idempotency-key": key} if key else {})
-        return await self._http.post("/api/v1/connections", json=body, headers=headers)
+        url = "/api/v1/connections"
+        return await self._done(await self._http.post(url, json=body, headers=headers))
+
+    async def _done(self, answer: httpx.Response) -> httpx.Response:
+        """The answer once the command is done, which may take longer than the request waits."""
+        while answer.status_code == 202 or answer.json().get("state") == "running":
+            await asyncio.sleep(0.1)
+            location = answer.headers.get("location") or str(answer.url)
+            answer = await self._http.get(location, headers=self.headers)
+        return answer
 
     async def audit(self, query: str = "") -> dict[str, Any]:
         answer = await self._http.get(f"/api/v1/audit{query}", headers=self.headers)
