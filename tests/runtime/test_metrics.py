@@ -19,12 +19,13 @@ from connector.domain.outcomes import (
     Skipped,
     Unsent,
 )
-from connector.domain.records import Appended, Entry
-from connector.ports import Backlog
+from connector.domain.records import Appended, Entry, State
+from connector.ports import Backlog, StuckGroup
 from connector.runtime.metric_registry import CONTENT_TYPE
 from connector.runtime.metrics import Metrics, account_label
 
 LANE = Lane(LaneId(1), "acme", "klaviyo", "event")
+PROFILES = Lane(LaneId(2), "acme", "klaviyo", "profile")
 NOW = Millis(1_790_000_000_000)
 
 # Written out by hand: name → labels.
@@ -121,7 +122,8 @@ def busy(metrics: Metrics) -> Metrics:
     metrics.quota_wait.labels(account_label("01ABC"), "POST /api/events").inc(2)
     state = LaneState("held", Problem.HIGH_DEAD_RATE, "", NOW)
     metrics.set_backlog([Backlog(LANE, state, 5, 1, 2, 3, Millis(NOW - 9_000))], NOW)
-    metrics.set_dead_letters([("acme", "K400", 3)])
+    held = StuckGroup(LANE, State.HELD, "I10", 2)
+    metrics.set_dead_letters([StuckGroup(LANE, State.DEAD, "K400", 3), held])
     metrics.checkpoint.labels("acme", "events").set(NOW / 1000)
     metrics.lease.labels(account_label("01ABC")).set(1)
     return metrics
@@ -230,9 +232,11 @@ def test_the_backlog_and_its_age_are_current(busy: Metrics) -> None:
 
 def test_a_cause_without_dead_letters_disappears(busy: Metrics) -> None:
     assert value(busy, "dead_letters", connection="acme", cause="K400") == 3
-    busy.set_dead_letters([("acme", "E11", 1)])
+    assert value(busy, "dead_letters", connection="acme", cause="I10") is None
+    # Of the lanes of a connection together.
+    busy.set_dead_letters([StuckGroup(lane, State.DEAD, "E11", 1) for lane in (LANE, PROFILES)])
     assert value(busy, "dead_letters", connection="acme", cause="K400") is None
-    assert value(busy, "dead_letters", connection="acme", cause="E11") == 1
+    assert value(busy, "dead_letters", connection="acme", cause="E11") == 2
 
 
 def test_a_request_without_a_response_has_the_status_none(busy: Metrics) -> None:
