@@ -63,14 +63,12 @@ async def _find(
 def refresh(
     context: typer.Context,
     connection: session.ConnectionName,
-    cause: Annotated[str | None, typer.Option(help="Only those with this problem code.")] = None,
+    cause: Annotated[str, typer.Option(help="Those with this problem code.")],
     detach: session.Detach = False,
 ) -> None:
     """Read them at the platform and write them again. After what is live.
 
     Memberships are sent again by the next full sync of their list.
     """
-    args = {"connection": connection}
-    if cause is not None:
-        args["cause"] = session.known_problem(cause).value
+    args = {"connection": connection, "cause": session.known_problem(cause).value}
     session.follow(context.obj, "refresh", args, detach=detach)

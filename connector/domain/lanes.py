@@ -76,7 +76,7 @@ _REFRESH_THEM = (
     "look at them "
     + by(Page.PEOPLE, "with `connector people list --connection CONNECTION`")
     + ", then fix the cause and refresh them"
-    + by(Page.NONE, " with `connector people refresh CONNECTION`")
+    + by(Page.NONE, " with `connector people refresh CONNECTION --cause CODE`")
 )
 
 EVENTS = LaneKind(

@@ -251,7 +251,7 @@ class Commands(Queries):
                 case "refresh" if "person" in args:
                     return await self._refresh_person(args["connection"], args["person"])
                 case "refresh":
-                    return await self._refresh_stuck(args["connection"], args.get("cause"), report)
+                    return await self._refresh_stuck(args["connection"], args["cause"], report)
                 case "retry":
                     return True, await self._retry(args, report)
                 case "discard":
@@ -377,9 +377,9 @@ class Commands(Queries):
         return True, {"requested": len(found), "since": now}
 
     async def _refresh_stuck(
-        self, connection: str, cause: str | None, report: Report
+        self, connection: str, cause: str, report: Report
     ) -> tuple[bool, Mapping[str, Any]]:
-        """Read everyone whose profile or read is held or died, after what is live."""
+        """Read everyone whose profile or read is held or died of the cause, after what is live."""
         runtime = self._runtimes.get(connection)
         if runtime is None or runtime.reads is None:
             return False, {"error": _NO_READS}

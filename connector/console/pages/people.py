@@ -170,11 +170,11 @@ async def forget(request: Request) -> Response:
 
 
 async def refresh_stuck(request: Request) -> Response:
-    """Read everyone with something that failed again; with a cause those with it."""
+    """Read everyone with this cause again."""
     visit = Visit.of(request)
     form = await visit.form()
-    args = {key: str(form[key]) for key in _FILTERS if form.get(key)}
-    if "connection" not in args:
+    args = {key: str(form.get(key, "")) for key in _FILTERS}
+    if not all(args.values()):
         raise HTTPException(400)
     done, result = await visit.run("refresh", args)
     message = "They are being read at the platform." if done else error_text(result)

@@ -138,7 +138,7 @@ def read_action_cursor(cursor: _CursorText = None) -> ActionPosition | None:
 
 
 def read_stuck_cursor(cursor: _CursorText = None) -> StuckPosition | None:
-    """the person after which the page begins."""
+    """The person after which the page begins."""
     if cursor is None:
         return None
     try:

@@ -58,10 +58,10 @@ class StuckPerson(StuckPersonView):
 
 
 class StuckFilter(Input):
-    """The people of one connection; with `cause`, a problem code, only those with it."""
+    """The people of one connection with one `cause`, a problem code."""
 
     connection: str
-    cause: str | None = None
+    cause: str
 
 
 class Timeline(BaseModel):
@@ -115,7 +115,7 @@ async def list_stuck_people(
 async def refresh_stuck_people(which: StuckFilter, order: Order) -> CommandView:
     """Read these people at the platform again, after what is live, and write their profiles again.
     The next full sync sends memberships again."""
-    return await order.run("refresh", which.model_dump(exclude_none=True))
+    return await order.run("refresh", which.model_dump())
 
 
 @router.get("/{key}/timeline")
