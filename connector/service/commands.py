@@ -230,7 +230,11 @@ class Commands(Queries):
         """Carry out one command. Errors become a result, never an exception. It is written to the
         audit log, with its error if it failed."""
         self._log.info("command_started", command=kind)
+        before = dict(self._runtimes)
         done, result = await self._execute(kind, args, by, report)
+        for name, runtime in self._runtimes.items():
+            if before.get(name) is not runtime:
+                runtime.wake()  # it may have looked for work before this command stored any
         if not done or kind not in _AUDITED_ELSEWHERE:
             try:
                 now = self._clock.now()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -266,6 +267,42 @@ async def test_a_person_who_resumes_need_not_wait_until_the_account_is_asked_for
         done, resumed = await app.commands.execute("resume", {"connection": "acme"})
         assert done, resumed
         await async_until("it runs", lambda: app.connections.running)
+
+
+async def test_a_backfill_that_begins_while_the_account_is_named_is_carried_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command reached the connection that was built for no account, and its run was stored when
+    the one for the account had looked for runs already."""
+    async with world.running() as app:
+        backfills: Any = app.store.backfills
+        begin, find, set_state = backfills.begin, backfills.find, backfills.set_state
+        looks, states = 0, []
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            nonlocal looks
+            found = await find(*args, **options)
+            looks += 1
+            return found
+
+        async def late(*args: Any, **options: Any) -> Any:
+            world.answer()
+            await async_until("it is built again, and looks", lambda: looks == 2)
+            return await begin(*args, **options)
+
+        async def noted(id: int, state: str, **options: Any) -> Any:
+            states.append(state)
+            return await set_state(id, state, **options)
+
+        monkeypatch.setattr(backfills, "find", counted)
+        monkeypatch.setattr(backfills, "set_state", noted)
+        monkeypatch.setattr(backfills, "begin", late)
+        order = {"connection": "acme", "source": "seen", "dry_run": True}
+        done, result = await app.commands.execute("backfill", order)
+        assert done, result
+        assert app.connections.running == {"acme"}
+
+        await async_until("it is carried out", lambda: "done" in states)
 
 
 async def test_connections_of_one_key_ask_once_and_all_run(world: World) -> None:
