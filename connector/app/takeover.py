@@ -146,8 +146,10 @@ class Takeover:
         try:
             held, preferred = await self._look(hurry)
             while True:
+                # What failed is repeated for as long as another one is under way.
+                repeat = any(resource not in failures for resource in taking)
                 for resource in self._missing():
-                    if resource not in taking and resource not in failures:
+                    if resource not in taking and (repeat or resource not in failures):
                         take = partial(self._take, resource, held, preferred)
                         taking[resource] = asyncio.create_task(_in_turn(at_once, take))
                 if taking:
@@ -156,6 +158,7 @@ class Takeover:
                 for resource, task in list(taking.items()):
                     if task.done():
                         del taking[resource]
+                        failures.pop(resource, None)
                         if failed := task.exception():
                             failures[resource] = failed
                 if not taking:

@@ -267,6 +267,31 @@ async def test_an_account_that_is_slow_to_take_keeps_no_other(
     await async_until("it is held", lambda: cluster.held(two) == set(ACCOUNTS.values()))
 
 
+async def test_a_taking_that_failed_is_repeated_beside_one_that_is_slow(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = await cluster.start()
+    await async_until("all are held", lambda: cluster.held(app) == set(ACCOUNTS.values()))
+    slow, failing, *_ = sorted(ACCOUNTS.values())
+    refresh, loaded, failed = app.connections.refresh, asyncio.Event(), False
+
+    async def refresh_badly(resource: str) -> None:
+        nonlocal failed
+        if resource == slow:
+            await loaded.wait()
+        elif resource == failing and not failed:
+            failed = True
+            raise StoreError(Problem.STORE_UNAVAILABLE, "once")
+        await refresh(resource)
+
+    monkeypatch.setattr(app.connections, "refresh", refresh_badly)
+    await app.leases.release(app.leases.held())
+    await async_until("it is held", lambda: failed and app.leases.of(failing).valid())
+    assert slow not in cluster.held(app)
+    loaded.set()
+    await async_until("all are held", lambda: cluster.held(app) == set(ACCOUNTS.values()))
+
+
 async def test_all_accounts_that_are_slow_to_take_keep_no_other(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
